@@ -1,0 +1,22 @@
+"""dsv3: from a DeepSeek-V3/R1 checkpoint to distributed generation.
+
+``dsv3.load("tiny-r1").chat("37 + 48 = ?")`` is the shortest way in; importing the package imports no torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from .config import ModelConfig
+
+if TYPE_CHECKING:
+    from .generate import LLM, load
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "ModelConfig", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("load", "LLM"):
+        from . import generate
+
+        return getattr(generate, name)
+    raise AttributeError(f"module 'dsv3' has no attribute {name!r}")

@@ -1,0 +1,121 @@
+"""Fills a model from a folder: a Hugging Face checkpoint or converted files, each rank its own slices."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import BLOCK, ModelConfig
+from ..kernels import reference
+from ..layout import Row, layout
+from ..model import Transformer
+from . import read
+
+TORCH = {"F8_E4M3": torch.float8_e4m3fn, "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+def tensor(found: read.Checkpoint, name: str, part: tuple[slice, ...] | None = None) -> Tensor:
+    """A tensor, or the slices ``part`` of it, as stored; only the rows that are needed are read."""
+    entry = found[name]
+    rows = part[0] if part and entry.shape[0] else None
+    data = found.read(name, rows)
+    shape = ((rows.stop - rows.start), *entry.shape[1:]) if rows else entry.shape
+    whole = torch.frombuffer(data, dtype=TORCH[entry.dtype]).view(shape) if data else torch.empty(shape)
+    return whole[(slice(None), *part[1:])] if part else whole
+
+
+def load(model: Transformer, folder: Path, cfg: ModelConfig) -> None:
+    """Read every parameter of ``model`` from ``folder``, whose checkpoint is described by ``cfg``.
+
+    FP8 weights that the model does not hold as FP8 are dequantised here, once. Peak memory: the model and one tensor.
+
+    Raises:
+        ValueError: the folder was converted for another number of ranks, or a tensor is missing, unknown or misshapen.
+    """
+    tp = model.run.tp
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    sizes = read.converted_for(folder)
+    if sizes and tp.size not in sizes:
+        was = " or ".join(map(str, sorted(sizes)))
+        raise ValueError(
+            f"{folder}: converted for {was} ranks, but WORLD_SIZE is {tp.size}; "
+            f"start with torchrun --nproc-per-node {was}, or convert again with --model-parallel {tp.size}"
+        )
+    source = _Converted(folder, cfg, model) if sizes else _HuggingFace(folder, cfg, model)
+    with torch.no_grad():
+        for row, parameter in _parameters(model, cfg):
+            parameter.copy_(source.dequantised(row) if _unquantise(row, parameter) else source.stored(row))
+
+
+def _parameters(model: Transformer, cfg: ModelConfig) -> Iterator[tuple[Row, Tensor]]:
+    """Each parameter of the model with its row of the table."""
+    ours = dict(model.named_parameters())
+    tp = model.run.tp
+    for row in _rows(model, cfg):
+        if row.name in ours:
+            yield row, ours.pop(row.name)
+        elif not row.is_scale and row.local(tp.rank, tp.size, cfg.n_routed_experts) is not None:
+            raise ValueError(f"{row.name}: in the table of tensors, but not in the model")
+    if ours:
+        raise ValueError(f"not in the table of tensors: {read.some(list(ours))}")
+
+
+def _rows(model: Transformer, cfg: ModelConfig) -> Iterator[Row]:
+    """The rows of ``cfg``'s table that the model uses; it may have been built without the MTP layers."""
+    used = replace(cfg, n_mtp_layers=model.cfg.n_mtp_layers)
+    return (row for row in layout(used) if row.copy_of is None)
+
+
+def _unquantise(row: Row, parameter: Tensor) -> bool:
+    return row.kind == "fp8" and parameter.dtype != torch.float8_e4m3fn
+
+
+class _HuggingFace:
+    """Reads slices of whole tensors under their Hugging Face names."""
+
+    def __init__(self, folder: Path, cfg: ModelConfig, model: Transformer):
+        self.found, self.cfg, self.tp, self.dtype = read.open_folder(folder), cfg, model.run.tp, model.run.dtype
+        wanted = {r.hf: (r.shape, r.kind) for r in _rows(model, cfg)}
+        read.check(self.found, wanted, {r.hf for r in layout(cfg)})
+
+    def stored(self, row: Row) -> Tensor:
+        return tensor(self.found, row.hf, row.local(self.tp.rank, self.tp.size, self.cfg.n_routed_experts))
+
+    def dequantised(self, row: Row) -> Tensor:
+        """The rank's part in the model's dtype. A cut inside a block reads that whole block and then cuts."""
+        part = row.local(self.tp.rank, self.tp.size, self.cfg.n_routed_experts)
+        scale = tensor(self.found, row.scale().hf)
+        blocks = tuple(slice(s.start // BLOCK, -(-s.stop // BLOCK)) for s in part)
+        wide = tuple(slice(b.start * BLOCK, min(b.stop * BLOCK, n)) for b, n in zip(blocks, row.shape, strict=True))
+        w = reference.weight_dequant(tensor(self.found, row.hf, wide), scale[blocks], BLOCK, self.dtype)
+        inside = (slice(s.start - a.start, s.stop - a.start) for s, a in zip(part, wide, strict=True))
+        return w[tuple(inside)]
+
+
+class _Converted:
+    """Reads a rank's own files, whose tensors are cut already."""
+
+    def __init__(self, folder: Path, cfg: ModelConfig, model: Transformer):
+        tp, self.dtype = model.run.tp, model.run.dtype
+        kinds = ("model", "mtp") if model.cfg.n_mtp_layers else ("model",)
+        files = [folder / read.converted_name(kind, tp.rank, tp.size) for kind in kinds]
+        missing = [f.name for f in files if not f.is_file()]
+        if missing:
+            raise FileNotFoundError(f"{folder}: {read.some(missing)} missing; convert again")
+        self.found = read.open_files(folder, files)
+        wanted = {}
+        for row in _rows(model, cfg):
+            part = row.local(tp.rank, tp.size, cfg.n_routed_experts)
+            if part is not None:
+                wanted[row.name] = (tuple(s.stop - s.start for s in part), row.kind)
+        read.check(self.found, wanted, set(wanted))
+
+    def stored(self, row: Row) -> Tensor:
+        return tensor(self.found, row.name)
+
+    def dequantised(self, row: Row) -> Tensor:
+        scale = tensor(self.found, row.scale().name)
+        return reference.weight_dequant(tensor(self.found, row.name), scale, BLOCK, self.dtype)

@@ -1,0 +1,68 @@
+"""``dsv3 VERB``: thin; every verb is ``main`` of the module that bears its name."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+VERBS = {
+    "doctor": "is this machine ready?",
+    "download": "fetch a checkpoint (tiny-r1 needs no network)",
+    "fp8_cast_bf16": "FP8 checkpoint -> BF16",
+    "convert": "Hugging Face checkpoint -> one file per rank",
+    "generate": "answer prompts; under torchrun on several ranks",
+}
+
+
+def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> None:
+    """Run a verb and exit: 0 done, 1 failed with one line, 2 wrong usage, 130 interrupted.
+
+    ``DSV3_DEBUG=1`` shows the traceback behind the line.
+    """
+    name = main.__module__ if main.__module__ != "__main__" else os.path.basename(sys.argv[0]).removesuffix(".py")
+    rank = f" (rank {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    try:
+        main(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("DSV3_DEBUG") == "1":
+            raise
+        print(f"{name.removeprefix('dsv3.')}{rank}: error: {describe(error)}", file=sys.stderr, flush=True)
+        code = 1
+    else:
+        code = 0
+    sys.exit(code)
+
+
+def describe(error: Exception) -> str:
+    """One line for a user; the system's own errors as ``path: reason``."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())
+
+
+def usage() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:{width}}  {what}" for verb, what in VERBS.items())
+    return f"usage: dsv3 VERB [options]\n\n{verbs}\n\n'dsv3 VERB --help' shows a verb's options."
+
+
+def main() -> None:
+    """The console script."""
+    verb, *rest = sys.argv[1:] or ["--help"]
+    if verb in ("-h", "--help"):
+        print(usage())
+    elif verb == "--version":
+        from . import __version__
+
+        print(f"dsv3 {__version__}")
+    elif verb in VERBS:
+        module = importlib.import_module(f".{verb}", __package__)
+        run(module.main, rest)
+    else:
+        print(f"dsv3: error: no verb {verb!r}\n{usage()}", file=sys.stderr)
+        sys.exit(2)

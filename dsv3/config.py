@@ -1,0 +1,258 @@
+"""What a model is: ``ModelConfig``, read from a Hugging Face ``config.json`` or from a config of the official demo.
+
+The same on every rank and every machine; how the model runs is ``runtime.py``, which tensors it has is ``layout.py``.
+"""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+CONFIGS = Path(__file__).parent / "configs"
+BLOCK = 128  # rows and columns that share one FP8 scale (technical report, section 3.3.2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A DeepSeek-V2/V3 model's architecture, with the field names of the official demo (inference/model.py ModelArgs).
+
+    Fields that the demo lacks: ``topk_method``, ``norm_topk_prob``, ``mscale_all_dim``, ``rms_norm_eps`` and
+    ``n_mtp_layers``. Left out (``None``) they take what the demo's own models use.
+
+    Raises:
+        ValueError: a value that no model can have, naming the field.
+    """
+
+    max_batch_size: int = 8
+    max_seq_len: int = 4096 * 4
+    dtype: Literal["bf16", "fp8"] = "bf16"
+    scale_fmt: Literal["ue8m0"] | None = None
+    vocab_size: int = 102400
+    dim: int = 2048
+    inter_dim: int = 10944
+    moe_inter_dim: int = 1408
+    n_layers: int = 27
+    n_dense_layers: int = 1
+    n_heads: int = 16
+    # mixture of experts
+    n_routed_experts: int = 64
+    n_shared_experts: int = 2
+    n_activated_experts: int = 6
+    n_expert_groups: int = 1
+    n_limited_groups: int = 1
+    score_func: Literal["softmax", "sigmoid"] = "softmax"
+    topk_method: Literal["greedy", "group_limited_greedy", "noaux_tc"] | None = None
+    norm_topk_prob: bool | None = None
+    route_scale: float = 1.0
+    # multi-head latent attention
+    q_lora_rank: int = 0
+    kv_lora_rank: int = 512
+    qk_nope_head_dim: int = 128
+    qk_rope_head_dim: int = 64
+    v_head_dim: int = 128
+    # YaRN; rope_factor 1 is plain RoPE
+    original_seq_len: int = 4096
+    rope_theta: float = 10000.0
+    rope_factor: float = 40.0
+    beta_fast: int = 32
+    beta_slow: int = 1
+    mscale: float = 1.0
+    mscale_all_dim: float | None = None
+    rms_norm_eps: float = 1e-6
+    # multi-token prediction
+    n_mtp_layers: int = 0
+
+    def __post_init__(self) -> None:
+        def default(name: str, value: Any) -> None:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+        sigmoid = self.score_func == "sigmoid"
+        default("topk_method", "noaux_tc" if sigmoid else "group_limited_greedy")
+        default("norm_topk_prob", sigmoid)
+        default("mscale_all_dim", self.mscale)
+        for name in (
+            "vocab_size",
+            "dim",
+            "inter_dim",
+            "n_layers",
+            "n_heads",
+            "kv_lora_rank",
+            "max_seq_len",
+            "v_head_dim",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more")
+        self._one_of("dtype", "bf16", "fp8")
+        self._one_of("scale_fmt", None, "ue8m0")
+        self._one_of("score_func", "softmax", "sigmoid")
+        self._one_of("topk_method", "greedy", "group_limited_greedy", "noaux_tc")
+        if self.qk_rope_head_dim < 2 or self.qk_rope_head_dim % 2:
+            raise ValueError(f"qk_rope_head_dim = {self.qk_rope_head_dim}: RoPE turns pairs, so it must be even")
+        if self.n_dense_layers < self.n_layers or self.n_mtp_layers:
+            self._check_experts()
+
+    def _one_of(self, name: str, *allowed: Any) -> None:
+        if getattr(self, name) not in allowed:
+            raise ValueError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(map(repr, allowed))}")
+
+    def _check_experts(self) -> None:
+        experts, groups, chosen = self.n_routed_experts, self.n_expert_groups, self.n_limited_groups
+        if groups < 1 or experts % groups:
+            raise ValueError(f"n_routed_experts = {experts} does not divide into n_expert_groups = {groups}")
+        if not 1 <= chosen <= groups:
+            raise ValueError(f"n_limited_groups = {chosen}: must lie between 1 and n_expert_groups = {groups}")
+        if not 1 <= self.n_activated_experts <= experts // groups * chosen:
+            raise ValueError(
+                f"n_activated_experts = {self.n_activated_experts}: the chosen groups hold {experts // groups * chosen}"
+            )
+        if self.topk_method == "noaux_tc" and groups > 1 and experts // groups < 2:
+            raise ValueError("topk_method 'noaux_tc' scores a group by its best two experts, so a group needs two")
+
+    @property
+    def fp8(self) -> bool:
+        """Whether the checkpoint's matrices are float8_e4m3fn with one float32 scale per 128x128 block."""
+        return self.dtype == "fp8"
+
+    @property
+    def route_bias(self) -> bool:
+        """Whether the gate has a bias for balancing (report, section 2.1.2); it steers the choice, not the weight."""
+        return self.topk_method == "noaux_tc"
+
+    @property
+    def grouped(self) -> bool:
+        """Whether experts are chosen in two steps: groups first, then experts inside the chosen groups."""
+        return self.n_expert_groups > 1 and self.topk_method != "greedy"
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Width of one head's query and key: the part without position and the rotated part."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    @classmethod
+    def from_demo(cls, values: dict[str, Any]) -> "ModelConfig":
+        """A config in the official demo's form (inference/configs/*.json)."""
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ValueError(f"unknown fields {', '.join(unknown)}: neither the demo's config nor a Hugging Face one")
+        return cls(**values)
+
+    @classmethod
+    def from_hf(cls, hf: dict[str, Any]) -> "ModelConfig":
+        """A Hugging Face ``config.json`` of model_type ``deepseek_v3`` or ``deepseek_v2``, YaRN included.
+
+        Raises:
+            ValueError: another architecture, or a feature that DeepSeek's models do not have.
+        """
+        kind = hf.get("model_type")
+        if kind not in ("deepseek_v3", "deepseek_v2"):
+            raise ValueError(
+                f"model_type is {kind!r}: dsv3 runs 'deepseek_v3' and 'deepseek_v2'. "
+                "The R1 distillations are Qwen2 and Llama models; they run in transformers, vLLM or SGLang"
+            )
+        v3 = kind == "deepseek_v3"
+        for name, expected in _FIXED.items():
+            if hf.get(name, expected) != expected:
+                raise ValueError(f"{name} = {hf[name]!r}: only {expected!r} is supported")
+        missing = [k for k in _HF_NAMES if k not in hf and k not in _HF_OPTIONAL]
+        if missing:
+            raise ValueError(f"config.json lacks {', '.join(missing)}")
+        values = {ours: hf[theirs] for theirs, ours in _HF_NAMES.items() if hf.get(theirs) is not None}
+        return cls(
+            **values,
+            **_yarn(hf),
+            **_quantization(hf),
+            score_func=hf.get("scoring_func", "sigmoid" if v3 else "softmax"),
+            topk_method=hf.get("topk_method", "noaux_tc" if v3 else "greedy"),
+            norm_topk_prob=hf.get("norm_topk_prob", v3),
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ModelConfig":
+        """Reads ``path``: a folder with a config.json, a JSON file of either form, or the name of a shipped config.
+
+        Raises:
+            FileNotFoundError: no such file, listing the shipped configs.
+            ValueError: not JSON, or not a config of these architectures.
+        """
+        path = Path(path)
+        file = path / "config.json" if path.is_dir() else path
+        if not file.is_file():
+            shipped = CONFIGS / path.name
+            if path.is_dir() or not shipped.is_file():
+                names = ", ".join(sorted(p.name for p in CONFIGS.glob("*.json")))
+                raise FileNotFoundError(f"{file}: no such config; give a config.json, or one of {names}")
+            file = shipped
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("not a JSON object")
+            is_hf = "model_type" in values or "architectures" in values
+            return cls.from_hf(values) if is_hf else cls.from_demo(values)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{file}: {error}") from None
+
+
+_HF_NAMES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "dim",
+    "intermediate_size": "inter_dim",
+    "moe_intermediate_size": "moe_inter_dim",
+    "num_hidden_layers": "n_layers",
+    "first_k_dense_replace": "n_dense_layers",
+    "num_attention_heads": "n_heads",
+    "n_routed_experts": "n_routed_experts",
+    "n_shared_experts": "n_shared_experts",
+    "num_experts_per_tok": "n_activated_experts",
+    "n_group": "n_expert_groups",
+    "topk_group": "n_limited_groups",
+    "routed_scaling_factor": "route_scale",
+    "q_lora_rank": "q_lora_rank",
+    "kv_lora_rank": "kv_lora_rank",
+    "qk_nope_head_dim": "qk_nope_head_dim",
+    "qk_rope_head_dim": "qk_rope_head_dim",
+    "v_head_dim": "v_head_dim",
+    "rms_norm_eps": "rms_norm_eps",
+    "max_position_embeddings": "max_seq_len",
+    "num_nextn_predict_layers": "n_mtp_layers",
+}
+_HF_OPTIONAL = ("q_lora_rank", "num_nextn_predict_layers", "rms_norm_eps", "n_group", "topk_group")
+_FIXED = {
+    "moe_layer_freq": 1,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": False,
+    "rope_interleave": True,
+}
+
+
+def _yarn(hf: dict[str, Any]) -> dict[str, Any]:
+    """YaRN's fields from ``rope_scaling`` (DeepSeek) or ``rope_parameters`` (transformers 5)."""
+    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+    theta = {"rope_theta": float(rope.get("rope_theta", hf.get("rope_theta", 10000.0)))}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return theta | {"rope_factor": 1.0}
+    if kind != "yarn":
+        raise ValueError(f"rope_scaling of type {kind!r}: only 'yarn' is supported")
+    return theta | {
+        "rope_factor": float(rope["factor"]),
+        "original_seq_len": rope["original_max_position_embeddings"],
+        "beta_fast": rope.get("beta_fast", 32),
+        "beta_slow": rope.get("beta_slow", 1),
+        "mscale": rope.get("mscale", 1.0),
+        "mscale_all_dim": rope.get("mscale_all_dim", 0.0),
+    }
+
+
+def _quantization(hf: dict[str, Any]) -> dict[str, Any]:
+    quant = hf.get("quantization_config")
+    if not quant:
+        return {}
+    if quant.get("quant_method") != "fp8" or quant.get("weight_block_size") != [BLOCK, BLOCK]:
+        raise ValueError(
+            f"quantization_config {quant.get('quant_method')!r} with blocks {quant.get('weight_block_size')}: "
+            f"only 'fp8' with [{BLOCK}, {BLOCK}] is supported"
+        )
+    return {"dtype": "fp8", "scale_fmt": quant.get("scale_fmt")}

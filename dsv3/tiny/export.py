@@ -1,0 +1,123 @@
+"""Writes a trained tiny-r1 as DeepSeek writes R1: FP8 shards, index, config, tokenizer."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.write import Folder, Out
+from ..config import ModelConfig
+from ..kernels import reference
+from ..layout import Row, layout
+
+SHARDS = 5
+SAFETENSORS = {
+    "fp8": (torch.float8_e4m3fn, "F8_E4M3"),
+    "bf16": (torch.bfloat16, "BF16"),
+    "fp32": (torch.float32, "F32"),
+}
+
+
+def hf_config(cfg: ModelConfig) -> dict:
+    """``cfg`` as DeepSeek-R1's config.json has it, every field but ``auto_map``: no code comes with the checkpoint."""
+    return {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "ep_size": 1,
+        "first_k_dense_replace": cfg.n_dense_layers,
+        "hidden_act": "silu",
+        "hidden_size": cfg.dim,
+        "initializer_range": 0.02,
+        "intermediate_size": cfg.inter_dim,
+        "kv_lora_rank": cfg.kv_lora_rank,
+        "max_position_embeddings": cfg.max_seq_len,
+        "model_type": "deepseek_v3",
+        "moe_intermediate_size": cfg.moe_inter_dim,
+        "moe_layer_freq": 1,
+        "n_group": cfg.n_expert_groups,
+        "n_routed_experts": cfg.n_routed_experts,
+        "n_shared_experts": cfg.n_shared_experts,
+        "norm_topk_prob": cfg.norm_topk_prob,
+        "num_attention_heads": cfg.n_heads,
+        "num_experts_per_tok": cfg.n_activated_experts,
+        "num_hidden_layers": cfg.n_layers,
+        "num_key_value_heads": cfg.n_heads,
+        "num_nextn_predict_layers": cfg.n_mtp_layers,
+        "q_lora_rank": cfg.q_lora_rank,
+        "qk_nope_head_dim": cfg.qk_nope_head_dim,
+        "qk_rope_head_dim": cfg.qk_rope_head_dim,
+        "quantization_config": {
+            "activation_scheme": "dynamic",
+            "fmt": "e4m3",
+            "quant_method": "fp8",
+            "weight_block_size": [128, 128],
+        },
+        "rms_norm_eps": cfg.rms_norm_eps,
+        "rope_scaling": {
+            "beta_fast": cfg.beta_fast,
+            "beta_slow": cfg.beta_slow,
+            "factor": cfg.rope_factor,
+            "mscale": cfg.mscale,
+            "mscale_all_dim": cfg.mscale_all_dim,
+            "original_max_position_embeddings": cfg.original_seq_len,
+            "type": "yarn",
+        },
+        "rope_theta": cfg.rope_theta,
+        "routed_scaling_factor": cfg.route_scale,
+        "scoring_func": cfg.score_func,
+        "tie_word_embeddings": False,
+        "topk_group": cfg.n_limited_groups,
+        "topk_method": cfg.topk_method,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "v_head_dim": cfg.v_head_dim,
+        "vocab_size": cfg.vocab_size,
+    }
+
+
+def export(weights: dict[str, Tensor], cfg: ModelConfig, tokenizer: Path, target: Path) -> None:
+    """Write float32 ``weights`` (names of ``model.py``) to ``target``, quantised block by block.
+
+    Args:
+        cfg: with ``dtype="fp8"``.
+        tokenizer: the folder that holds the tokenizer's files.
+    """
+    rows = list(layout(cfg))
+    share = sum(r.nbytes for r in rows) / SHARDS
+    files: dict[str, list[Out]] = {}
+    at = 0
+    for row in rows:
+        file = f"model-{min(int(at / share), SHARDS - 1) + 1:05d}-of-{SHARDS:06d}.safetensors"
+        at += row.nbytes
+        files.setdefault(file, []).append(
+            Out(row.hf, SAFETENSORS[row.kind][1], row.shape, partial(_stored, row, weights))
+        )
+    with Folder(target, files) as folder:
+        for name, tensors in files.items():
+            folder.safetensors(name, tensors)
+        folder.index({t.name: f for f, tensors in files.items() for t in tensors}, sum(r.nbytes for r in rows))
+        folder.json("config.json", hf_config(cfg))
+        folder.json(
+            "generation_config.json",
+            {"_from_model_config": True, "bos_token_id": 0, "eos_token_id": 1, "do_sample": False},
+        )
+        folder.finish()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tokenizer / name, target / name)
+
+
+def _stored(row: Row, weights: dict[str, Tensor]) -> memoryview:
+    shared = {"model.embed_tokens.weight": "embed.weight", "lm_head.weight": "head.weight"}
+    if row.is_scale:
+        value = reference.weight_quant(weights[row.name.removesuffix("scale") + "weight"])[1]
+    elif row.kind == "fp8":
+        value = reference.weight_quant(weights[row.name])[0]
+    else:
+        value = weights[shared[row.copy_of] if row.copy_of else row.name]
+    value = value.to(SAFETENSORS[row.kind][0]).contiguous()
+    return memoryview(value.view(torch.uint8).numpy()).cast("B")

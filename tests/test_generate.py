@@ -1,0 +1,137 @@
+"""Generation on tiny-r1: the same tokens alone, in a batch, in waves, in chunks and in every split."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dsv3 import generate as g
+from dsv3.checkpoint.load import load as load_weights
+from dsv3.config import ModelConfig
+from dsv3.convert import convert
+from dsv3.download import TINY_R1
+from dsv3.fp8_cast_bf16 import cast
+from dsv3.model import Transformer
+from dsv3.runtime import Runtime
+from dsv3.tiny.data import held_out_set
+
+QUESTIONS = [q for _, q in held_out_set(6, seed=5)] + ["Who are you?", "你好"]
+
+
+@pytest.fixture(scope="module")
+def llm() -> g.LLM:
+    return g.load("tiny-r1")
+
+
+@pytest.fixture(scope="module")
+def alone(llm) -> list[g.Reply]:
+    return [llm.chat(q, temperature=0) for q in QUESTIONS]
+
+
+def test_the_readme_sum(llm):
+    reply = llm.chat("37 + 48 = ?", temperature=0)
+    assert reply.answer.strip() == "Answer: 85"
+    assert "7+8+0=15" in reply.thinking
+    assert reply.finish == "stop"
+
+
+def test_a_batch_of_different_lengths_equals_each_alone(llm, alone):
+    assert len({len(llm.tokenizer.encode(q)) for q in QUESTIONS}) > 3
+    assert llm.generate(QUESTIONS, temperature=0) == alone
+
+
+def test_waves_equal_one_batch(alone):
+    assert g.load("tiny-r1", max_batch_size=3).generate(QUESTIONS, temperature=0) == alone
+
+
+def test_chunked_prefill_equals_one_shot(llm, alone, monkeypatch):
+    monkeypatch.setattr(g, "CHUNK", 5)
+    assert llm.generate(QUESTIONS, temperature=0) == alone
+
+
+def test_naive_attention_equals_absorbed(alone):
+    assert g.load("tiny-r1", attn="naive").generate(QUESTIONS, temperature=0) == alone
+
+
+def test_streaming_gives_the_same_text(llm, alone):
+    assert "".join(llm.stream(QUESTIONS[0], temperature=0)) == alone[0].text
+
+
+def test_a_conversation(llm):
+    reply = llm.chat(
+        [
+            {"role": "user", "content": "12 + 13 = ?"},
+            {"role": "assistant", "content": "Answer: 25"},
+            {"role": "user", "content": "What is 37 + 48?"},
+        ],
+        temperature=0,
+    )
+    assert reply.answer.strip() == "Answer: 85"
+
+
+def test_the_limit_cuts_off_and_says_so(llm):
+    reply = llm.chat("37 + 48 = ?", temperature=0, max_new_tokens=5)
+    assert (reply.tokens, reply.finish, reply.answer) == (5, "length", "")
+
+
+def small_context(length: int) -> g.LLM:
+    cfg = replace(ModelConfig.load(TINY_R1), max_seq_len=length)
+    model = Transformer(replace(cfg, n_mtp_layers=0), Runtime())
+    load_weights(model, TINY_R1, cfg)
+    return g.LLM(model, g.Tokenizer(TINY_R1))
+
+
+def test_the_context_ends_an_answer(llm):
+    prompt = llm.tokenizer.prompt([{"role": "user", "content": "37 + 48 = ?"}])
+    reply = small_context(len(prompt) + 7).chat("37 + 48 = ?", temperature=0)
+    assert (reply.tokens, reply.finish) == (7, "length")
+
+
+@pytest.mark.parametrize("room", [0, -1])
+def test_a_prompt_that_fills_the_context_is_refused(llm, room):
+    prompt = llm.tokenizer.prompt([{"role": "user", "content": "37 + 48 = ?"}])
+    with pytest.raises(ValueError, match=rf"prompt 1 has {len(prompt)} tokens, the context {len(prompt) + room}"):
+        small_context(len(prompt) + room).chat("37 + 48 = ?", temperature=0)
+
+
+def test_sampling_follows_the_distribution():
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    n, temperature = 20000, 0.7
+    drawn = g.sample(logits.expand(n, -1), temperature, torch.Generator().manual_seed(0))
+    expected = (logits[0] / temperature).softmax(-1) * n
+    counts = torch.bincount(drawn, minlength=4)
+    chi2 = ((counts - expected) ** 2 / expected).sum().item()
+    assert chi2 < 16.27  # 3 degrees of freedom, one chance in a thousand
+    assert g.sample(logits, 0, torch.Generator()).item() == 0
+
+
+def test_a_seed_fixes_the_answer(llm):
+    def ask(seed: int) -> str:
+        return llm.chat("Hello", temperature=3.0, seed=seed, max_new_tokens=20).text
+
+    assert ask(1) == ask(1)
+    assert len({ask(seed) for seed in range(4)}) > 1
+
+
+@pytest.mark.parametrize(("precision", "ranks"), [("fp8", 2), ("bf16", 2), ("bf16", 4)])
+def test_torchrun_on_every_split_equals_one_process(precision, ranks, alone, tmp_path):
+    source = TINY_R1
+    if precision == "bf16":
+        source = tmp_path / "bf16"
+        cast(TINY_R1, source)
+    convert(source, tmp_path / "ranks", ranks)
+    (tmp_path / "prompts").write_text("\n".join(QUESTIONS) + "\n", encoding="utf-8")
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "dsv3.generate"]
+    run += ["--ckpt-path", str(tmp_path / "ranks"), "--config", str(TINY_R1 / "config.json"), "--temperature", "0"]
+    run += ["--input-file", str(tmp_path / "prompts"), "--output-file", str(tmp_path / "out.jsonl")]
+    done = subprocess.run(run, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(r["prompt"], r["thinking"], r["answer"]) for r in rows] == [
+        (q, a.thinking, a.answer) for q, a in zip(QUESTIONS, alone, strict=True)
+    ]
+    assert done.stdout == "".join(f"Prompt: {q}\nCompletion: {a.text}\n\n" for q, a in zip(QUESTIONS, alone, strict=True))
