@@ -17,7 +17,7 @@ def cast(source: Path, target: Path) -> None:
     """Write the FP8 checkpoint in ``source`` to ``target`` in BF16, shard by shard under the same file names.
 
     Each value is ``bf16(float32(fp8) * scale)``, rounded once. ``config.json`` loses its ``quantization_config``,
-    scales disappear, the index is rebuilt, tokenizer and generation config are carried over. Peak memory: a few tensors.
+    scales disappear, the index is rebuilt, tokenizer and generation config are carried over. In memory: a few tensors.
 
     Raises:
         ValueError: ``source`` is not FP8, or a tensor or its scale is missing; nothing is written then.

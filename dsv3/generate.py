@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -20,11 +20,26 @@ from .checkpoint.load import load as load_weights
 from .config import ModelConfig
 from .download import TINY_R1
 from .kernels import pick
+from .layout import check_ranks
 from .model import Cache, Transformer
 from .parallel import Parallel, launch
 from .runtime import Runtime
 
 CHUNK = 2048  # prompt tokens per sequence and prefill step: bounds the memory of the attention scores
+
+
+class Sampling(TypedDict, total=False):
+    """Options of everything that generates.
+
+    Attributes:
+        max_new_tokens: the longest completion, in tokens; 200 by default.
+        temperature: 0, the default, takes the likeliest token; otherwise logits are divided by it before sampling.
+        seed: of the sampling; the same seed gives the same tokens.
+    """
+
+    max_new_tokens: int
+    temperature: float
+    seed: int
 
 
 @torch.inference_mode()
@@ -39,11 +54,7 @@ def generate(
 ) -> Iterator[tuple[int, int]]:
     """Tokens as they come: (index of the prompt, token id). A sequence ends at ``eos_id``, which is given, too.
 
-    Prompts may have any lengths; more than ``cfg.max_batch_size`` of them are answered in waves.
-
-    Args:
-        temperature: 0 takes the likeliest token; otherwise logits are divided by it before sampling.
-        seed: of the sampling; the same seed gives the same tokens.
+    Options as in ``Sampling``. Prompts may have any lengths; more than ``cfg.max_batch_size`` are answered in waves.
 
     Raises:
         ValueError: a prompt that is empty or fills the context.
@@ -111,15 +122,12 @@ def sample(logits: Tensor, temperature: float, rng: torch.Generator) -> Tensor:
 
 
 class LLM:
-    """A model with its tokenizer: ``chat``, ``stream``, ``generate``.
-
-    Sampling options of all three: ``max_new_tokens`` (tokens), ``temperature`` (0 is greedy), ``seed``.
-    """
+    """A model with its tokenizer: ``chat``, ``stream``, ``generate``; ``Sampling`` lists the options of all three."""
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer):
         self.model, self.tokenizer = model, tokenizer
 
-    def chat(self, message: str | list[dict[str, str]], **options: float) -> Reply:
+    def chat(self, message: str | list[dict[str, str]], **options: Unpack[Sampling]) -> Reply:
         """The answer to a question, or to a conversation of ``{"role": ..., "content": ...}`` messages.
 
         >>> load("tiny-r1").chat("37 + 48 = ?").answer.strip()
@@ -127,11 +135,11 @@ class LLM:
         """
         return self._replies([self._prompt(message)], options)[0]
 
-    def generate(self, prompts: list[str], **options: float) -> list[Reply]:
+    def generate(self, prompts: list[str], **options: Unpack[Sampling]) -> list[Reply]:
         """The answers to separate questions, computed in batches of ``cfg.max_batch_size``."""
         return self._replies([self._prompt(p) for p in prompts], options)
 
-    def stream(self, message: str | list[dict[str, str]], **options: float) -> Iterator[str]:
+    def stream(self, message: str | list[dict[str, str]], **options: Unpack[Sampling]) -> Iterator[str]:
         """The completion piece by piece, thinking first, ``</think>`` between; never half a character."""
         tokens = (token for _, token in self._tokens([self._prompt(message)], options))
         yield from self.tokenizer.stream(tokens)
@@ -140,10 +148,10 @@ class LLM:
         messages = [{"role": "user", "content": message}] if isinstance(message, str) else message
         return self.tokenizer.prompt(messages)
 
-    def _tokens(self, prompts: list[list[int]], options: dict[str, float]) -> Iterator[tuple[int, int]]:
+    def _tokens(self, prompts: list[list[int]], options: Sampling) -> Iterator[tuple[int, int]]:
         return generate(self.model, prompts, eos_id=self.tokenizer.eos_id, **options)
 
-    def _replies(self, prompts: list[list[int]], options: dict[str, float]) -> list[Reply]:
+    def _replies(self, prompts: list[list[int]], options: Sampling) -> list[Reply]:
         done: list[list[int]] = [[] for _ in prompts]
         for i, token in self._tokens(prompts, options):
             done[i].append(token)
@@ -190,8 +198,11 @@ def load(
     tp = tp or Parallel()
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     choice = pick(place)
-    run = Runtime(tp=tp, kernels=choice.kernels, gemm=gemm or choice.gemm, attn=attn, dtype=dtype, device=place)
-    if cfg.fp8 and tp.rank == 0 and gemm is None:
+    gemm = gemm or choice.gemm
+    # Only weights that stay FP8 must be cut along their blocks.
+    check_ranks(cfg if gemm == "fp8" else replace(cfg, dtype="bf16"), tp.size)
+    run = Runtime(tp=tp, kernels=choice.kernels, gemm=gemm, attn=attn, dtype=dtype, device=place)
+    if cfg.fp8 and tp.rank == 0 and gemm == choice.gemm:
         print(choice.why, file=sys.stderr)
     tokenizer = Tokenizer(folder)
     model = Transformer(replace(cfg, n_mtp_layers=0), run)
@@ -202,7 +213,7 @@ def load(
 # ------------------------------------------------------------------------------------------------- command line
 
 
-def interactive(llm: LLM, tp: Parallel, options: dict[str, float]) -> None:
+def interactive(llm: LLM, tp: Parallel, options: Sampling) -> None:
     """A chat on rank 0; the other ranks follow. ``/clear`` forgets the conversation, ``/exit`` or Ctrl-D ends it."""
     messages: list[dict[str, str]] = []
     while True:
@@ -238,7 +249,7 @@ def _ask() -> str:
         return "/exit"
 
 
-def batch(llm: LLM, tp: Parallel, options: dict[str, float], source: Path, target: Path | None) -> None:
+def batch(llm: LLM, tp: Parallel, options: Sampling, source: Path, target: Path | None) -> None:
     """Answer each line of ``source`` (blank ones are skipped); print, and write JSON lines to ``target``."""
     prompts = [line for line in _text(source).splitlines() if line.strip()]
     if not prompts:
@@ -288,7 +299,7 @@ def main(argv: list[str]) -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     with launch(device) as tp:
         llm = load(args.ckpt_path, config=args.config, device=device, tp=tp)
-        options = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
+        options = Sampling(max_new_tokens=args.max_new_tokens, temperature=args.temperature)
         if args.interactive:
             interactive(llm, tp, options)
         else:

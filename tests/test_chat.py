@@ -44,7 +44,15 @@ def test_auto_tokenizer_agrees_with_and_without_config(tokenizer, tmp_path, with
 
 
 def test_special_tokens_are_spelled_as_r1_spells_them(tokenizer):
-    spelled = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<think>", "</think>", "<｜▁pad▁｜>")
+    spelled = (
+        "<｜begin▁of▁sentence｜>",
+        "<｜end▁of▁sentence｜>",
+        "<｜User｜>",
+        "<｜Assistant｜>",
+        "<think>",
+        "</think>",
+        "<｜▁pad▁｜>",
+    )
     for token in spelled:
         assert len(tokenizer.encode(token)) == 1, token
     assert tokenizer.encode("<｜begin▁of▁sentence｜>") == [0]

@@ -125,7 +125,15 @@ def test_torchrun_on_every_split_equals_one_process(precision, ranks, alone, tmp
         cast(TINY_R1, source)
     convert(source, tmp_path / "ranks", ranks)
     (tmp_path / "prompts").write_text("\n".join(QUESTIONS) + "\n", encoding="utf-8")
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "dsv3.generate"]
+    run = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+        "-m",
+        "dsv3.generate",
+    ]
     run += ["--ckpt-path", str(tmp_path / "ranks"), "--config", str(TINY_R1 / "config.json"), "--temperature", "0"]
     run += ["--input-file", str(tmp_path / "prompts"), "--output-file", str(tmp_path / "out.jsonl")]
     done = subprocess.run(run, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
@@ -134,4 +142,6 @@ def test_torchrun_on_every_split_equals_one_process(precision, ranks, alone, tmp
     assert [(r["prompt"], r["thinking"], r["answer"]) for r in rows] == [
         (q, a.thinking, a.answer) for q, a in zip(QUESTIONS, alone, strict=True)
     ]
-    assert done.stdout == "".join(f"Prompt: {q}\nCompletion: {a.text}\n\n" for q, a in zip(QUESTIONS, alone, strict=True))
+    assert done.stdout == "".join(
+        f"Prompt: {q}\nCompletion: {a.text}\n\n" for q, a in zip(QUESTIONS, alone, strict=True)
+    )

@@ -19,7 +19,9 @@ def drawn(n: int, seed: int = 0) -> list[data.Problem]:
     return [data.draw(rng) for _ in range(n)]
 
 
-EDGES = [data.Problem(a, op, b) for op in data.OPERATORS for a, b in [(0, 0), (9, 9), (99, 99), (0, 7), (10, 1), (1, 10)]]
+EDGES = [
+    data.Problem(a, op, b) for op in data.OPERATORS for a, b in [(0, 0), (9, 9), (99, 99), (0, 7), (10, 1), (1, 10)]
+]
 EDGES += [data.Problem(9999, "+", 9999), data.Problem(1000, "-", 999), data.Problem(0, "-", 9999)]
 
 

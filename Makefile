@@ -1,0 +1,59 @@
+# make demo: install, then the whole pipeline on tiny-r1.  make test: everything that CI runs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+
+.PHONY: help demo test lint lab clean
+
+help:
+	@echo "make demo   download, cast, convert, generate on 2 processes, with tiny-r1"
+	@echo "make test   lint and all tests"
+	@echo "make lint   ruff, check and format"
+	@echo "make lab    JupyterLab with the kernel Python (dv3)"
+	@echo "make clean  remove the virtual environment and the demo's files"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "dsv3 needs Python 3.11 or newer; say make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.done: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/dev.done: $(VENV)/demo.done
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/lab.done: $(VENV)/demo.done
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks,download]'
+	$(BIN)/python -m ipykernel install --prefix $(VENV) --name dv3 --display-name "Python (dv3)"
+	@touch $@
+
+demo: $(VENV)/demo.done
+	@rm -rf $(DEMO)
+	@mkdir $(DEMO)
+	$(BIN)/dsv3 doctor
+	$(BIN)/dsv3 download --model tiny-r1 --local-dir $(DEMO)/tiny-r1
+	$(BIN)/python -m dsv3.fp8_cast_bf16 --input-fp8-hf-path $(DEMO)/tiny-r1 --output-bf16-hf-path $(DEMO)/tiny-r1-bf16
+	$(BIN)/python -m dsv3.convert --hf-ckpt-path $(DEMO)/tiny-r1-bf16 --save-path $(DEMO)/tiny-r1-mp2 \
+	  --n-experts 16 --model-parallel 2
+	@echo '37 + 48 = ?' > $(DEMO)/prompts.txt
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 -m dsv3.generate --ckpt-path $(DEMO)/tiny-r1-mp2 \
+	  --input-file $(DEMO)/prompts.txt --temperature 0 | tee $(DEMO)/answer.txt
+	@grep -qx 'Answer: 85' $(DEMO)/answer.txt && echo "37 + 48 = 85: the pipeline works." || \
+	  { echo "The answer should be 85."; exit 1; }
+
+lint: $(VENV)/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest
+
+lab: $(VENV)/lab.done
+	$(BIN)/jupyter lab
+
+clean:
+	rm -rf $(VENV) $(DEMO)
