@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from .config import BLOCK, ModelConfig
 from .runtime import Runtime
 
+LATENT_EPS = 1e-6  # of the norms inside attention, whatever rms_norm_eps says (DeepSeek's modeling_deepseek.py)
+
 # ----------------------------------------------------------------------------------------------- linear layers
 
 
@@ -70,9 +72,9 @@ class Embedding(nn.Module):
 class RMSNorm(nn.Module):
     """``x / rms(x) * weight`` over the last dimension, in float32."""
 
-    def __init__(self, cfg: ModelConfig, run: Runtime, dim: int):
+    def __init__(self, run: Runtime, dim: int, eps: float):
         super().__init__()
-        self.eps = cfg.rms_norm_eps
+        self.eps = eps
         self.weight = parameter(run, dim, dtype=run.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -195,12 +197,12 @@ class MLA(nn.Module):
         self.softmax_scale = cfg.qk_head_dim**-0.5 * mscale(cfg.rope_factor, cfg.mscale_all_dim) ** 2
         if cfg.q_lora_rank:
             self.wq_a = Linear(cfg, run, cfg.dim, cfg.q_lora_rank)
-            self.q_norm = RMSNorm(cfg, run, cfg.q_lora_rank)
+            self.q_norm = RMSNorm(run, cfg.q_lora_rank, LATENT_EPS)
             self.wq_b = Linear(cfg, run, cfg.q_lora_rank, self.heads * cfg.qk_head_dim)
         else:
             self.wq = Linear(cfg, run, cfg.dim, self.heads * cfg.qk_head_dim)
         self.wkv_a = Linear(cfg, run, cfg.dim, cfg.kv_lora_rank + cfg.qk_rope_head_dim)
-        self.kv_norm = RMSNorm(cfg, run, cfg.kv_lora_rank)
+        self.kv_norm = RMSNorm(run, cfg.kv_lora_rank, LATENT_EPS)
         # The absorbed form multiplies with this matrix in two halves, so it stays out of the FP8 products.
         absorbed = run.dtype if run.attn == "absorb" else None
         width = self.heads * (cfg.qk_nope_head_dim + cfg.v_head_dim)
@@ -330,8 +332,8 @@ class Block(nn.Module):
         self.attn = MLA(cfg, run, layer)
         dense = layer < cfg.n_dense_layers
         self.ffn = MLP(cfg, run, run.tp.share(cfg.inter_dim, "inter_dim")) if dense else MoE(cfg, run)
-        self.attn_norm = RMSNorm(cfg, run, cfg.dim)
-        self.ffn_norm = RMSNorm(cfg, run, cfg.dim)
+        self.attn_norm = RMSNorm(run, cfg.dim, cfg.rms_norm_eps)
+        self.ffn_norm = RMSNorm(run, cfg.dim, cfg.rms_norm_eps)
 
     def forward(self, x: Tensor, place: Place) -> Tensor:
         x = x + self.attn(self.attn_norm(x), place)
@@ -343,11 +345,11 @@ class MTP(nn.Module):
 
     def __init__(self, cfg: ModelConfig, run: Runtime, depth: int):
         super().__init__()
-        self.enorm = RMSNorm(cfg, run, cfg.dim)
-        self.hnorm = RMSNorm(cfg, run, cfg.dim)
+        self.enorm = RMSNorm(run, cfg.dim, cfg.rms_norm_eps)
+        self.hnorm = RMSNorm(run, cfg.dim, cfg.rms_norm_eps)
         self.eh_proj = Linear(cfg, run, 2 * cfg.dim, cfg.dim, dtype=run.dtype)
         self.block = Block(cfg, run, cfg.n_layers + depth)
-        self.norm = RMSNorm(cfg, run, cfg.dim)
+        self.norm = RMSNorm(run, cfg.dim, cfg.rms_norm_eps)
 
     def forward(self, h: Tensor, e: Tensor, place: Place) -> Tensor:
         """h [B, S, D] for tokens i and e [B, S, D], the embeddings of tokens i + 1 -> [B, S, D]."""
@@ -363,7 +365,7 @@ class Transformer(nn.Module):
         self.cfg, self.run = cfg, run
         self.embed = Embedding(cfg, run)
         self.layers = nn.ModuleList(Block(cfg, run, i) for i in range(cfg.n_layers))
-        self.norm = RMSNorm(cfg, run, cfg.dim)
+        self.norm = RMSNorm(run, cfg.dim, cfg.rms_norm_eps)
         vocab = run.tp.share(cfg.vocab_size, "vocab_size")
         self.head = Linear(cfg, run, cfg.dim, vocab, dtype=torch.float32)
         self.mtp = nn.ModuleList(MTP(cfg, run, i) for i in range(cfg.n_mtp_layers))

@@ -1,0 +1,49 @@
+"""A small random checkpoint in DeepSeek's exact format, made once a run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dsv3.config import ModelConfig
+from dsv3.fp8_cast_bf16 import cast
+from dsv3.model import Transformer
+from dsv3.runtime import Runtime
+from dsv3.tiny import tokenizer
+from dsv3.tiny.export import export
+
+# 576 rows in wkv_a make ragged FP8 blocks; every cut over 2 ranks falls on a block.
+SMALL = ModelConfig(
+    vocab_size=512, dim=128, inter_dim=256, moe_inter_dim=128, n_layers=2, n_dense_layers=1, n_heads=4,
+    n_routed_experts=8, n_shared_experts=2, n_activated_experts=2, n_expert_groups=4, n_limited_groups=2,
+    score_func="sigmoid", route_scale=2.5, q_lora_rank=128, n_mtp_layers=1, dtype="fp8",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def small_weights() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    model = Transformer(replace(SMALL, dtype="bf16"), Runtime(dtype=torch.float32))
+    return {
+        name: 1 + 0.1 * torch.randn(p.shape) if p.dim() == 1 else torch.randn(p.shape) * p.shape[-1] ** -0.5
+        for name, p in model.named_parameters()
+    }
+
+
+@pytest.fixture(scope="session")
+def fp8_folder(small_weights, tmp_path_factory) -> Path:
+    """FP8, five shards, index, config, tokenizer. Tests copy it before they change it."""
+    folder = tmp_path_factory.mktemp("small")
+    texts = tokenizer.corpus(n=300)
+    tokenizer.save(tokenizer.build(texts, SMALL.vocab_size), folder, SMALL.max_seq_len)
+    export(small_weights, SMALL, folder, folder / "fp8")
+    return folder / "fp8"
+
+
+@pytest.fixture(scope="session")
+def bf16_folder(fp8_folder) -> Path:
+    """The same, cast."""
+    target = fp8_folder.parent / "bf16"
+    cast(fp8_folder, target)
+    return target
