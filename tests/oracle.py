@@ -1,4 +1,4 @@
-"""transformers' DeepSeek models as the oracle: drawn configurations, and a mapping of names independent of ``layout``."""
+"""transformers as the oracle: drawn configurations, and a mapping of names that is independent of ``layout``."""
 
 import random
 import re
@@ -36,10 +36,12 @@ def draw_config(family: str, seed: int) -> dict:
     args = {
         "vocab_size": 128, "hidden_size": rng.choice([32, 64]), "intermediate_size": 96, "moe_intermediate_size": 24,
         "num_hidden_layers": layers, "first_k_dense_replace": rng.randint(0, layers), "n_routed_experts": experts,
-        "n_shared_experts": rng.choice([1, 2]), "num_experts_per_tok": rng.randint(1, min(4, experts // groups * chosen)),
+        "n_shared_experts": rng.choice([1, 2]),
+        "num_experts_per_tok": rng.randint(1, min(4, experts // groups * chosen)),
         "n_group": groups, "topk_group": chosen, "routed_scaling_factor": rng.choice([1.0, 2.5, 16.0]),
-        "q_lora_rank": rng.choice([None, 24]), "kv_lora_rank": rng.choice([16, 40]), "qk_nope_head_dim": rng.choice([8, 24]),
-        "qk_rope_head_dim": rng.choice([8, 16]), "v_head_dim": rng.choice([8, 20]), "rms_norm_eps": rng.choice([1e-6, 1e-3]),
+        "q_lora_rank": rng.choice([None, 24]), "kv_lora_rank": rng.choice([16, 40]),
+        "qk_nope_head_dim": rng.choice([8, 24]), "qk_rope_head_dim": rng.choice([8, 16]),
+        "v_head_dim": rng.choice([8, 20]), "rms_norm_eps": rng.choice([1e-6, 1e-3]),
         "max_position_embeddings": 4096, "rope_theta": rng.choice([10000.0, 500.0]), "attn_implementation": "eager",
     }  # fmt: skip
     args |= {"num_attention_heads": (heads := rng.choice([2, 4])), "num_key_value_heads": heads}

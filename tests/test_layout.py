@@ -1,0 +1,82 @@
+"""The table of tensors: complete, equal to the model's parameters on every rank, and cut without loss."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import SMALL
+
+from dsv3.config import ModelConfig
+from dsv3.layout import check_ranks, layout
+from dsv3.model import Transformer
+from dsv3.parallel import Parallel
+from dsv3.runtime import Runtime
+
+TORCH = {"fp8": torch.float8_e4m3fn, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def test_r1_has_91991_tensors():
+    rows = list(layout(ModelConfig.load("config_671B.json")))
+    assert len(rows) == 91_991
+    assert len({r.hf for r in rows}) == len({r.name for r in rows}) == 91_991
+    assert rows[0].hf == "model.embed_tokens.weight"
+    assert "model.layers.61.shared_head.head.weight" in {r.hf for r in rows}
+
+
+def test_a_ragged_matrix_has_whole_scales():
+    rows = {r.hf: r for r in layout(ModelConfig.load("config_671B.json"))}
+    kv_a = rows["model.layers.0.self_attn.kv_a_proj_with_mqa.weight"]
+    assert kv_a.shape == (576, 7168)
+    assert rows[kv_a.hf + "_scale_inv"].shape == (5, 56)
+
+
+@pytest.mark.parametrize(("fp8", "size"), [(False, 1), (False, 2), (False, 4), (True, 1), (True, 2)])
+def test_the_table_is_the_models_parameters_on_every_rank(fp8, size):
+    cfg = SMALL if fp8 else replace(SMALL, dtype="bf16")
+    for rank in range(size):
+        run = Runtime(tp=Parallel(rank, size), gemm="fp8" if fp8 else "bf16", attn="naive")
+        model = {n: (tuple(p.shape), p.dtype) for n, p in Transformer(cfg, run).named_parameters()}
+        table = {}
+        for row in layout(cfg):
+            part = row.local(rank, size, cfg.n_routed_experts)
+            if part is not None and row.copy_of is None:
+                table[row.name] = (tuple(s.stop - s.start for s in part), TORCH[row.kind])
+        # Head and gate are stored in BF16 and computed in float32.
+        for name in table:
+            if name == "head.weight" or name.endswith("gate.weight"):
+                table[name] = (table[name][0], torch.float32)
+        assert table == model
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_ranks_pieces_give_the_whole(size):
+    for row in layout(replace(SMALL, dtype="bf16")):
+        covered = torch.zeros(row.shape, dtype=torch.int32)
+        for rank in range(size):
+            part = row.local(rank, size, SMALL.n_routed_experts)
+            if part is not None:
+                covered[part] += 1
+        assert (covered == (size if row.cut is None and row.expert is None else 1)).all(), row.name
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (3, "n_heads = 128 does not divide by 3; counts that work: 1, 2, 4, 8, 16 "),
+        (
+            32,
+            r"layers.0.ffn.w1.weight would have 576 of 18432 .* FP8 blocks of 128; .*after a cast to BF16: 1, 2, 4, 8, 16, 32, 64",
+        ),
+        (0, "must be 1 or more"),
+    ],
+)
+def test_ranks_that_do_not_work_for_r1(size, message):
+    with pytest.raises(ValueError, match=message):
+        check_ranks(ModelConfig.load("config_671B.json"), size)
+
+
+def test_ranks_that_work():
+    for size in (1, 2, 4, 8, 16):
+        check_ranks(ModelConfig.load("config_671B.json"), size)
+    check_ranks(SMALL, 2)
+    check_ranks(replace(SMALL, dtype="bf16"), 4)
