@@ -19,7 +19,8 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
 
     ``DSV3_DEBUG=1`` shows the traceback behind the line.
     """
-    name = main.__module__ if main.__module__ != "__main__" else os.path.basename(sys.argv[0]).removesuffix(".py")
+    module = main.__module__ if main.__module__ != "__main__" else sys.modules["__main__"].__spec__.name
+    name = module.removeprefix("dsv3.").removesuffix(".__main__")
     rank = f" (rank {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     try:
         main(list(sys.argv[1:] if argv is None else argv))
@@ -31,7 +32,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("DSV3_DEBUG") == "1":
             raise
-        print(f"{name.removeprefix('dsv3.')}{rank}: error: {describe(error)}", file=sys.stderr, flush=True)
+        print(f"dsv3 {name}{rank}: error: {describe(error)}", file=sys.stderr, flush=True)
         code = 1
     else:
         code = 0

@@ -63,7 +63,7 @@ def _cut(found: read.Checkpoint, row: Row, part: tuple[slice, ...]) -> bytes | b
 
 def main(argv: list[str]) -> None:
     """The command line, with the official flags."""
-    parser = argparse.ArgumentParser(prog="convert", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dsv3 convert", description=__doc__)
     parser.add_argument("--hf-ckpt-path", type=Path, required=True, metavar="IN")
     parser.add_argument("--save-path", type=Path, required=True, metavar="OUT")
     parser.add_argument("--n-experts", type=int, required=True, help="routed experts; must be the config's")

@@ -79,7 +79,7 @@ def _memory() -> int | None:
 
 def main(argv: list[str]) -> None:
     """The command line: a line per finding; exit code 1 if one is a failure."""
-    argparse.ArgumentParser(prog="doctor", description=__doc__).parse_args(argv)
+    argparse.ArgumentParser(prog="dsv3 doctor", description=__doc__).parse_args(argv)
     findings = examine(Path.cwd())
     for f in findings:
         print(f"{f.level:8} {f.what:12} {f.text}")

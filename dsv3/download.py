@@ -51,7 +51,7 @@ def copy_tiny_r1(target: Path) -> None:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="download", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dsv3 download", description=__doc__)
     parser.add_argument("--model", required=True, metavar="NAME", help=f"tiny-r1, {', '.join(MODELS)}, or owner/name")
     parser.add_argument("--local-dir", type=Path, required=True, metavar="DIR")
     args = parser.parse_args(argv)

@@ -64,7 +64,7 @@ def _dequantised(found: read.Checkpoint, name: str, scale: str) -> memoryview:
 
 def main(argv: list[str]) -> None:
     """The command line, with the official flags."""
-    parser = argparse.ArgumentParser(prog="fp8_cast_bf16", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dsv3 fp8_cast_bf16", description=__doc__)
     parser.add_argument("--input-fp8-hf-path", type=Path, required=True, metavar="IN")
     parser.add_argument("--output-bf16-hf-path", type=Path, required=True, metavar="OUT")
     args = parser.parse_args(argv)

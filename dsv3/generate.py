@@ -277,7 +277,7 @@ def _text(file: Path) -> str:
 
 def main(argv: list[str]) -> None:
     """The command line, with the official flags."""
-    parser = argparse.ArgumentParser(prog="generate", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="dsv3 generate", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--ckpt-path", required=True, metavar="DIR", help="converted or Hugging Face folder, or tiny-r1"
     )

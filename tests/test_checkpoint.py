@@ -125,7 +125,7 @@ def test_missing_unknown_and_misshapen_tensors_are_named(tmp_path):
     found = read.open_folder(tmp_path)
     read.check(found, {"a": ((2, 3), "fp32")}, {"a"})
     with pytest.raises(ValueError, match=r"b, c, d and 1 more of 5 tensors missing"):
-        read.check(found, {n: ((2, 3), "fp32") for n in "abcde"}, set("abcde"))
+        read.check(found, dict.fromkeys("abcde", ((2, 3), "fp32")), set("abcde"))
     with pytest.raises(ValueError, match="a not in the architecture"):
         read.check(found, {}, set())
     with pytest.raises(ValueError, match=r"a is F32 \[2, 3\], but config.json says F32 \[3, 2\]"):

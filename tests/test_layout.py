@@ -65,7 +65,7 @@ def test_the_ranks_pieces_give_the_whole(size):
         (3, "n_heads = 128 does not divide by 3; counts that work: 1, 2, 4, 8, 16 "),
         (
             32,
-            r"layers.0.ffn.w1.weight would have 576 of 18432 .* FP8 blocks of 128; .*after a cast to BF16: 1, 2, 4, 8, 16, 32, 64",
+            r"layers.0.ffn.w1.weight would have 576 of 18432 .* FP8 blocks of 128; .*BF16: 1, 2, 4, 8, 16, 32, 64",
         ),
         (0, "must be 1 or more"),
     ],
