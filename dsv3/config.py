@@ -181,7 +181,7 @@ class ModelConfig:
             shipped = CONFIGS / path.name
             if path.is_dir() or not shipped.is_file():
                 names = ", ".join(sorted(p.name for p in CONFIGS.glob("*.json")))
-                raise FileNotFoundError(f"{file}: no such config; give a config.json, or one of {names}")
+                raise FileNotFoundError(f"{file}: not found; give a checkpoint folder, a config.json, or one of {names}")
             file = shipped
         try:
             values = json.loads(file.read_text(encoding="utf-8"))

@@ -93,7 +93,7 @@ def cast(source: Path, target: Path) -> subprocess.CompletedProcess:
 
 def test_cast_mistakes(fp8_folder, bf16_folder, tmp_path):
     out = tmp_path / "out"
-    fails(cast(tmp_path / "none", out), "fp8_cast_bf16", "none/config.json: no such config")
+    fails(cast(tmp_path / "none", out), "fp8_cast_bf16", "none: not found; give a checkpoint folder")
     fails(cast(bf16_folder, out), "fp8_cast_bf16", "already BF16")
     fails(cast(fp8_folder, fp8_folder), "fp8_cast_bf16", "output folder is the input folder")
     qwen = changed(fp8_folder, tmp_path / "qwen", model_type="qwen2")

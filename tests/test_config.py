@@ -78,10 +78,10 @@ def test_every_shipped_config_loads():
 
 def test_an_unknown_name_lists_the_known(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"config_670B\.json: no such config.*config_16B\.json.*config_v3\.1\.json"
+        FileNotFoundError, match=r"config_670B\.json: not found.*config_16B\.json.*config_v3\.1\.json"
     ):
         ModelConfig.load(tmp_path / "config_670B.json")
-    with pytest.raises(FileNotFoundError, match=r"config\.json: no such config"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json: not found"):
         ModelConfig.load(tmp_path)
 
 

@@ -57,6 +57,25 @@ def test_naive_attention_equals_absorbed(alone):
     assert g.load("tiny-r1", attn="naive").generate(QUESTIONS, temperature=0) == alone
 
 
+def test_transformers_gives_the_same_tokens_on_the_cast(alone, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    cast(TINY_R1, tmp_path / "bf16")
+    theirs, info = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "bf16", dtype=torch.bfloat16, output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert all(name.startswith("model.layers.3.") for name in info["unexpected_keys"]), "only the MTP layer"
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "bf16")
+    for question, mine in zip(QUESTIONS, alone, strict=True):
+        asked = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        done = theirs.generate(**asked, max_new_tokens=200, do_sample=False)
+        text = tokenizer.decode(done[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert text == mine.text
+
+
 def test_streaming_gives_the_same_text(llm, alone):
     assert "".join(llm.stream(QUESTIONS[0], temperature=0)) == alone[0].text
 

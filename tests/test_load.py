@@ -105,6 +105,6 @@ def test_a_converted_folder_without_config_takes_the_given_one(bf16_folder, tmp_
     """As the official converter leaves it: tensors and tokenizer only."""
     convert(bf16_folder, tmp_path / "out", 1)
     config = shutil.move(tmp_path / "out" / "config.json", tmp_path / "mine.json")
-    with pytest.raises(FileNotFoundError, match="config.json: no such config"):
+    with pytest.raises(FileNotFoundError, match="config.json: not found"):
         load(tmp_path / "out")
     assert load(tmp_path / "out", config=config).model.cfg.dim == SMALL.dim

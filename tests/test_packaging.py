@@ -2,9 +2,11 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -58,10 +60,13 @@ def test_the_tested_set_lies_inside_the_ranges():
 
 
 def test_the_wheel_holds_configs_and_tiny_r1(tmp_path):
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    source = tmp_path / "source"  # setuptools leaves its build folder in the source tree, and reuses a stale one
+    source.mkdir()
+    shutil.copytree(ROOT / "dsv3", source / "dsv3", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]
     subprocess.run(build, check=True, capture_output=True, timeout=300)
-    import zipfile
-
     (wheel,) = tmp_path.glob("dsv3-*.whl")
     held = {name: info.file_size for info in zipfile.ZipFile(wheel).infolist() if (name := info.filename)}
     assert "dsv3/configs/config_671B.json" in held
