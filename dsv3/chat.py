@@ -49,6 +49,7 @@ class Tokenizer:
 
     Raises:
         FileNotFoundError: the folder has no tokenizer.json or tokenizer_config.json.
+        ValueError: one of them is damaged, or has no chat template or end-of-sentence token.
     """
 
     def __init__(self, folder: Path):
@@ -58,10 +59,13 @@ class Tokenizer:
         for name in ("tokenizer.json", "tokenizer_config.json"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder}: no {name}; copy it from the original checkpoint")
-        self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        except Exception as error:  # tokenizers raises no narrower one
+            raise ValueError(f"{folder}: tokenizer.json or tokenizer_config.json is damaged ({error})") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         template = folder / "chat_template.jinja"
         source = template.read_text(encoding="utf-8") if template.is_file() else config.get("chat_template")
         if not source:

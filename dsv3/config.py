@@ -181,7 +181,9 @@ class ModelConfig:
             shipped = CONFIGS / path.name
             if path.is_dir() or not shipped.is_file():
                 names = ", ".join(sorted(p.name for p in CONFIGS.glob("*.json")))
-                raise FileNotFoundError(f"{file}: not found; give a checkpoint folder, a config.json, or one of {names}")
+                raise FileNotFoundError(
+                    f"{file}: not found; give a checkpoint folder, a config.json, or one of {names}"
+                )
             file = shipped
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
@@ -189,7 +191,9 @@ class ModelConfig:
                 raise ValueError("not a JSON object")
             is_hf = "model_type" in values or "architectures" in values
             return cls.from_hf(values) if is_hf else cls.from_demo(values)
-        except (ValueError, TypeError) as error:
+        except KeyError as error:
+            raise ValueError(f"{file}: lacks {error}") from None
+        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{file}: {error}") from None
 
 

@@ -134,3 +134,12 @@ def test_a_reply_prints_its_answer():
 def test_a_folder_without_tokenizer_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no tokenizer.json"):
         Tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_file_is_named(fp8_folder, tmp_path, name):
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).write_bytes((fp8_folder / file).read_bytes())
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match="tokenizer.json or tokenizer_config.json is damaged"):
+        Tokenizer(tmp_path)

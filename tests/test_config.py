@@ -77,9 +77,7 @@ def test_every_shipped_config_loads():
 
 
 def test_an_unknown_name_lists_the_known(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"config_670B\.json: not found.*config_16B\.json.*config_v3\.1\.json"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"config_670B\.json: not found.*config_16B\.json.*config_v3\.1\.json"):
         ModelConfig.load(tmp_path / "config_670B.json")
     with pytest.raises(FileNotFoundError, match=r"config\.json: not found"):
         ModelConfig.load(tmp_path)
@@ -129,6 +127,8 @@ def test_a_missing_field_is_named():
         ("[1]", "not a JSON object"),
         (json.dumps({"dim": "x"}), "config.json"),
         ('{"a": 1}', "unknown fields a"),
+        (json.dumps(R1 | {"rope_scaling": {"type": "yarn"}}), "config.json: lacks 'factor'"),
+        (json.dumps(R1 | {"quantization_config": ["fp8"]}), "config.json: "),
     ],
 )
 def test_files_that_are_no_config(tmp_path, text, message):

@@ -215,7 +215,7 @@ def losses(model: Transformer, tokens: Tensor, learned: Tensor, mtp: bool) -> tu
     wanted = learned[:, 1:]
     loss = F.cross_entropy(model.logits(h[wanted]), tokens[:, 1:][wanted])
     if not mtp:
-        return loss, torch.zeros(())
+        return loss, torch.zeros((), device=h.device)
     wanted = learned[:, 2:]
     ahead = model.predict(h[:, :-1], tokens[:, 1:-1])
     return loss, F.cross_entropy(model.logits(ahead[wanted]), tokens[:, 2:][wanted])
@@ -228,13 +228,15 @@ def exact(model: Transformer, tok, problems: list[tuple[data.Problem, str]]) -> 
     for p, question in problems:
         prompt, completion = tokenizer.conversation([data.solve(p, question, not question.isascii())])
         rows.append((tok.encode(prompt).ids, tok.encode(completion).ids))
-    tokens, learned = pack(rows, tok.token_to_id(tokenizer.PAD))
+    tokens, learned = (t.to(model.run.device) for t in pack(rows, tok.token_to_id(tokenizer.PAD)))
     right = model.logits(model(tokens[:, :-1])).argmax(-1) == tokens[:, 1:]
     return (right | ~learned[:, 1:]).all(1).float().mean().item()
 
 
 def train(out: Path, recipe: Recipe, log_every: int = 20) -> dict[str, Tensor]:
     """Train to ``out/state.safetensors``, with ``out/log.jsonl``; an interrupted run goes on from its last state.
+
+    On a GPU if there is one. The same seed gives the same data everywhere, the same weights only on the same device.
 
     Returns:
         the float32 weights, under ``model.py``'s names.
@@ -247,17 +249,19 @@ def train(out: Path, recipe: Recipe, log_every: int = 20) -> dict[str, Tensor]:
 
     tok = Tokenizer.from_file(str(file))
     cfg = tiny_config()
-    model = Transformer(cfg, Runtime(attn="naive"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = Transformer(cfg, Runtime(attn="naive", device=device))
     initialise(model, recipe.seed)
     optimiser = Optimiser(model, recipe)
     state, done = out / "state.safetensors", 0
     if state.exists():
         done = optimiser.load(state)["step"]
-    loads: list[Tensor] = []
+    loads: list[tuple[Gate, Tensor]] = []
+    experts = cfg.n_routed_experts
     gates = [m for m in model.modules() if isinstance(m, Gate)]
     inside_mtp = {id(g) for m in model.modules() if isinstance(m, MTP) for g in m.modules()}
     for gate in gates:
-        gate.register_forward_hook(lambda g, _, y: loads.append((g, torch.bincount(y[1].flatten(), minlength=16))))
+        gate.register_forward_hook(lambda g, _, y: loads.append((g, torch.bincount(y[1].flatten(), minlength=experts))))
     names = {id(m): f"{n}.bias" for n, m in model.named_modules() if isinstance(m, Gate)}
     held = data.held_out_set(200, seed=1)
     log = (out / "log.jsonl").open("a")
@@ -272,7 +276,7 @@ def train(out: Path, recipe: Recipe, log_every: int = 20) -> dict[str, Tensor]:
         left = (recipe.steps - number) / (recipe.decay * recipe.steps)
         rate = min(1.0, number / recipe.warmup, max(left, 0.001))
         loads.clear()
-        loss, ahead = losses(model, tokens, learned, mtp=number >= recipe.mtp_from * recipe.steps)
+        loss, ahead = losses(model, tokens.to(device), learned.to(device), mtp=number >= recipe.mtp_from * recipe.steps)
         (loss + recipe.mtp_weight * ahead).backward()
         for gate, load in loads:
             load = load.float()
@@ -292,4 +296,4 @@ def train(out: Path, recipe: Recipe, log_every: int = 20) -> dict[str, Tensor]:
             print(json.dumps(row), flush=True)
             log.write(json.dumps(row) + "\n")
             log.flush()
-    return optimiser.master
+    return {name: weight.cpu() for name, weight in optimiser.master.items()}
