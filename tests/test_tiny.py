@@ -62,6 +62,12 @@ def test_the_promised_phrasings_are_learned(form):
     assert form in {data.ask(data.Problem(37, "+", 48), rng)[0] for _ in range(3000)}
 
 
+def test_the_language_of_a_question_is_known():
+    rng = random.Random(0)
+    asked = [data.ask(p, rng) for p in drawn(500)]
+    assert all(data.is_chinese(question) == chinese for question, chinese in asked)
+
+
 def test_the_tokenizer_is_reproducible():
     texts = tokenizer.corpus(n=500)
     assert texts == tokenizer.corpus(n=500)
@@ -100,6 +106,14 @@ def test_the_committed_score_holds_on_a_sample(llm):
     sample = evaluate(llm, data.held_out_set(128, seed=11))
     assert sample["unfinished"] == 0
     assert sample["all"] >= 92  # 97 % less three standard deviations of a sample of 128
+
+
+def test_the_card_and_the_readmes_state_the_committed_scores():
+    root = RESULTS.parents[2]
+    for row in json.loads(RESULTS.read_text()):
+        cells = [f"`{row['gemm']}`", *(f"{row[k]:.2f} %" for k in ("all", *data.OPERATORS)), str(row["unfinished"])]
+        for file in ("README.md", "README.zh.md", "dsv3/assets/tiny-r1/README.md"):
+            assert f"| {' | '.join(cells)} |" in (root / file).read_text(encoding="utf-8"), file
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,11 @@ def ask(p: Problem, rng: random.Random) -> tuple[str, bool]:
     return form.format(a=p.a, b=p.b, s=rng.choice(signs), w=word), chinese
 
 
+def is_chinese(question: str) -> bool:
+    """The language of a question that ``ask`` gave; ``×`` stands in both."""
+    return not question.replace("×", "").isascii()
+
+
 def solve(p: Problem, question: str, chinese: bool) -> Turn:
     """The turn that teaches a problem."""
     head = "竖式：" if chinese else "Columns: "

@@ -226,7 +226,7 @@ def exact(model: Transformer, tok, problems: list[tuple[data.Problem, str]]) -> 
     """Share of problems whose whole completion is the model's own greedy choice, token by token."""
     rows = []
     for p, question in problems:
-        prompt, completion = tokenizer.conversation([data.solve(p, question, not question.isascii())])
+        prompt, completion = tokenizer.conversation([data.solve(p, question, data.is_chinese(question))])
         rows.append((tok.encode(prompt).ids, tok.encode(completion).ids))
     tokens, learned = (t.to(model.run.device) for t in pack(rows, tok.token_to_id(tokenizer.PAD)))
     right = model.logits(model(tokens[:, :-1])).argmax(-1) == tokens[:, 1:]
