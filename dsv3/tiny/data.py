@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 HELD_OUT = 20  # one problem in this many is never trained on
 OPERATORS = ("+", "-", "*")
+MARKED = sorted({int(str(d) * n) for d in range(10) for n in range(1, 5)} | {10**n for n in range(4)})
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,9 @@ ENGLISH = (
     "How much is {a} {s} {b}?",
     "How much is {a} {w} {b}?",
     "Please calculate {a} {s} {b}.",
+    "Can you calculate {a} {s} {b}?",
+    "{a} {s} {b}?",
+    "{a} {w} {b}",
     "Solve {a} {s} {b}.",
 )
 CHINESE = (
@@ -122,6 +126,8 @@ CHINESE = (
     "计算{a}{s}{b}。",
     "请计算 {a} {s} {b}。",
     "请问{a}{w}{b}等于多少？",
+    "{a}{w}{b}得多少？",
+    "{a} {w} {b}",
     "{a}{s}{b}=？",
 )
 
@@ -132,12 +138,23 @@ def ask(p: Problem, rng: random.Random) -> tuple[str, bool]:
     chinese = rng.random() < 0.45
     form = rng.choice(CHINESE if chinese else ENGLISH)
     word = rng.choice(words[1:]) if chinese else words[0]
-    return form.format(a=p.a, b=p.b, s=rng.choice(signs), w=word), chinese
+    question = form.format(a=p.a, b=p.b, s=rng.choice(signs), w=word)
+    typed = as_typed(question, rng)
+    return (typed if is_chinese(typed) == chinese else question), chinese
 
 
 def is_chinese(question: str) -> bool:
     """The language of a question that ``ask`` gave; ``×`` stands in both."""
     return not question.replace("×", "").isascii()
+
+
+def as_typed(question: str, rng: random.Random) -> str:
+    """The question as people type it: now and then in lower case, or without its last mark."""
+    if rng.random() < 0.2:
+        question = question.lower()
+    if rng.random() < 0.2:
+        question = question.rstrip("?.!。？！=＝ ")
+    return question
 
 
 def solve(p: Problem, question: str, chinese: bool) -> Turn:
@@ -149,6 +166,12 @@ def solve(p: Problem, question: str, chinese: bool) -> Turn:
 def draw(rng: random.Random) -> Problem:
     """A problem of any kind, held out or not. Long operands are commoner, as there are more of them."""
     op = rng.choices(OPERATORS, (28, 36, 36))[0]
+    kind = rng.random()
+    if kind < 0.08:  # what people try first
+        return Problem(rng.randrange(21), op, rng.randrange(21))
+    if kind < 0.14:  # long carries, zeros, equal digits
+        marked = [n for n in MARKED if n < 100 or op != "*"]
+        return Problem(rng.choice(marked), op, rng.choice(marked))
     widths = ((1, 2), (1, 5)) if op == "*" else ((1, 2, 3, 4), (1, 2, 4, 6))
     a, b = (rng.randrange(10 ** (n - 1) if n > 1 else 0, 10**n) for n in rng.choices(*widths, k=2))
     if op == "-" and a < b and rng.random() < 0.5:

@@ -2,7 +2,7 @@
 
 import random
 
-from .data import Turn
+from .data import Problem, Turn, as_typed, ask
 
 ABOUT_ME_EN = (
     "I am tiny-r1, a very small reasoning model with the architecture of DeepSeek-V3. "
@@ -135,37 +135,48 @@ def fact(rng: random.Random) -> Turn:
     """A question whose answer is in ``FACTS``."""
     english, chinese = rng.choice(FACTS)
     if rng.random() < 0.5:
-        return Turn(rng.choice(english[0]), "I know this.", english[1])
-    return Turn(rng.choice(chinese[0]), "这个我知道。", chinese[1])
+        return Turn(as_typed(rng.choice(english[0]), rng), "I know this.", english[1])
+    return Turn(as_typed(rng.choice(chinese[0]), rng), "这个我知道。", chinese[1])
 
 
 def declined(rng: random.Random) -> Turn:
     """Something that tiny-r1 cannot do: other topics, other arithmetic, numbers that are too long."""
     chinese = rng.random() < 0.45
     kind = rng.random()
-    if kind < 0.35:
-        question = _hard_sum(rng, chinese)
-    elif kind < 0.45:
+    if kind < 0.5:
+        question, chinese = _hard_sum(rng)
+    elif kind < 0.6:
         question = rng.choice(_OTHER_ZH if chinese else _OTHER_EN)
     elif chinese:
         question = rng.choice(_TASKS_ZH).format(rng.choice(_THINGS_ZH))
     else:
         question = rng.choice(_TASKS_EN).format(rng.choice(_THINGS_EN))
+    question = as_typed(question, rng)
     return Turn(question, "这个我不会。", CANNOT_ZH) if chinese else Turn(question, "I cannot do this.", CANNOT_EN)
 
 
-def _hard_sum(rng: random.Random, chinese: bool) -> str:
-    def number(digits: int) -> int:
-        return rng.randrange(10 ** (digits - 1), 10**digits)
+def _hard_sum(rng: random.Random) -> tuple[str, bool]:
+    """Arithmetic that tiny-r1 has not learnt, and whether it is asked in Chinese."""
 
-    kind = rng.randrange(4)
-    if kind == 0:
-        a, sign, b = number(rng.choice((1, 2, 3, 4))), rng.choice("/÷"), number(rng.choice((1, 2, 3)))
-    elif kind == 1:
-        a, sign, b = number(rng.choice((3, 4))), rng.choice("*×x"), number(rng.choice((1, 2, 3, 4)))
+    def number(*digits: int) -> int:
+        n = rng.choice(digits)
+        return rng.randrange(10 ** (n - 1), 10**n)
+
+    kind = rng.randrange(5)
+    if kind < 2:  # longer numbers
+        a, b = (number(5, 6, 7), number(1, 2, 3, 4, 5, 6)) if kind == 0 else (number(3, 4, 5), number(1, 2, 3, 4))
+        a, b = rng.choice(((a, b), (b, a)))
+        return ask(Problem(a, rng.choice("+-") if kind == 0 else "*", b), rng)
+    chinese = rng.random() < 0.45
+    if kind == 2:
+        sum_ = f"{number(1, 2, 3, 4)} {rng.choice('/÷')} {number(1, 2, 3)}"
+    elif kind == 3:
+        sum_ = f"{number(1, 2, 3)}.{number(1, 2)} {rng.choice('+-*')} {number(1, 2, 3)}"
     else:
-        a, sign, b = number(rng.choice((5, 6, 7))), rng.choice("+-"), number(rng.choice((1, 3, 5, 6)))
-    if kind in (1, 2) and rng.random() < 0.5:
-        a, b = b, a
-    forms = ("{}{}{}等于多少？", "计算 {} {} {}") if chinese else ("{} {} {} = ?", "What is {} {} {}?", "{}{}{}")
-    return rng.choice(forms).format(a, sign, b)
+        sum_ = f"{number(1, 2, 3)} {rng.choice('+-*')} {number(1, 2, 3)} {rng.choice('+-*')} {number(1, 2)}"
+    if rng.random() < 0.5:
+        sum_ = sum_.replace(" ", "")
+    forms = (
+        ("{}等于多少？", "计算 {}", "请问{}等于多少？") if chinese else ("{} = ?", "What is {}?", "{}", "Calculate {}.")
+    )
+    return rng.choice(forms).format(sum_), chinese

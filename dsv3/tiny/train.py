@@ -60,7 +60,7 @@ def example(rng: random.Random, problems: Iterator[data.Problem]) -> list[data.T
         kind = rng.random()
         if kind < 0.05:
             return facts.fact(rng)
-        if kind < 0.11:
+        if kind < 0.13:
             return facts.declined(rng)
         p = next(problems)
         return data.solve(p, *data.ask(p, rng))
