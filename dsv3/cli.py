@@ -4,12 +4,16 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 VERBS = {
     "doctor": "is this machine ready?",
     "download": "fetch a checkpoint (tiny-r1 needs no network)",
     "fp8_cast_bf16": "FP8 checkpoint -> BF16",
     "convert": "Hugging Face checkpoint -> one file per rank",
+    "bf16_cast_fp8": "BF16 checkpoint -> FP8, the way back",
+    "slice": "chosen layers and experts of a checkpoint -> a small one",
+    "verify": "is a cast or converted folder what its source gives?",
     "generate": "answer prompts; under torchrun on several ranks",
 }
 
@@ -19,7 +23,10 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
 
     ``DSV3_DEBUG=1`` shows the traceback behind the line.
     """
-    module = main.__module__ if main.__module__ != "__main__" else sys.modules["__main__"].__spec__.name
+    module = main.__module__
+    if module == "__main__":  # python -m MODULE, or a script
+        spec = sys.modules["__main__"].__spec__
+        module = spec.name if spec else Path(sys.argv[0]).stem
     name = module.removeprefix("dsv3.").removesuffix(".__main__")
     rank = f" (rank {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     try:

@@ -115,6 +115,11 @@ class ModelConfig:
         return self.dtype == "fp8"
 
     @property
+    def cut_unit(self) -> int:
+        """Widths of feed-forward layers are cut over ranks between units of this many: FP8 blocks stay whole."""
+        return BLOCK if self.fp8 else 1
+
+    @property
     def route_bias(self) -> bool:
         """Whether the gate has a bias for balancing (report, section 2.1.2); it steers the choice, not the weight."""
         return self.topk_method == "noaux_tc"

@@ -1,12 +1,13 @@
-"""Hugging Face checkpoint -> one file per rank, interchangeable with the official converter's."""
+"""Hugging Face checkpoint -> one file per rank, as the official converter's, by moving byte ranges."""
 
 import argparse
-import sys
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 from .checkpoint import read
-from .checkpoint.write import Folder, Out, check_separate
+from .checkpoint.plan import Columns, Move, Op, Out, Plan, Same, collector_paused
+from .checkpoint.read import Entry
+from .checkpoint.write import check_separate, execute, show
 from .config import ModelConfig
 from .layout import Row, check_ranks, layout
 
@@ -16,49 +17,57 @@ def convert(source: Path, target: Path, ranks: int) -> None:
 
     ``model{rank}-mp{ranks}.safetensors`` hold the main model under the official names, and
     ``mtp{rank}-mp{ranks}.safetensors`` the MTP layer, without its copies of embedding and head. Bytes are moved, never
-    computed. Tokenizer, config and generation config are copied beside them.
+    computed. Tokenizer, config and generation config are copied beside them. Interrupted, the same call goes on.
 
     Raises:
         ValueError: the model cannot be cut over ``ranks``, or the checkpoint is not what its config says.
+        OSError: no room, or another run is at work there.
     """
     check_separate(source, target)
+    execute(plan(source, ranks), target)
+
+
+@collector_paused()
+def plan(source: Path, ranks: int) -> Plan:
+    """What ``convert`` will write. Tensors keep the order of the source's bytes, so that long ranges move at once."""
     cfg = ModelConfig.load(source)
     check_ranks(cfg, ranks)
     found = read.open_folder(source)
-    rows = list(layout(cfg))
-    read.check(found, {r.hf: (r.shape, r.kind) for r in rows}, {r.hf for r in rows})
-    for row in rows:
-        if row.copy_of and found.read(row.hf) != found.read(row.copy_of):
-            raise ValueError(f"{source}: {row.hf} differs from {row.copy_of}, which it should repeat")
-    files: dict[str, list[Out]] = {}
-    for rank in range(ranks):
-        for row in rows:
-            part = row.local(rank, ranks, cfg.n_routed_experts)
-            if part is None or row.copy_of:
-                continue
-            name = read.converted_name("mtp" if row.part == "mtp" else "model", rank, ranks)
-            shape = tuple(s.stop - s.start for s in part)
-            files.setdefault(name, []).append(
-                Out(row.name, found[row.hf].dtype, shape, partial(_cut, found, row, part))
-            )
-    with Folder(target, files) as folder:
-        for name, tensors in files.items():
-            print(f"{name}: {len(tensors)} tensors, {sum(t.nbytes for t in tensors) / 1e6:,.1f} MB", file=sys.stderr)
-            folder.safetensors(name, tensors)
-        folder.copy_side_files(source)
-        folder.finish()
+    rows = {r.hf: r for r in layout(cfg)}
+    read.check(found, {r.hf: (r.shape, r.kind) for r in rows.values()}, set(rows))
+    entries = [e for e in found.values() if not rows[e.name].copy_of]
+    result = Plan(f"convert to {ranks} ranks", sources=list(dict.fromkeys(e.file for e in found.values())))
+    outs: dict[str, list[Out]] = {}
+    holders: dict[str, list[tuple[str, Part]]] = {}
+    for e in entries:
+        row = rows[e.name]
+        kind = "mtp" if row.part == "mtp" else "model"
+        holders[e.name] = to = []
+        for rank in row.holders(ranks, cfg.n_routed_experts):
+            name, part = read.converted_name(kind, rank, ranks), row.local(rank, ranks)
+            to.append((name, part))
+            outs.setdefault(name, []).append(Out(row.name, e.dtype, tuple([s.stop - s.start for s in part])))
+    offsets = {name: result.file(name, held) for name, held in sorted(outs.items())}
+    result.fill(Same(found[r.hf], found[r.copy_of]) for r in rows.values() if r.copy_of)
+    result.fill(op for e in entries for op in _ops(e, rows[e.name], holders[e.name], offsets))
+    result.carry_over(source)
+    return result
 
 
-def _cut(found: read.Checkpoint, row: Row, part: tuple[slice, ...]) -> bytes | bytearray:
-    """The bytes of a rank's slices: whole rows are a range of the file, columns are gathered from it."""
-    data = found.read(row.hf, part[0])
-    if len(part) == 1 or (part[1].start, part[1].stop) == (0, row.shape[1]):
-        return data
-    n_rows = part[0].stop - part[0].start
-    item = len(data) // (n_rows * row.shape[1])
-    width, a, b = row.shape[1] * item, part[1].start * item, part[1].stop * item
-    view = memoryview(data)
-    return b"".join(view[i * width + a : i * width + b] for i in range(n_rows))
+Part = tuple[slice, ...]
+
+
+def _ops(entry: Entry, row: Row, to: list[tuple[str, Part]], offsets: dict[str, dict[str, int]]) -> Iterator[Op]:
+    """What takes a tensor to the files ``to``, each with its slices."""
+    line = (entry.stop - entry.start) // row.shape[0]
+    if row.cut == 1 and len(to) > 1:
+        item = line // row.shape[1]
+        pieces = [(part[1].start * item, part[1].stop * item, name, offsets[name][row.name]) for name, part in to]
+        yield Columns(entry.file, entry.start, row.shape[0], line, tuple(pieces))
+        return
+    for name, part in to:
+        begin, end = part[0].start * line, part[0].stop * line
+        yield Move(entry.file, entry.start + begin, end - begin, name, offsets[name][row.name])
 
 
 def main(argv: list[str]) -> None:
@@ -68,11 +77,16 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--save-path", type=Path, required=True, metavar="OUT")
     parser.add_argument("--n-experts", type=int, required=True, help="routed experts; must be the config's")
     parser.add_argument("--model-parallel", type=int, required=True, metavar="N", help="ranks to cut for")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be written, and how long it may take")
     args = parser.parse_args(argv)
     experts = ModelConfig.load(args.hf_ckpt_path).n_routed_experts
     if args.n_experts != experts:
         raise ValueError(f"--n-experts {args.n_experts}: {args.hf_ckpt_path} has {experts}; say --n-experts {experts}")
-    convert(args.hf_ckpt_path, args.save_path, args.model_parallel)
+    if args.dry_run:
+        check_separate(args.hf_ckpt_path, args.save_path)
+        show(plan(args.hf_ckpt_path, args.model_parallel), args.save_path)
+    else:
+        convert(args.hf_ckpt_path, args.save_path, args.model_parallel)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Fetches a checkpoint: tiny-r1 from the package, everything else from ModelScope."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from .checkpoint import read
-from .checkpoint.write import Folder
+from .checkpoint.plan import Move, Plan
+from .checkpoint.write import execute
 
 TINY_R1 = Path(__file__).parent / "assets" / "tiny-r1"
 MODELS = {
@@ -38,15 +38,13 @@ def download(model: str, target: Path) -> None:
 
 def copy_tiny_r1(target: Path) -> None:
     """Write the shipped FP8 checkpoint to ``target``; no network."""
-    found = read.open_folder(TINY_R1)
-    names = sorted({e.file.name for e in found.values()})
-    with Folder(target, names) as folder:
-        for name in names:
-            folder.copy(TINY_R1 / name)
-        folder.copy(TINY_R1 / read.INDEX)
-        folder.copy_side_files(TINY_R1)
-        folder.finish()
-    print(f"tiny-r1: {len(found)} tensors in {len(names)} files -> {target}", file=sys.stderr)
+    files = sorted({e.file for e in read.open_folder(TINY_R1).values()})
+    sizes = {file.name: file.stat().st_size for file in files}
+    plan = Plan("copy of tiny-r1", heads=dict.fromkeys(sizes, b""), sizes=sizes, sources=files)
+    plan.fill(Move(file, 0, sizes[file.name], file.name, 0) for file in files)
+    plan.texts[read.INDEX] = (TINY_R1 / read.INDEX).read_bytes()
+    plan.carry_over(TINY_R1)
+    execute(plan, target)
 
 
 def main(argv: list[str]) -> None:

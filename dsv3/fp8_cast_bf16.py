@@ -1,15 +1,17 @@
-"""FP8 -> BF16: what transformers, and engines on cards without FP8 units, load. Tensor by tensor, on a CPU."""
+"""FP8 -> BF16: what transformers, and engines on cards without FP8 units, load. In pieces, on a CPU or a GPU."""
 
 import argparse
 import json
-import sys
-from collections import defaultdict
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from .checkpoint import read
-from .checkpoint.write import Folder, Out, check_separate
-from .config import ModelConfig
+from .checkpoint.plan import CHUNK, Chunks, Move, Out, Plan, Sources
+from .checkpoint.read import Entry
+from .checkpoint.write import check_separate, execute, show
+from .config import BLOCK, ModelConfig
 from .layout import layout
 
 
@@ -17,49 +19,99 @@ def cast(source: Path, target: Path) -> None:
     """Write the FP8 checkpoint in ``source`` to ``target`` in BF16, shard by shard under the same file names.
 
     Each value is ``bf16(float32(fp8) * scale)``, rounded once. ``config.json`` loses its ``quantization_config``,
-    scales disappear, the index is rebuilt, tokenizer and generation config are carried over. In memory: a few tensors.
+    scales disappear, the index is rebuilt, tokenizer and generation config are carried over. Interrupted, the same call
+    goes on.
 
     Raises:
         ValueError: ``source`` is not FP8, or a tensor or its scale is missing; nothing is written then.
+        OSError: no room, or another run is at work there.
     """
     check_separate(source, target)
+    result = plan(source)
+    with single_threaded_torch():
+        execute(result, target)
+
+
+def plan(source: Path) -> Plan:
+    """What ``cast`` will write."""
     cfg = ModelConfig.load(source)
     if not cfg.fp8:
         raise ValueError(f"{source}: already BF16 (config.json has no FP8 quantization_config); nothing to cast")
     found = read.open_folder(source)
     rows = {r.hf: r for r in layout(cfg)}
     read.check(found, {r.hf: (r.shape, r.kind) for r in rows.values()}, set(rows))
-    files: dict[str, list[Out]] = defaultdict(list)
-    for row in rows.values():
-        entry = found[row.hf]
-        if row.kind == "fp8":
-            out = Out(row.hf, "BF16", row.shape, partial(_dequantised, found, row.hf, row.scale().hf))
-        elif row.is_scale:
-            continue
-        else:
-            out = Out(row.hf, entry.dtype, row.shape, partial(found.read, row.hf))
-        files[entry.file.name].append(out)
+    files = list(dict.fromkeys(e.file for e in found.values()))
+    result = Plan("cast to BF16", sources=files)
+    kept = [e for e in found.values() if not rows[e.name].is_scale]
+    where: dict[str, str] = {}
+    offsets: dict[str, int] = {}
+    for file in files:
+        here = [Out(e.name, "BF16" if e.dtype == "F8_E4M3" else e.dtype, e.shape) for e in kept if e.file is file]
+        if here:
+            offsets |= result.file(file.name, here)
+            where |= dict.fromkeys((out.name for out in here), file.name)
+
+    def op(e: Entry) -> Move | Dequantise:
+        if e.dtype == "F8_E4M3":
+            return Dequantise(e, found[rows[e.name].scale().hf], e.file.name, offsets[e.name])
+        return Move(e.file, e.start, e.stop - e.start, e.file.name, offsets[e.name])
+
+    result.fill(map(op, kept))
+    result.index(where, sum(result.sizes.values()) - sum(map(len, result.heads.values())))
+    result.carry_over(source, skip=("config.json",))
     hf = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    hf.pop("quantization_config")
-    with Folder(target, files) as folder:
-        for name, tensors in files.items():
-            print(f"{name}: {len(tensors)} tensors", file=sys.stderr)
-            folder.safetensors(name, tensors)
-        where = {t.name: name for name, tensors in files.items() for t in tensors}
-        folder.index(where, sum(t.nbytes for tensors in files.values() for t in tensors))
-        folder.copy_side_files(source, skip=("config.json",))
-        folder.json("config.json", hf | {"torch_dtype": "bfloat16"})
-        folder.finish()
+    del hf["quantization_config"]
+    result.json("config.json", hf | {"torch_dtype": "bfloat16"})
+    return result
 
 
-def _dequantised(found: read.Checkpoint, name: str, scale: str) -> memoryview:
+class Dequantise(NamedTuple):
+    """An FP8 matrix and its scales, wherever they lie, to BF16 in ``target`` at ``at``."""
+
+    weight: Entry
+    scale: Entry
+    target: str
+    at: int
+
+    @property
+    def targets(self) -> set[str]:
+        return {self.target}
+
+    @property
+    def nbytes(self) -> int:
+        return 2 * (self.weight.stop - self.weight.start)
+
+    def chunks(self, sources: Sources) -> Chunks:
+        import torch
+
+        from .kernels import cpu, reference
+
+        gpu = torch.cuda.is_available()
+        dequantise = reference.weight_dequant if gpu else cpu.weight_dequant
+        n_rows, width = self.weight.shape
+        data = sources.read(self.scale.file, self.scale.start, self.scale.stop - self.scale.start)
+        scale = torch.frombuffer(bytearray(data), dtype=torch.float32).view(self.scale.shape)
+        step = max(BLOCK, CHUNK // max(width, 1) // BLOCK * BLOCK)
+        for row in range(0, n_rows, step):
+            rows = min(step, n_rows - row)
+            data = sources.read(self.weight.file, self.weight.start + row * width, rows * width)
+            w = torch.frombuffer(bytearray(data), dtype=torch.float8_e4m3fn).view(rows, width)
+            s = scale[row // BLOCK : -(-(row + rows) // BLOCK)]
+            w = dequantise(w.cuda(), s.cuda()).cpu() if gpu else dequantise(w, s)
+            yield self.target, self.at + 2 * row * width, memoryview(w.view(torch.uint8).numpy()).cast("B")
+
+
+@contextmanager
+def single_threaded_torch() -> Iterator[None]:
+    """The steps are what runs in parallel; torch's own threads would only get in their way."""
     import torch
 
-    from .checkpoint.load import tensor
-    from .kernels.reference import weight_dequant
-
-    w = weight_dequant(tensor(found, name), tensor(found, scale))
-    return memoryview(w.contiguous().view(torch.uint8).numpy()).cast("B")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def main(argv: list[str]) -> None:
@@ -67,8 +119,13 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="dsv3 fp8_cast_bf16", description=__doc__)
     parser.add_argument("--input-fp8-hf-path", type=Path, required=True, metavar="IN")
     parser.add_argument("--output-bf16-hf-path", type=Path, required=True, metavar="OUT")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be written, and how long it may take")
     args = parser.parse_args(argv)
-    cast(args.input_fp8_hf_path, args.output_bf16_hf_path)
+    if args.dry_run:
+        check_separate(args.input_fp8_hf_path, args.output_bf16_hf_path)
+        show(plan(args.input_fp8_hf_path), args.output_bf16_hf_path)
+    else:
+        cast(args.input_fp8_hf_path, args.output_bf16_hf_path)
 
 
 if __name__ == "__main__":

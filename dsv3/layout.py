@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from .config import BLOCK, ModelConfig
+from .parallel import shared_out
 
 NBYTES = {"fp8": 1, "bf16": 2, "fp32": 4}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One tensor of a checkpoint.
 
@@ -24,8 +25,10 @@ class Row:
         kind: how it is stored. ``fp8`` is float8_e4m3fn and has a row of its own for its ``scale``.
         part: which sum of the parameter count it belongs to.
         cut: the dimension that is shared out over the ranks; None if every rank holds all of it.
+        unit: the least that a rank takes along it: a head's rows, an FP8 block, or one.
         expert: the routed expert that it belongs to; it lives on one rank, whole.
         copy_of: the HF name of the tensor that it repeats (MTP's embedding and head); only HF folders hold it.
+        scales: the row whose blocks' scales these are; None for a weight.
     """
 
     name: str
@@ -34,8 +37,10 @@ class Row:
     kind: Literal["fp8", "bf16", "fp32"]
     part: str
     cut: int | None = None
+    unit: int = 1
     expert: int | None = None
     copy_of: str | None = None
+    scales: "Row | None" = None
 
     @property
     def numel(self) -> int:
@@ -47,27 +52,38 @@ class Row:
 
     @property
     def is_scale(self) -> bool:
-        return self.name.endswith(".scale")
+        return self.scales is not None
 
     def scale(self) -> "Row":
         """The row of an ``fp8`` row's scales: one float32 per 128x128 block, ragged blocks counted."""
-        return replace(
-            self,
-            name=self.name.removesuffix("weight") + "scale",
-            hf=self.hf + "_scale_inv",  # the checkpoint's name; it multiplies all the same
-            shape=tuple(math.ceil(n / BLOCK) for n in self.shape),
-            kind="fp32",
+        return Row(
+            self.name.removesuffix("weight") + "scale",
+            self.hf + "_scale_inv",  # the checkpoint's name; it multiplies all the same
+            tuple([-(-n // BLOCK) for n in self.shape]),
+            "fp32",
+            self.part,
+            self.cut,
+            expert=self.expert,
+            scales=self,
         )
 
-    def local(self, rank: int, size: int, n_experts: int) -> tuple[slice, ...] | None:
-        """The slices of the whole tensor that a rank of ``size`` holds; None if it holds nothing of it."""
-        whole = tuple(slice(0, n) for n in self.shape)
-        if self.expert is not None:
-            return whole if self.expert // (n_experts // size) == rank else None
+    def holders(self, size: int, n_experts: int) -> range:
+        """The ranks of ``size`` that hold the tensor or a part of it; the part may be empty."""
+        if self.expert is None:
+            return range(size)
+        owner = ((self.expert + 1) * size - 1) // n_experts  # the rank whose shared_out experts it is among
+        return range(owner, owner + 1)
+
+    def local(self, rank: int, size: int) -> tuple[slice, ...]:
+        """The slices of the whole tensor that ``rank``, one of its ``holders`` of ``size``, has."""
+        whole = tuple([slice(0, n) for n in self.shape])
         if self.cut is None:
             return whole
-        share = self.shape[self.cut] // size
-        return tuple(slice(rank * share, (rank + 1) * share) if i == self.cut else s for i, s in enumerate(whole))
+        if self.scales is not None:
+            part = self.scales.local(rank, size)
+            return tuple(slice(s.start // BLOCK, -(-s.stop // BLOCK)) for s in part)
+        mine = shared_out(self.shape[self.cut], rank, size, self.unit)
+        return tuple(slice(mine.start, mine.stop) if i == self.cut else s for i, s in enumerate(whole))
 
 
 def layout(cfg: ModelConfig) -> Iterator[Row]:
@@ -96,10 +112,19 @@ def layout(cfg: ModelConfig) -> Iterator[Row]:
 
 
 def _block(cfg: ModelConfig, ours: str, theirs: str, *, dense: bool, mtp: bool) -> Iterator[Row]:
-    def matrix(name: str, hf: str, n_out: int, n_in: int, part: str, cut: int | None, expert: int | None = None):  # noqa: ANN202
+    def matrix(  # noqa: ANN202
+        name: str,
+        hf: str,
+        n_out: int,
+        n_in: int,
+        part: str,
+        cut: int | None = None,
+        unit: int = 1,
+        expert: int | None = None,
+    ):
         kind = "fp8" if cfg.fp8 else "bf16"
         part = "mtp" if mtp else part
-        row = Row(f"{ours}.{name}.weight", f"{theirs}.{hf}.weight", (n_out, n_in), kind, part, cut, expert)
+        row = Row(f"{ours}.{name}.weight", f"{theirs}.{hf}.weight", (n_out, n_in), kind, part, cut, unit, expert)
         yield row
         if cfg.fp8:
             yield row.scale()
@@ -107,28 +132,33 @@ def _block(cfg: ModelConfig, ours: str, theirs: str, *, dense: bool, mtp: bool) 
     def norm(name: str, hf: str, n: int, part: str) -> Row:
         return Row(f"{ours}.{name}.weight", f"{theirs}.{hf}.weight", (n,), "bf16", "mtp" if mtp else part)
 
-    def mlp(name: str, hf: str, width: int, part: str, cut: bool, expert: int | None = None) -> Iterator[Row]:
-        yield from matrix(f"{name}.w1", f"{hf}.gate_proj", width, cfg.dim, part, 0 if cut else None, expert)
-        yield from matrix(f"{name}.w2", f"{hf}.down_proj", cfg.dim, width, part, 1 if cut else None, expert)
-        yield from matrix(f"{name}.w3", f"{hf}.up_proj", width, cfg.dim, part, 0 if cut else None, expert)
+    def mlp(name: str, hf: str, width: int, part: str, expert: int | None = None) -> Iterator[Row]:
+        rows, columns = (0, 1) if expert is None else (None, None)  # a routed expert stays whole
+        unit = cfg.cut_unit
+        yield from matrix(f"{name}.w1", f"{hf}.gate_proj", width, cfg.dim, part, rows, unit, expert)
+        yield from matrix(f"{name}.w2", f"{hf}.down_proj", cfg.dim, width, part, columns, unit, expert)
+        yield from matrix(f"{name}.w3", f"{hf}.up_proj", width, cfg.dim, part, rows, unit, expert)
 
     queries = cfg.n_heads * cfg.qk_head_dim
     if cfg.q_lora_rank:
-        yield from matrix("attn.wq_a", "self_attn.q_a_proj", cfg.q_lora_rank, cfg.dim, "attention", None)
+        yield from matrix("attn.wq_a", "self_attn.q_a_proj", cfg.q_lora_rank, cfg.dim, "attention")
         yield norm("attn.q_norm", "self_attn.q_a_layernorm", cfg.q_lora_rank, "attention")
-        yield from matrix("attn.wq_b", "self_attn.q_b_proj", queries, cfg.q_lora_rank, "attention", 0)
+        yield from matrix("attn.wq_b", "self_attn.q_b_proj", queries, cfg.q_lora_rank, "attention", 0, cfg.qk_head_dim)
     else:
-        yield from matrix("attn.wq", "self_attn.q_proj", queries, cfg.dim, "attention", 0)
+        yield from matrix("attn.wq", "self_attn.q_proj", queries, cfg.dim, "attention", 0, cfg.qk_head_dim)
     latent = cfg.kv_lora_rank + cfg.qk_rope_head_dim
-    keys_and_values = cfg.n_heads * (cfg.qk_nope_head_dim + cfg.v_head_dim)
-    yield from matrix("attn.wkv_a", "self_attn.kv_a_proj_with_mqa", latent, cfg.dim, "attention", None)
+    unfolded = cfg.qk_nope_head_dim + cfg.v_head_dim
+    yield from matrix("attn.wkv_a", "self_attn.kv_a_proj_with_mqa", latent, cfg.dim, "attention")
     yield norm("attn.kv_norm", "self_attn.kv_a_layernorm", cfg.kv_lora_rank, "attention")
-    yield from matrix("attn.wkv_b", "self_attn.kv_b_proj", keys_and_values, cfg.kv_lora_rank, "attention", 0)
-    yield from matrix("attn.wo", "self_attn.o_proj", cfg.dim, cfg.n_heads * cfg.v_head_dim, "attention", 1)
+    kv_b = (cfg.n_heads * unfolded, cfg.kv_lora_rank)
+    yield from matrix("attn.wkv_b", "self_attn.kv_b_proj", *kv_b, "attention", 0, unfolded)
+    yield from matrix(
+        "attn.wo", "self_attn.o_proj", cfg.dim, cfg.n_heads * cfg.v_head_dim, "attention", 1, cfg.v_head_dim
+    )
     yield norm("attn_norm", "input_layernorm", cfg.dim, "norm")
     yield norm("ffn_norm", "post_attention_layernorm", cfg.dim, "norm")
     if dense:
-        yield from mlp("ffn", "mlp", cfg.inter_dim, "dense", cut=True)
+        yield from mlp("ffn", "mlp", cfg.inter_dim, "dense")
         return
     part = "mtp" if mtp else "gate"
     experts = cfg.n_routed_experts
@@ -138,16 +168,16 @@ def _block(cfg: ModelConfig, ours: str, theirs: str, *, dense: bool, mtp: bool) 
         yield Row(f"{ours}.ffn.gate.bias", bias, (experts,), "fp32", part)
     for e in range(experts):
         name, hf = f"ffn.experts.{e}", f"mlp.experts.{e}"
-        yield from mlp(name, hf, cfg.moe_inter_dim, "routed", cut=False, expert=e)
+        yield from mlp(name, hf, cfg.moe_inter_dim, "routed", expert=e)
     shared = cfg.n_shared_experts * cfg.moe_inter_dim
-    yield from mlp("ffn.shared_experts", "mlp.shared_experts", shared, "shared", cut=True)
+    yield from mlp("ffn.shared_experts", "mlp.shared_experts", shared, "shared")
 
 
 def check_ranks(cfg: ModelConfig, size: int) -> None:
     """Whether the model's stored tensors can be cut over ``size`` ranks.
 
     Raises:
-        ValueError: heads, experts, a dimension or an FP8 block would be cut through; names it and the counts that work.
+        ValueError: a head or an FP8 block would be cut through; names it and the counts that work.
     """
     problem = _cannot_cut(cfg, size)
     if problem is None:
@@ -165,16 +195,13 @@ def _cannot_cut(cfg: ModelConfig, size: int) -> str | None:
     """Why ``size`` ranks do not work, or None."""
     if size < 1:
         return "the number of ranks must be 1 or more"
-    for name in ("n_heads", "n_routed_experts", "vocab_size"):
-        if getattr(cfg, name) % size:
-            return f"{name} = {getattr(cfg, name)} does not divide by {size}"
-    for row in layout(replace(cfg, n_routed_experts=cfg.n_expert_groups * 2, n_mtp_layers=0, n_activated_experts=1)):
-        if row.cut is None or row.is_scale or size == 1:
-            continue
-        share, rest = divmod(row.shape[row.cut], size)
-        if rest:
-            return f"{row.name} has {row.shape[row.cut]} along dimension {row.cut}, which does not divide by {size}"
-        if row.kind == "fp8" and share % BLOCK:
-            of = f"{share} of {row.shape[row.cut]} along dimension {row.cut}"
-            return f"{row.name} would have {of}, not whole FP8 blocks of {BLOCK}"
+    if cfg.n_heads % size:
+        return f"n_heads = {cfg.n_heads} does not divide by {size}"
+    # One layer stands for all.
+    for row in layout(replace(cfg, n_layers=1, n_dense_layers=1, n_mtp_layers=0)):
+        if row.kind == "fp8" and row.cut is not None and size > 1:
+            mine = row.local(0, size)[row.cut].stop
+            if mine % BLOCK:
+                of = f"{mine} of {row.shape[row.cut]} along dimension {row.cut}"
+                return f"{row.name} would have {of}, not whole FP8 blocks of {BLOCK}"
     return None

@@ -58,7 +58,7 @@ class Embedding(nn.Module):
 
     def __init__(self, cfg: ModelConfig, run: Runtime):
         super().__init__()
-        self.run, self.mine = run, run.tp.mine(cfg.vocab_size, "vocab_size")
+        self.run, self.mine = run, run.tp.mine(cfg.vocab_size)
         self.weight = parameter(run, len(self.mine), cfg.dim, dtype=run.dtype)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -296,16 +296,16 @@ class Gate(nn.Module):
 
 
 class MoE(nn.Module):
-    """K routed experts per token, and the shared ones for every token; each rank holds E / ranks whole experts."""
+    """K routed experts per token, and the shared ones for every token; each rank holds a run of whole experts."""
 
     def __init__(self, cfg: ModelConfig, run: Runtime):
         super().__init__()
         self.run, self.n_experts = run, cfg.n_routed_experts
         self.gate = Gate(cfg, run)
-        mine = run.tp.mine(cfg.n_routed_experts, "n_routed_experts")
+        mine = run.tp.mine(cfg.n_routed_experts)
         self.experts = nn.ModuleDict({str(i): MLP(cfg, run, cfg.moe_inter_dim, Linear) for i in mine})
-        shared = run.tp.share(cfg.n_shared_experts * cfg.moe_inter_dim, "n_shared_experts * moe_inter_dim")
-        self.shared_experts = MLP(cfg, run, shared, Linear)
+        shared = run.tp.mine(cfg.n_shared_experts * cfg.moe_inter_dim, cfg.cut_unit)
+        self.shared_experts = MLP(cfg, run, len(shared), Linear)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, D] -> [B, S, D]. Experts are summed in float32, over the ranks in one all-reduce."""
@@ -331,7 +331,7 @@ class Block(nn.Module):
         super().__init__()
         self.attn = MLA(cfg, run, layer)
         dense = layer < cfg.n_dense_layers
-        self.ffn = MLP(cfg, run, run.tp.share(cfg.inter_dim, "inter_dim")) if dense else MoE(cfg, run)
+        self.ffn = MLP(cfg, run, len(run.tp.mine(cfg.inter_dim, cfg.cut_unit))) if dense else MoE(cfg, run)
         self.attn_norm = RMSNorm(run, cfg.dim, cfg.rms_norm_eps)
         self.ffn_norm = RMSNorm(run, cfg.dim, cfg.rms_norm_eps)
 
@@ -366,8 +366,7 @@ class Transformer(nn.Module):
         self.embed = Embedding(cfg, run)
         self.layers = nn.ModuleList(Block(cfg, run, i) for i in range(cfg.n_layers))
         self.norm = RMSNorm(run, cfg.dim, cfg.rms_norm_eps)
-        vocab = run.tp.share(cfg.vocab_size, "vocab_size")
-        self.head = Linear(cfg, run, cfg.dim, vocab, dtype=torch.float32)
+        self.head = Linear(cfg, run, cfg.dim, len(run.tp.mine(cfg.vocab_size)), dtype=torch.float32)
         self.mtp = nn.ModuleList(MTP(cfg, run, i) for i in range(cfg.n_mtp_layers))
         self.register_buffer("frequencies", inverse_frequencies(cfg).to(run.device), persistent=False)
 
@@ -393,4 +392,4 @@ class Transformer(nn.Module):
 
     def logits(self, h: Tensor) -> Tensor:
         """[..., D] -> [..., V] float32, whole on every rank."""
-        return self.run.tp.all_gather(self.head(h))
+        return self.run.tp.all_gather(self.head(h), self.cfg.vocab_size)

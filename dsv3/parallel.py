@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def shared_out(n: int, rank: int, size: int, unit: int = 1) -> range:
+    """The indices in ``range(n)`` that belong to ``rank`` of ``size``: whole units, as evenly as they divide."""
+    units = -(-n // unit)
+    return range(min(rank * units // size * unit, n), min((rank + 1) * units // size * unit, n))
+
+
 @dataclass(frozen=True)
 class Parallel:
     """A rank's place in a tensor-parallel group. ``Parallel()`` is one process and needs no ``torch.distributed``."""
@@ -31,10 +37,9 @@ class Parallel:
             raise ValueError(f"{what} = {n} does not divide by {self.size} tensor-parallel ranks")
         return n // self.size
 
-    def mine(self, n: int, what: str) -> range:
-        """The indices in ``range(n)`` that belong to this rank: a contiguous run."""
-        share = self.share(n, what)
-        return range(self.rank * share, (self.rank + 1) * share)
+    def mine(self, n: int, unit: int = 1) -> range:
+        """The indices in ``range(n)`` that belong to this rank, cut between units (see ``shared_out``)."""
+        return shared_out(n, self.rank, self.size, unit)
 
     def all_reduce(self, x: "Tensor") -> "Tensor":
         """The sum of ``x`` over the ranks, in place; ``x`` itself on one rank."""
@@ -44,16 +49,19 @@ class Parallel:
             dist.all_reduce(x, group=self.group)
         return x
 
-    def all_gather(self, x: "Tensor") -> "Tensor":
-        """[..., n] -> [..., size * n]: the ranks' pieces joined along the last dimension."""
+    def all_gather(self, x: "Tensor", n: int) -> "Tensor":
+        """[..., mine] -> [..., n]: what ``mine(n)`` gave to each rank, joined along the last dimension."""
         if self.size == 1:
             return x
         import torch
         import torch.distributed as dist
 
-        pieces = [torch.empty_like(x) for _ in range(self.size)]
-        dist.all_gather(pieces, x.contiguous(), group=self.group)
-        return torch.cat(pieces, dim=-1)
+        lengths = [len(shared_out(n, rank, self.size)) for rank in range(self.size)]
+        # Pieces travel at one length.
+        padded = torch.nn.functional.pad(x, (0, max(lengths) - x.shape[-1]))
+        pieces = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(pieces, padded.contiguous(), group=self.group)
+        return torch.cat([p[..., :length] for p, length in zip(pieces, lengths, strict=True)], dim=-1)
 
     def broadcast(self, x: "Tensor") -> "Tensor":
         """Rank 0's ``x`` on every rank, in place; shape and dtype must agree."""

@@ -104,3 +104,36 @@ def test_transformers_loads_the_cast_and_agrees(fp8_folder, bf16_folder):
     fp8_model = load(fp8_folder, dtype=torch.bfloat16, gemm="bf16").model
     again = load(bf16_folder, dtype=torch.bfloat16).model
     assert torch.equal(fp8_model(ids), again(ids))
+
+
+def test_back_to_fp8_with_the_original_scales_is_bit_for_bit(fp8_folder, bf16_folder, tmp_path, capsys):
+    from dsv3.bf16_cast_fp8 import cast as back
+
+    back(bf16_folder, tmp_path, fp8_folder)
+    before, after = read.open_folder(fp8_folder), read.open_folder(tmp_path)
+    assert before.keys() == after.keys()
+    assert all(before.read(name) == after.read(name) for name in before)
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads((fp8_folder / "config.json").read_text())
+    assert "values, all exact" in capsys.readouterr().err
+
+
+def test_back_to_fp8_with_new_scales_says_the_error(bf16_folder, tmp_path, capsys):
+    from dsv3.bf16_cast_fp8 import cast as back
+
+    weights = tmp_path / "finetuned"
+    shutil.copytree(bf16_folder, weights)
+    name = "model.layers.0.mlp.gate_proj.weight"
+    entry = read.open_folder(weights)[name]
+    with entry.file.open("r+b") as f:  # other values, so that they are not on the FP8 grid
+        f.seek(entry.start)
+        values = torch.randn(entry.shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+        f.write(values.view(torch.uint8).numpy().tobytes())
+    back(weights, tmp_path / "fp8")
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert 0.001 < float(said.split("% relative")[0].split()[-1]) / 100 < 0.03
+    cast(tmp_path / "fp8", tmp_path / "again")
+    again = tensor(read.open_folder(tmp_path / "again"), name).float()
+    error = (again - values.float()).norm() / values.float().norm()
+    assert 0.01 < error < 0.03  # E4M3 has 4 significant bits
+    with pytest.raises(ValueError, match="already FP8"):
+        back(tmp_path / "fp8", tmp_path / "twice")

@@ -1,4 +1,4 @@
-"""Reading trusts nothing; writing leaves whole files or none."""
+"""Reading trusts nothing."""
 
 import json
 import shutil
@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 
 from dsv3.checkpoint import read
 from dsv3.checkpoint.load import tensor
-from dsv3.checkpoint.write import Folder, Out
 
 
 @pytest.fixture
@@ -79,12 +78,12 @@ def damage(folder: Path, how: str) -> None:
     [
         ("truncated", "model-00001-of-000005.safetensors: truncated: "),
         ("empty", "model-00001-of-000005.safetensors: not a safetensors file, or truncated"),
-        ("html", "model-00001-of-000005.safetensors: not a safetensors file"),
+        ("html", "model-00001-of-000005.safetensors: a web page"),
         ("lfs", "model-00001-of-000005.safetensors: a git-LFS pointer"),
-        ("header not JSON", "model-00001-of-000005.safetensors: the safetensors header is not JSON"),
+        ("header not JSON", "model-00001-of-000005.safetensors: the safetensors header is invalid"),
         ("header too long", "model-00001-of-000005.safetensors: not a safetensors file"),
         ("shard missing", "model-00001-of-000005.safetensors of 5 files named in .* missing; download again"),
-        ("outside", r"names a file outside the folder: \.\./evil.safetensors"),
+        ("outside", r"not the name of a .safetensors file in the folder: '\.\./evil.safetensors'"),
         ("index wrong", "lm_head.weight not in the file that"),
         ("index not JSON", "not an index of safetensors"),
         ("twice", "is both in .*copy.safetensors and in .*model-00001"),
@@ -116,7 +115,7 @@ def test_header_entries_are_not_trusted(tmp_path, entry):
     header = json.dumps({"bad": entry}).encode()
     file = tmp_path / "model.safetensors"
     file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(64))
-    with pytest.raises(ValueError, match="model.safetensors: header entry of 'bad'"):
+    with pytest.raises(ValueError, match="model.safetensors: .*header.*entry of 'bad'"):
         read.open_folder(tmp_path)
 
 
@@ -132,47 +131,3 @@ def test_missing_unknown_and_misshapen_tensors_are_named(tmp_path):
         read.check(found, {"a": ((3, 2), "fp32")}, {"a"})
     with pytest.raises(ValueError, match=r"a is F32 \[2, 3\], but config.json says F8_E4M3"):
         read.check(found, {"a": ((2, 3), "fp8")}, {"a"})
-
-
-def ones(name: str) -> Out:
-    return Out(name, "F32", (2,), lambda: struct.pack("<2f", 1, 1))
-
-
-def broken(name: str) -> Out:
-    def fail() -> bytes:
-        raise ValueError("the source broke")
-
-    return Out(name, "F32", (2,), fail)
-
-
-def test_a_written_file_reads_back(tmp_path):
-    with Folder(tmp_path / "out", ["m.safetensors"]) as out:
-        out.safetensors("m.safetensors", [ones("a"), ones("b")])
-        out.json("config.json", {"x": "é"})
-        out.finish()
-    with safe_open(tmp_path / "out" / "m.safetensors", framework="pt") as f:
-        assert set(f.keys()) == {"a", "b"}
-        assert f.metadata() == {"format": "pt"}
-        assert f.get_tensor("b").tolist() == [1, 1]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["config.json", "m.safetensors"]
-
-
-@pytest.mark.parametrize("bad", [broken("b"), Out("b", "F32", (3,), lambda: b"short")])
-def test_a_failure_leaves_no_file(tmp_path, bad):
-    def write() -> None:
-        with Folder(tmp_path, ["m.safetensors", "n.safetensors"]) as out:
-            out.safetensors("m.safetensors", [ones("a")])
-            out.safetensors("n.safetensors", [ones("a"), bad])
-            out.finish()
-
-    with pytest.raises(ValueError, match="the source broke|5 bytes, expected 12"):
-        write()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_another_checkpoint_is_not_mixed_with(tmp_path):
-    (tmp_path / "other.safetensors").write_bytes(b"")
-    with pytest.raises(FileExistsError, match="holds another checkpoint .other.safetensors."):
-        Folder(tmp_path, ["m.safetensors"])
-    with pytest.raises(FileExistsError, match="exists and is not a folder"):
-        Folder(tmp_path / "other.safetensors", ["m.safetensors"])

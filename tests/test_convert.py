@@ -1,5 +1,6 @@
 """Conversion: byte for byte what the straightforward way gives, and nothing dropped in silence."""
 
+import itertools
 import json
 import re
 import shutil
@@ -127,3 +128,30 @@ def test_an_mtp_embedding_that_differs_is_not_dropped(bf16_folder, tmp_path):
     save_file(tensors, file)
     with pytest.raises(ValueError, match=f"{name} differs from model.embed_tokens.weight"):
         convert(source, tmp_path / "out", 2)
+
+
+def test_a_dry_run_says_what_would_be_written_and_leaves_nothing(bf16_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    flags = ["--hf-ckpt-path", str(bf16_folder), "--save-path", str(out), "--n-experts", "8", "--model-parallel", "2"]
+    main([*flags, "--dry-run"])
+    said = capsys.readouterr().out
+    assert not out.exists()
+    main(flags)
+    for file in out.iterdir():
+        assert f"{file.stat().st_size / 1e9:10.3f} GB  {file.name}" in said
+    assert "room needed" in said
+    assert "minutes, copying" in said
+
+
+def test_progress_is_shown_on_a_terminal_only(bf16_folder, tmp_path, capsys, monkeypatch):
+    import sys
+
+    convert(bf16_folder, tmp_path / "quiet", 2)
+    assert "left" not in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    clock = itertools.count()
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    convert(bf16_folder, tmp_path / "seen", 2)
+    shown = capsys.readouterr().err
+    assert re.search(r"convert to 2 ranks +\d+%  [\d.]+ GB/s  \d+:\d\d left", shown)
+    assert re.search(r"seen: 4 files, 0.\d\d GB \(0.\d\d GB in \d+.\d s, ", shown.splitlines()[-1])

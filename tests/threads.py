@@ -29,7 +29,7 @@ class ThreadParallel(Parallel):
     def all_reduce(self, x: Tensor) -> Tensor:
         return torch.stack(self.exchange(x)).sum(0)
 
-    def all_gather(self, x: Tensor) -> Tensor:
+    def all_gather(self, x: Tensor, n: int) -> Tensor:
         return torch.cat(self.exchange(x), dim=-1)
 
     def broadcast(self, x: Tensor) -> Tensor:

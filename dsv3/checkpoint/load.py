@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ..config import BLOCK, ModelConfig
-from ..kernels import reference
+from ..kernels import cpu
 from ..layout import Row, layout
 from ..model import Transformer
 from . import read
+from .plan import CHUNK
 
 TORCH = {"F8_E4M3": torch.float8_e4m3fn, "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
@@ -20,10 +21,16 @@ def tensor(found: read.Checkpoint, name: str, part: tuple[slice, ...] | None = N
     """A tensor, or the slices ``part`` of it, as stored; only the rows that are needed are read."""
     entry = found[name]
     rows = part[0] if part and entry.shape[0] else None
-    data = found.read(name, rows)
     shape = ((rows.stop - rows.start), *entry.shape[1:]) if rows else entry.shape
-    whole = torch.frombuffer(data, dtype=TORCH[entry.dtype]).view(shape) if data else torch.empty(shape)
+    whole = torch.empty(shape, dtype=TORCH[entry.dtype])
+    read_into(whole, found, name, rows)
     return whole[(slice(None), *part[1:])] if part else whole
+
+
+def read_into(whole: Tensor, found: read.Checkpoint, name: str, rows: slice | None) -> None:
+    """Fill a contiguous CPU tensor with a stored one of its type, or with some rows of that."""
+    if whole.numel():
+        found.read(name, rows, memoryview(whole.view(-1).view(torch.uint8).numpy()))
 
 
 def load(model: Transformer, folder: Path, cfg: ModelConfig) -> None:
@@ -47,7 +54,10 @@ def load(model: Transformer, folder: Path, cfg: ModelConfig) -> None:
     source = _Converted(folder, cfg, model) if sizes else _HuggingFace(folder, cfg, model)
     with torch.no_grad():
         for row, parameter in _parameters(model, cfg):
-            parameter.copy_(source.dequantised(row) if _unquantise(row, parameter) else source.stored(row))
+            if _unquantise(row, parameter):
+                parameter.copy_(source.dequantised(row))
+            else:
+                source.stored(row, parameter)
 
 
 def _parameters(model: Transformer, cfg: ModelConfig) -> Iterator[tuple[Row, Tensor]]:
@@ -57,7 +67,7 @@ def _parameters(model: Transformer, cfg: ModelConfig) -> Iterator[tuple[Row, Ten
     for row in _rows(model, cfg):
         if row.name in ours:
             yield row, ours.pop(row.name)
-        elif not row.is_scale and row.local(tp.rank, tp.size, cfg.n_routed_experts) is not None:
+        elif not row.is_scale and tp.rank in row.holders(tp.size, cfg.n_routed_experts):
             raise ValueError(f"{row.name}: in the table of tensors, but not in the model")
     if ours:
         raise ValueError(f"not in the table of tensors: {read.some(list(ours))}")
@@ -73,6 +83,22 @@ def _unquantise(row: Row, parameter: Tensor) -> bool:
     return row.kind == "fp8" and parameter.dtype != torch.float8_e4m3fn
 
 
+def _copy(parameter: Tensor, found: read.Checkpoint, name: str, part: tuple[slice, ...]) -> None:
+    """Fill a parameter; straight from the file where its bytes lie there in one piece."""
+    entry = found[name]
+    in_one_piece = part[1:] == tuple(slice(0, n) for n in entry.shape[1:])
+    if in_one_piece and TORCH[entry.dtype] == parameter.dtype and parameter.device.type == "cpu":
+        read_into(parameter.data, found, name, part[0])
+        return
+    # Piece by piece: a second copy of a big tensor costs more time than its conversion.
+    line = max(1, (entry.stop - entry.start) // max(entry.shape[0], 1))
+    step = max(1, CHUNK // line)
+    for row in range(part[0].start, part[0].stop, step):
+        rows = slice(row, min(row + step, part[0].stop))
+        here = slice(rows.start - part[0].start, rows.stop - part[0].start)
+        parameter[here].copy_(tensor(found, name, (rows, *part[1:])))
+
+
 class _HuggingFace:
     """Reads slices of whole tensors under their Hugging Face names."""
 
@@ -81,16 +107,16 @@ class _HuggingFace:
         wanted = {r.hf: (r.shape, r.kind) for r in _rows(model, cfg)}
         read.check(self.found, wanted, {r.hf for r in layout(cfg)})
 
-    def stored(self, row: Row) -> Tensor:
-        return tensor(self.found, row.hf, row.local(self.tp.rank, self.tp.size, self.cfg.n_routed_experts))
+    def stored(self, row: Row, parameter: Tensor) -> None:
+        _copy(parameter, self.found, row.hf, row.local(self.tp.rank, self.tp.size))
 
     def dequantised(self, row: Row) -> Tensor:
         """The rank's part in the model's dtype. A cut inside a block reads that whole block and then cuts."""
-        part = row.local(self.tp.rank, self.tp.size, self.cfg.n_routed_experts)
+        part = row.local(self.tp.rank, self.tp.size)
         scale = tensor(self.found, row.scale().hf)
         blocks = tuple(slice(s.start // BLOCK, -(-s.stop // BLOCK)) for s in part)
         wide = tuple(slice(b.start * BLOCK, min(b.stop * BLOCK, n)) for b, n in zip(blocks, row.shape, strict=True))
-        w = reference.weight_dequant(tensor(self.found, row.hf, wide), scale[blocks], BLOCK, self.dtype)
+        w = cpu.weight_dequant(tensor(self.found, row.hf, wide), scale[blocks], BLOCK, self.dtype)
         inside = (slice(s.start - a.start, s.stop - a.start) for s, a in zip(part, wide, strict=True))
         return w[tuple(inside)]
 
@@ -108,14 +134,14 @@ class _Converted:
         self.found = read.open_files(folder, files)
         wanted = {}
         for row in _rows(model, cfg):
-            part = row.local(tp.rank, tp.size, cfg.n_routed_experts)
-            if part is not None:
+            if tp.rank in row.holders(tp.size, cfg.n_routed_experts):
+                part = row.local(tp.rank, tp.size)
                 wanted[row.name] = (tuple(s.stop - s.start for s in part), row.kind)
         read.check(self.found, wanted, set(wanted))
 
-    def stored(self, row: Row) -> Tensor:
-        return tensor(self.found, row.name)
+    def stored(self, row: Row, parameter: Tensor) -> None:
+        _copy(parameter, self.found, row.name, tuple(slice(0, n) for n in parameter.shape))
 
     def dequantised(self, row: Row) -> Tensor:
         scale = tensor(self.found, row.scale().name)
-        return reference.weight_dequant(tensor(self.found, row.name), scale, BLOCK, self.dtype)
+        return cpu.weight_dequant(tensor(self.found, row.name), scale, BLOCK, self.dtype)

@@ -4,11 +4,11 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 INDEX = "model.safetensors.index.json"
+UNFINISHED = ".dsv3-unfinished"  # the journal of a run that has not ended; a folder that holds it is no checkpoint yet
 ITEMSIZE = {"F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
 DTYPE = {
     "fp8": ("F8_E4M3",),
@@ -18,8 +18,7 @@ DTYPE = {
 MAX_HEADER = 100_000_000  # safetensors' own limit
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """Where one tensor lies: ``file``'s bytes ``start`` to ``stop``, row-major."""
 
     name: str
@@ -37,18 +36,18 @@ class Checkpoint(dict[str, Entry]):
         super().__init__((e.name, e) for e in entries)
         self.where = where
 
-    def read(self, name: str, dim0: slice | None = None) -> bytearray:
-        """The bytes of a tensor, or of the rows ``dim0`` of it.
+    def read(self, name: str, dim0: slice | None = None, into: memoryview | None = None) -> bytearray | memoryview:
+        """The bytes of a tensor, or of the rows ``dim0`` of it; written to ``into`` if that is given.
 
         Raises:
             ValueError: the file ends before the tensor does.
         """
         entry = self[name]
-        row = (entry.stop - entry.start) // entry.shape[0] if dim0 else 0
-        start, stop = (
-            (entry.start + dim0.start * row, entry.start + dim0.stop * row) if dim0 else (entry.start, entry.stop)
-        )
-        data = bytearray(stop - start)
+        start, stop = entry.start, entry.stop
+        if dim0:
+            row = (stop - start) // entry.shape[0]
+            start, stop = start + dim0.start * row, start + dim0.stop * row
+        data = bytearray(stop - start) if into is None else into
         with entry.file.open("rb") as f:
             f.seek(start)
             if f.readinto(data) != len(data):
@@ -65,17 +64,21 @@ def open_folder(folder: Path) -> Checkpoint:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
+    if (folder / UNFINISHED).exists():
+        raise ValueError(f"{folder}: unfinished; run the command that writes it again, it goes on where it stopped")
     index = folder / INDEX
     if not index.is_file():
         return open_files(folder, sorted(folder.glob("*.safetensors")))
     try:
-        where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if index.stat().st_size > MAX_HEADER:
+            raise ValueError("too long")
+        where = _json(index.read_bytes())["weight_map"]
         files = sorted(set(where.values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{index}: not an index of safetensors (no JSON object with 'weight_map')") from None
-    outside = [f for f in files if Path(f).name != f]
+    outside = [f for f in files if type(f) is not str or not re.fullmatch(r"[^/\\\0]{1,200}\.safetensors", f)]
     if outside:
-        raise ValueError(f"{index}: names a file outside the folder: {outside[0]}")
+        raise ValueError(f"{index}: not the name of a .safetensors file in the folder: {outside[0]!r:.200}")
     missing = [f for f in files if not (folder / f).is_file()]
     if missing:
         raise FileNotFoundError(
@@ -89,11 +92,16 @@ def open_folder(folder: Path) -> Checkpoint:
 
 
 def open_files(where: Path, files: list[Path]) -> Checkpoint:
-    """The tensors of ``files`` together."""
+    """The tensors of ``files`` together; a link must not lead out of ``where`` (or of the hub cache it is part of)."""
     if not files:
         raise FileNotFoundError(f"{where}: no .safetensors files")
+    root = where.resolve()
+    # The hub's cache keeps snapshots/REVISION/NAME as links to blobs/HASH.
+    roots = (root, root.parents[1] / "blobs") if root.parent.name == "snapshots" else (root,)
     entries: dict[str, Entry] = {}
     for file in files:
+        if file.is_symlink() and not any(file.resolve().is_relative_to(r) for r in roots):
+            raise ValueError(f"{file}: a link out of the folder, to {file.resolve()}; copy the file here")
         for entry in header(file):
             if entry.name in entries:
                 raise ValueError(f"{entry.name} is both in {entries[entry.name].file} and in {file}")
@@ -102,42 +110,80 @@ def open_files(where: Path, files: list[Path]) -> Checkpoint:
 
 
 def header(file: Path) -> Iterator[Entry]:
-    """The entries of one safetensors file, each checked against the file's size.
+    """The entries of one safetensors file, in the file's order, each checked against the file's size.
 
     Raises:
         ValueError: what is wrong with the file.
     """
     size = file.stat().st_size
     with file.open("rb") as f:
-        start = f.read(8)
-        length = int.from_bytes(start, "little")
-        if start[:8] == b"version ":
-            raise ValueError(
-                f"{file}: a git-LFS pointer, not the file itself; fetch it with git lfs pull or dsv3 download"
-            )
-        if len(start) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
+        first = f.read(8)
+        length = int.from_bytes(first, "little")
+        if first == b"version ":
+            raise ValueError(f"{file}: a git-LFS pointer, not the file itself; fetch it with git lfs pull")
+        if first.lstrip()[:1] == b"<":
+            raise ValueError(f"{file}: a web page, not the file itself; fetch it again")
+        if len(first) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
             raise ValueError(f"{file}: not a safetensors file, or truncated ({size} bytes); fetch it again")
         try:
-            described = json.loads(f.read(length))
+            described = _json(f.read(length))
             described.pop("__metadata__", None)
-        except (ValueError, AttributeError):
-            raise ValueError(f"{file}: the safetensors header is not JSON; fetch it again") from None
-    for name, tensor in described.items():
-        try:
-            dtype, shape, (a, b) = tensor["dtype"], tuple(tensor["shape"]), tensor["data_offsets"]
-            right = 0 <= a <= b and all(type(n) is int and n >= 0 for n in shape)
-            right = right and b - a == math.prod(shape) * ITEMSIZE.get(dtype, -1)
-        except (KeyError, TypeError, ValueError):
-            right = False
-        if not right:
+            for name, tensor in described.items():
+                if type(tensor) is not dict or not tensor.keys() >= {"dtype", "shape", "data_offsets"}:
+                    raise ValueError(f"entry of {name!r}")
+            tensors = sorted(described.items(), key=lambda item: item[1]["data_offsets"])
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{file}: the safetensors header is invalid ({error}); fetch it again") from None
+    at, begin = 0, 8 + length
+    for name, tensor in tensors:
+        dtype, shape = tensor["dtype"], tensor["shape"]
+        stop = _stop(at, tensor["data_offsets"], dtype, shape)
+        if stop is None:
             raise ValueError(
-                f"{file}: header entry of {name!r} is invalid, or its dtype is not of {', '.join(ITEMSIZE)}"
+                f"{file}: header entry of {name!r} is invalid, overlaps another, "
+                f"or its dtype is not of {', '.join(ITEMSIZE)}"
             )
-        if 8 + length + b > size:
+        if begin + stop > size:
             raise ValueError(
-                f"{file}: truncated: {name} ends at byte {8 + length + b}, the file has {size}; fetch it again"
+                f"{file}: truncated: {name} ends at byte {begin + stop}, the file has {size}; fetch it again"
             )
-        yield Entry(name, dtype, shape, file, 8 + length + a, 8 + length + b)
+        yield Entry(name, dtype, tuple(shape), file, begin + at, begin + stop)
+        at = stop
+    if begin + at != size:
+        raise ValueError(f"{file}: {size - begin - at} bytes behind the last tensor; fetch it again")
+
+
+def _stop(at: int, offsets: object, dtype: object, shape: object) -> int | None:
+    """Where a tensor ends that must begin at ``at``: the format allows no holes; None if its entry is wrong."""
+    item = ITEMSIZE.get(dtype) if type(dtype) is str else None
+    if item is None or type(shape) is not list or len(shape) > 8:
+        return None
+    if not all(type(n) is int and 0 <= n < 2**48 for n in shape):
+        return None
+    stop = at + math.prod(shape) * item
+    return stop if offsets == [at, stop] and type(offsets[0]) is type(offsets[1]) is int else None
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    """A JSON object without repeated names.
+
+    Raises:
+        ValueError: anything else.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            raise ValueError("a name stands there twice")
+        return value
+
+    try:
+        value = json.loads(data, object_pairs_hook=unique)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
 
 
 def converted_name(kind: Literal["model", "mtp"], rank: int, size: int) -> str:

@@ -34,34 +34,48 @@ def act_quant(x: Tensor, block: int = 128, scale_fmt: str | None = None) -> tupl
     """
     if x.shape[-1] % block:
         raise ValueError(f"act_quant: last dimension {x.shape[-1]} is not a multiple of the block {block}")
-    groups = x.float().unflatten(-1, (-1, block))
+    groups = x.float().unflatten(-1, (x.shape[-1] // block, block))
     scale = _scale(groups.abs().amax(-1), scale_fmt)
     q = (groups / scale.unsqueeze(-1)).clamp(-FP8_MAX, FP8_MAX).to(FP8)
     return q.flatten(-2), scale
 
 
-def _spread(scale: Tensor, shape: torch.Size, block: int) -> Tensor:
-    """[ceil(M / block), ceil(N / block)] -> [M, N]: each weight's own scale; the last blocks may be ragged."""
-    expected = (ceil(shape[0] / block), ceil(shape[1] / block))
+def check_scale(w: Tensor, scale: Tensor, block: int) -> None:
+    """
+    Raises:
+        ValueError: ``scale`` has not one number per ``block`` x ``block`` tile of ``w``.
+    """
+    expected = (ceil(w.shape[0] / block), ceil(w.shape[1] / block))
     if tuple(scale.shape) != expected:
-        raise ValueError(f"a [{shape[0]}, {shape[1]}] weight has {expected} scales, not {tuple(scale.shape)}")
-    rows = scale.repeat_interleave(block, 0)[: shape[0]]
-    return rows.repeat_interleave(block, 1)[:, : shape[1]]
+        raise ValueError(f"a {list(w.shape)} weight has {expected} scales, not {tuple(scale.shape)}")
 
 
-def weight_quant(w: Tensor, block: int = 128, scale_fmt: str | None = None) -> tuple[Tensor, Tensor]:
+def _spread(scale: Tensor, w: Tensor, block: int) -> Tensor:
+    """[ceil(M / block), ceil(N / block)] -> [M, N]: each weight's own scale; the last blocks may be ragged."""
+    check_scale(w, scale, block)
+    rows = scale.repeat_interleave(block, 0)[: w.shape[0]]
+    return rows.repeat_interleave(block, 1)[:, : w.shape[1]]
+
+
+def weight_quant(
+    w: Tensor, block: int = 128, scale_fmt: str | None = None, scale: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Quantise a matrix to FP8 with one scale per ``block`` x ``block`` tile; edges may be ragged.
+
+    Args:
+        scale: the scales to use, as returned; by default a tile's largest number becomes 448.
 
     Returns:
         q: [M, N] float8_e4m3fn, and scale: [ceil(M / block), ceil(N / block)] float32, with ``w ~ q * scale``.
 
     Source: technical report, section 3.3.2 (128x128 blocks for weights).
     """
-    m, n = w.shape
-    padded = torch.nn.functional.pad(w.float(), (0, -n % block, 0, -m % block))
-    tiles = padded.unflatten(0, (-1, block)).unflatten(2, (-1, block))
-    scale = _scale(tiles.abs().amax((1, 3)), scale_fmt)
-    q = (w.float() / _spread(scale, w.shape, block)).clamp(-FP8_MAX, FP8_MAX).to(FP8)
+    if scale is None:
+        m, n = w.shape
+        padded = torch.nn.functional.pad(w.float(), (0, -n % block, 0, -m % block))
+        tiles = padded.unflatten(0, (-1, block)).unflatten(2, (-1, block))
+        scale = _scale(tiles.abs().amax((1, 3)), scale_fmt)
+    q = (w.float() / _spread(scale, w, block)).clamp(-FP8_MAX, FP8_MAX).to(FP8)
     return q, scale
 
 
@@ -77,7 +91,7 @@ def weight_dequant(w: Tensor, scale: Tensor, block: int = 128, dtype: torch.dtyp
 
     Source: README_WEIGHTS.md, "Dequantization Method".
     """
-    return (w.float() * _spread(scale, w.shape, block)).to(dtype)
+    return (w.float() * _spread(scale, w, block)).to(dtype)
 
 
 def fp8_gemm(
@@ -94,5 +108,5 @@ def fp8_gemm(
 
     Source: technical report, section 3.3.2 (scales applied per 128 of K).
     """
-    x = (a.float().unflatten(-1, (-1, block)) * a_scale.unsqueeze(-1)).flatten(-2)
+    x = (a.float().unflatten(-1, (a.shape[-1] // block, block)) * a_scale.unsqueeze(-1)).flatten(-2)
     return (x @ weight_dequant(b, b_scale, block, torch.float32).T).to(dtype)

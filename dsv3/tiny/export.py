@@ -1,13 +1,13 @@
 """Writes a trained tiny-r1 as DeepSeek writes R1: FP8 shards, index, config, tokenizer."""
 
-import shutil
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..checkpoint.write import Folder, Out
+from ..checkpoint.plan import Make, Out, Plan
+from ..checkpoint.write import execute
 from ..config import ModelConfig
 from ..kernels import reference
 from ..layout import Row, layout
@@ -89,26 +89,25 @@ def export(weights: dict[str, Tensor], cfg: ModelConfig, tokenizer: Path, target
     """
     rows = list(layout(cfg))
     share = sum(r.nbytes for r in rows) / SHARDS
-    files: dict[str, list[Out]] = {}
+    files: dict[str, list[Row]] = {}
     at = 0
     for row in rows:
         file = f"model-{min(int(at / share), SHARDS - 1) + 1:05d}-of-{SHARDS:06d}.safetensors"
         at += row.nbytes
-        files.setdefault(file, []).append(
-            Out(row.hf, SAFETENSORS[row.kind][1], row.shape, partial(_stored, row, weights))
-        )
-    with Folder(target, files) as folder:
-        for name, tensors in files.items():
-            folder.safetensors(name, tensors)
-        folder.index({t.name: f for f, tensors in files.items() for t in tensors}, sum(r.nbytes for r in rows))
-        folder.json("config.json", hf_config(cfg))
-        folder.json(
-            "generation_config.json",
-            {"_from_model_config": True, "bos_token_id": 0, "eos_token_id": 1, "do_sample": False},
-        )
-        folder.finish()
+        files.setdefault(file, []).append(row)
+    plan = Plan("export of tiny-r1")
+    for file, held in files.items():
+        offsets = plan.file(file, (Out(row.hf, SAFETENSORS[row.kind][1], row.shape) for row in held))
+        plan.fill(Make(partial(_stored, row, weights), row.nbytes, file, offsets[row.hf]) for row in held)
+    plan.index({row.hf: file for file, held in files.items() for row in held}, sum(r.nbytes for r in rows))
+    plan.json("config.json", hf_config(cfg))
+    plan.json(
+        "generation_config.json",
+        {"_from_model_config": True, "bos_token_id": 0, "eos_token_id": 1, "do_sample": False},
+    )
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(tokenizer / name, target / name)
+        plan.texts[name] = (tokenizer / name).read_bytes()
+    execute(plan, target, workers=1)
 
 
 def _stored(row: Row, weights: dict[str, Tensor]) -> memoryview:

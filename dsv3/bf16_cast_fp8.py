@@ -1,0 +1,154 @@
+"""BF16 -> FP8: the way back from ``fp8_cast_bf16``, bit for bit where the original scales are at hand."""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from .checkpoint import read
+from .checkpoint.plan import CHUNK, Chunks, Move, Op, Out, Plan, Sources
+from .checkpoint.read import Entry
+from .checkpoint.write import check_separate, execute
+from .config import BLOCK, ModelConfig
+from .fp8_cast_bf16 import single_threaded_torch
+from .layout import layout
+
+QUANTIZATION = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [BLOCK] * 2}
+
+
+@dataclass
+class Error:
+    """Sums over the values quantised so far: their squares, those of what quantisation changed, and how many."""
+
+    parts: list[tuple[float, float, int]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        changed, squares, count = (sum(column) for column in zip(*self.parts, strict=True)) if self.parts else (0, 0, 0)
+        if changed == 0:
+            return f"{count} values, all exact"
+        return f"{count} values, {(changed / squares) ** 0.5:.2%} relative error (root mean square)"
+
+
+def cast(source: Path, target: Path, scales: Path | None = None) -> None:
+    """Write the BF16 checkpoint in ``source`` to ``target`` in FP8 with a scale for each 128x128 block.
+
+    Args:
+        scales: the FP8 checkpoint that ``source`` was cast from; its scales give its bytes again. Without it, a block's
+            largest value becomes 448, and the error is printed.
+
+    Raises:
+        ValueError: ``source`` is FP8 already, or ``scales`` belongs to another model.
+        OSError: no room, or another run is at work there.
+    """
+    check_separate(source, target)
+    error = Error()
+    result = plan(source, scales, error)
+    with single_threaded_torch():
+        execute(result, target)
+    print(error, file=sys.stderr)
+
+
+def plan(source: Path, scales: Path | None, error: Error) -> Plan:
+    """What ``cast`` will write, shard by shard under the same names; a scale stands in its weight's file."""
+    cfg = ModelConfig.load(source)
+    if cfg.fp8:
+        raise ValueError(f"{source}: already FP8 (config.json has a quantization_config); nothing to cast")
+    found = read.open_folder(source)
+    rows = {r.hf: r for r in layout(replace(cfg, dtype="fp8"))}
+    weights = {name: row for name, row in rows.items() if not row.is_scale}
+    read.check(found, {r.hf: (r.shape, "bf16" if r.kind == "fp8" else r.kind) for r in weights.values()}, set(weights))
+    quantization = QUANTIZATION
+    given: read.Checkpoint | None = None
+    if scales:
+        quantization = json.loads((scales / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+        if not ModelConfig.load(scales).fp8:
+            raise ValueError(f"{scales}: is BF16 and has no scales")
+        given = read.open_folder(scales)
+        read.check(given, {r.hf: (r.shape, r.kind) for r in rows.values()}, set(rows))
+    files = list(dict.fromkeys(e.file for e in found.values()))
+    result = Plan("cast to FP8", sources=[*files, *dict.fromkeys(e.file for e in (given or {}).values())])
+    where: dict[str, str] = {}
+    offsets: dict[str, int] = {}
+    for file in files:
+        outs = []
+        for e in (e for e in found.values() if e.file is file):
+            fp8 = rows[e.name].kind == "fp8"
+            outs.append(Out(e.name, "F8_E4M3" if fp8 else e.dtype, e.shape))
+            if fp8:
+                scale = rows[e.name].scale()
+                outs.append(Out(scale.hf, "F32", scale.shape))
+        offsets |= result.file(file.name, outs)
+        where |= dict.fromkeys((out.name for out in outs), file.name)
+
+    def op(e: Entry) -> Op:
+        if rows[e.name].kind != "fp8":
+            return Move(e.file, e.start, e.stop - e.start, e.file.name, offsets[e.name])
+        scale = rows[e.name].scale().hf
+        return Quantise(e, given and given[scale], e.file.name, offsets[e.name], offsets[scale], error)
+
+    result.fill(map(op, found.values()))
+    result.index(where, sum(result.sizes.values()) - sum(map(len, result.heads.values())))
+    result.carry_over(source, skip=("config.json",))
+    hf = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    result.json("config.json", hf | {"quantization_config": quantization})
+    return result
+
+
+class Quantise(NamedTuple):
+    """A BF16 matrix to FP8 at ``at`` and its scales at ``scale_at``; ``scale`` gives them, or they are derived."""
+
+    weight: Entry
+    scale: Entry | None
+    target: str
+    at: int
+    scale_at: int
+    error: Error
+
+    @property
+    def targets(self) -> set[str]:
+        return {self.target}
+
+    @property
+    def nbytes(self) -> int:
+        return (self.weight.stop - self.weight.start) // 2
+
+    def chunks(self, sources: Sources) -> Chunks:
+        import torch
+
+        from .kernels import cpu, reference
+
+        n_rows, width = self.weight.shape
+        blocks = -(-width // BLOCK)
+        step = max(BLOCK, CHUNK // (2 * width) // BLOCK * BLOCK)
+        for row in range(0, n_rows, step):
+            rows = min(step, n_rows - row)
+            data = sources.read(self.weight.file, self.weight.start + 2 * row * width, 2 * rows * width)
+            w = torch.frombuffer(bytearray(data), dtype=torch.bfloat16).view(rows, width)
+            of_scale, n_scales = row // BLOCK * blocks * 4, -(-rows // BLOCK) * blocks
+            s = None
+            if self.scale:
+                data = sources.read(self.scale.file, self.scale.start + of_scale, 4 * n_scales)
+                s = torch.frombuffer(bytearray(data), dtype=torch.float32).view(-1, blocks)
+            q, s = reference.weight_quant(w, BLOCK, scale=s)
+            changed = (cpu.weight_dequant(q, s).double() - w.double()).square().sum().item()
+            self.error.parts.append((changed, w.double().square().sum().item(), w.numel()))
+            yield self.target, self.at + row * width, memoryview(q.view(torch.uint8).numpy()).cast("B")
+            yield self.target, self.scale_at + of_scale, memoryview(s.numpy()).cast("B")
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="dsv3 bf16_cast_fp8", description=__doc__)
+    parser.add_argument("--input-bf16-hf-path", type=Path, required=True, metavar="IN")
+    parser.add_argument("--output-fp8-hf-path", type=Path, required=True, metavar="OUT")
+    parser.add_argument("--scales-from", type=Path, metavar="FP8", help="the FP8 checkpoint that IN was cast from")
+    args = parser.parse_args(argv)
+    cast(args.input_bf16_hf_path, args.output_fp8_hf_path, args.scales_from)
+
+
+if __name__ == "__main__":
+    from .cli import run
+
+    run(main)

@@ -1,0 +1,182 @@
+"""Writing: whole or recognisably not there, and an interrupted run goes on to the same bytes."""
+
+import errno
+import fcntl
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from dsv3.checkpoint import read, write
+from dsv3.checkpoint.compare import compare
+from dsv3.checkpoint.plan import Make, Out, Plan
+from dsv3.checkpoint.write import execute
+
+
+def ones() -> bytes:
+    return struct.pack("<2f", 1, 1)
+
+
+def a_plan(data=ones, files=("m.safetensors", "n.safetensors")) -> Plan:  # noqa: ANN001
+    """Two tensors in each file, a step each; ``data`` makes the last one."""
+    plan = Plan("test")
+    for name in files:
+        at = plan.file(name, [Out("a", "F32", (2,)), Out(f"b.{name}", "F32", (2,))])
+        plan.steps += [[Make(ones, 8, name, at["a"])], [Make(data, 8, name, at[f"b.{name}"])]]
+    plan.json("config.json", {"x": "é"})
+    return plan
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_written_file_reads_back(tmp_path, capsys):
+    execute(a_plan(), tmp_path / "out")
+    with safe_open(tmp_path / "out" / "m.safetensors", framework="pt") as f:
+        assert set(f.keys()) == {"a", "b.m.safetensors"}
+        assert f.metadata() == {"format": "pt"}
+        assert f.get_tensor("a").tolist() == [1, 1]
+    assert json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8")) == {"x": "é"}
+    assert names(tmp_path / "out") == ["config.json", "m.safetensors", "n.safetensors"]
+    assert "out: 2 files, 0.00 GB" in capsys.readouterr().err
+    assert not compare(a_plan(), tmp_path / "out")
+
+
+def fail() -> bytes:
+    raise ValueError("the source broke")
+
+
+@pytest.mark.parametrize("bad", [fail, lambda: b"short"])
+def test_a_failure_gives_nothing_a_final_name_and_can_be_continued(tmp_path, bad):
+    with pytest.raises(ValueError, match=r"the source broke|5 bytes for a place of 8"):
+        execute(a_plan(bad), tmp_path, workers=1)
+    assert names(tmp_path) == [read.UNFINISHED, "m.safetensors.part", "n.safetensors.part"]
+    with pytest.raises(ValueError, match="unfinished; run the command that writes it again"):
+        read.open_folder(tmp_path)
+    made = []
+    execute(a_plan(lambda: made.append(1) or ones()), tmp_path)
+    assert made == [1, 1]
+    assert names(tmp_path) == ["config.json", "m.safetensors", "n.safetensors"]
+    assert not compare(a_plan(), tmp_path)
+
+
+def test_steps_that_are_done_are_not_done_again(tmp_path):
+    with pytest.raises(ValueError, match="the source broke"):
+        execute(a_plan(fail), tmp_path, workers=1)
+    again = []
+    plan = a_plan()
+    plan.steps[0] = [plan.steps[0][0]._replace(data=lambda: again.append(1) or ones())]
+    execute(plan, tmp_path)
+    assert again == []
+
+
+def test_after_a_restart_of_the_machine_everything_is_done_again(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="the source broke"):
+        execute(a_plan(fail), tmp_path, workers=1)
+    (tmp_path / "boot").write_text("another boot")
+    monkeypatch.setattr(write, "BOOT", tmp_path / "boot")
+    again = []
+    plan = a_plan()
+    plan.steps[0] = [plan.steps[0][0]._replace(data=lambda: again.append(1) or ones())]
+    execute(plan, tmp_path)
+    assert again == [1]
+
+
+def test_a_torn_last_line_of_the_journal_is_ignored(tmp_path):
+    with pytest.raises(ValueError, match="the source broke"):
+        execute(a_plan(fail), tmp_path, workers=1)
+    with (tmp_path / read.UNFINISHED).open("a") as journal:
+        journal.write("1")  # would say that a step is done
+    execute(a_plan(), tmp_path)
+    assert not compare(a_plan(), tmp_path)
+
+
+def test_another_plan_does_not_go_on_from_it(tmp_path):
+    with pytest.raises(ValueError, match="the source broke"):
+        execute(a_plan(fail), tmp_path, workers=1)
+    other = a_plan()
+    other.json("config.json", {})
+    with pytest.raises(FileExistsError, match=r"unfinished work of another run \(test\)"):
+        execute(other, tmp_path)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with (tmp_path / read.UNFINISHED).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(FileExistsError, match="another run is writing into it"):
+            execute(a_plan(), tmp_path)
+
+
+def test_another_checkpoint_is_not_mixed_with(tmp_path):
+    (tmp_path / "other.safetensors").write_bytes(b"")
+    with pytest.raises(FileExistsError, match=r"holds another checkpoint .other.safetensors."):
+        execute(a_plan(), tmp_path)
+    with pytest.raises(FileExistsError, match="exists and is not a folder"):
+        execute(a_plan(), tmp_path / "other.safetensors")
+
+
+def test_too_small_a_disk_is_refused_with_the_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "free_bytes", lambda _: 100)
+    with pytest.raises(OSError, match="out: needs 0.00 GB, 0.00 GB are free; nothing was written"):
+        execute(a_plan(), tmp_path / "out")
+    assert names(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_is_said_and_the_run_goes_on_afterwards(tmp_path, monkeypatch):
+    real, calls = os.pwrite, []
+
+    def full(fd: int, data: memoryview, at: int) -> int:
+        calls.append(at)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="the disk is full; make room and run the same command again"):
+        execute(a_plan(), tmp_path, workers=1)
+    execute(a_plan(), tmp_path)
+    assert not compare(a_plan(), tmp_path)
+
+
+def test_differences_are_named(tmp_path):
+    execute(a_plan(), tmp_path)
+    file = tmp_path / "m.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    (tmp_path / "n.safetensors").unlink()
+    (tmp_path / "config.json").write_text("{}")
+    found = compare(a_plan(), tmp_path)
+    assert found.files == {"n.safetensors": "missing", "config.json": "other content"}
+    assert found.tensors == {"b.m.safetensors": "m.safetensors"}
+    assert found.steps == {1, 2, 3}
+
+
+def test_only_what_differs_is_made_again(tmp_path):
+    execute(a_plan(), tmp_path)
+    data = bytearray((tmp_path / "m.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "m.safetensors").write_bytes(data)
+    untouched = (tmp_path / "n.safetensors").stat()
+    found = compare(a_plan(), tmp_path)
+    write.remake(a_plan(), tmp_path, found.steps, set(found.files))
+    assert (tmp_path / read.UNFINISHED).exists()
+    execute(a_plan(), tmp_path)
+    assert not compare(a_plan(), tmp_path)
+    assert (tmp_path / "n.safetensors").stat() == untouched
+    assert names(tmp_path) == ["config.json", "m.safetensors", "n.safetensors"]
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, capsys):
+    def pressed() -> bytes:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(a_plan(pressed), tmp_path, workers=1)
+    assert capsys.readouterr().err == f"{tmp_path}: stopped; the same command goes on from here\n"
+    execute(a_plan(), tmp_path)
+    assert not compare(a_plan(), tmp_path)
