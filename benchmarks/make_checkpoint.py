@@ -1,0 +1,94 @@
+"""Test checkpoints in DeepSeek's FP8 format: ``many`` has R1's 91,991 tensors, small, ``large`` few of R1's sizes.
+
+python benchmarks/make_checkpoint.py many DIR      3.3 GB in 163 files
+python benchmarks/make_checkpoint.py large DIR     5.9 GB in 6 files, 237 tensors
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from dsv3.checkpoint.plan import Make, Out, Plan
+from dsv3.checkpoint.write import execute
+from dsv3.cli import run
+from dsv3.config import ModelConfig
+from dsv3.layout import Row, layout
+from dsv3.tiny.export import hf_config
+
+DTYPE = {"fp8": "F8_E4M3", "bf16": "BF16", "fp32": "F32"}
+POOL = 1 << 24  # random bytes that all tensors of a kind are filled from
+WIDTHS = {
+    # Every name of R1 and every cut over 8 ranks, but narrow.
+    "many": {
+        "vocab_size": 8192, "dim": 512, "inter_dim": 1024, "moe_inter_dim": 128, "n_shared_experts": 8, "n_heads": 16,
+        "q_lora_rank": 128,
+    },
+    "large": {"n_layers": 2, "n_dense_layers": 1, "n_routed_experts": 32, "n_mtp_layers": 0},
+}  # fmt: skip
+SHARDS = {"many": 163, "large": 6}
+
+
+def config(kind: str) -> ModelConfig:
+    """R1's architecture with the kind's widths."""
+    return replace(ModelConfig.load("config_671B.json"), **WIDTHS[kind])
+
+
+def pools(seed: int = 0) -> dict[str, bytes]:
+    """kind of row -> random bytes: FP8 codes without NaN, weights of about 0.02, scales of about 1e-4."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 256, POOL, dtype=np.uint8)
+    codes[(codes & 127) == 127] = 0
+    floats = rng.normal(0, 0.02, POOL // 4).astype(np.float32)
+    bf16 = (floats.view(np.uint32) >> 16).astype(np.uint16)
+    scales = rng.uniform(5e-5, 5e-4, POOL // 4).astype(np.float32)
+    return {"fp8": codes.tobytes(), "bf16": bf16.tobytes(), "fp32": scales.tobytes()}
+
+
+def fill(row: Row, pool: bytes) -> bytes:
+    """A tensor's bytes: the pool, again and again, from a place that depends on the name."""
+    at = 4 * (sum(row.hf.encode()) % 1000)
+    if at + row.nbytes <= len(pool):
+        return pool[at : at + row.nbytes]
+    return (pool[at:] + pool * (row.nbytes // len(pool)))[: row.nbytes]
+
+
+def plan(kind: str) -> Plan:
+    """The checkpoint: shards of equal size in the model's order, inside each the order of the safetensors library."""
+    cfg, filling = config(kind), pools()
+    rows = list(layout(cfg))
+    share = sum(r.nbytes for r in rows) / SHARDS[kind] * (1 + 1e-9)
+    files: dict[str, list[Row]] = {}
+    at = 0
+    for row in rows:
+        files.setdefault(f"model-{int(at / share) + 1:05d}-of-{SHARDS[kind]:06d}.safetensors", []).append(row)
+        at += row.nbytes
+    originals = {r.hf: r for r in rows}
+    result = Plan(f"make a checkpoint: {kind}")
+    for file, held in files.items():
+        held.sort(key=lambda r: (("fp32", "bf16", "fp8").index(r.kind), r.hf))
+        offsets = result.file(file, (Out(r.hf, DTYPE[r.kind], r.shape) for r in held))
+
+        def data(row: Row) -> Callable[[], bytes]:
+            return partial(fill, originals.get(row.copy_of, row), filling[row.kind])
+
+        result.fill(Make(data(r), r.nbytes, file, offsets[r.hf]) for r in held)
+    result.index({r.hf: file for file, held in files.items() for r in held}, sum(r.nbytes for r in rows))
+    result.json("config.json", hf_config(cfg))
+    return result
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=WIDTHS)
+    parser.add_argument("folder", type=Path)
+    args = parser.parse_args(argv)
+    execute(plan(args.kind), args.folder)
+
+
+if __name__ == "__main__":
+    run(main)
