@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dsv3.cli import VERBS
 from dsv3.convert import convert
 
 
@@ -47,7 +48,7 @@ def prompts(tmp_path) -> Path:
 def test_help_and_version():
     assert "convert" in dsv3("--help").stdout
     assert dsv3("--version").stdout.startswith("dsv3 0.")
-    for verb in ("doctor", "download", "fp8_cast_bf16", "convert", "generate"):
+    for verb in VERBS:
         done = dsv3(verb, "--help")
         assert done.returncode == 0
         assert done.stdout.startswith(f"usage: dsv3 {verb}")
@@ -114,6 +115,19 @@ def test_convert_mistakes(bf16_folder, tmp_path):
     fails(run(16, 2), "convert", "has 8", "--n-experts 8")
     deeper = changed(bf16_folder, tmp_path / "deeper", num_hidden_layers=3)
     fails(run(8, 2, deeper), "convert", "tensors missing", "config.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_slice_and_back_to_fp8_mistakes(bf16_folder, fp8_folder, tmp_path):
+    fails(dsv3("verify", tmp_path / "none", "--source", bf16_folder), "verify", "none: no such folder")
+    convert(bf16_folder, tmp_path / "two", 2)
+    (tmp_path / "two" / "model1-mp2.safetensors").unlink()
+    done = dsv3("verify", tmp_path / "two", "--source", bf16_folder)
+    fails(done, "verify", "model1-mp2.safetensors: missing", "--repair")
+    flags = ("--hf-ckpt-path", bf16_folder, "--save-path", tmp_path / "out", "--layers", "0,9", "--experts", "0-3")
+    fails(dsv3("slice", *flags), "slice", "has no layer 9")
+    flags = ("--input-bf16-hf-path", fp8_folder, "--output-fp8-hf-path", tmp_path / "out")
+    fails(dsv3("bf16_cast_fp8", *flags), "bf16_cast_fp8", "already FP8")
     assert not (tmp_path / "out").exists()
 
 
