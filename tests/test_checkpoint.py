@@ -125,9 +125,20 @@ def test_missing_unknown_and_misshapen_tensors_are_named(tmp_path):
     read.check(found, {"a": ((2, 3), "fp32")}, {"a"})
     with pytest.raises(ValueError, match=r"b, c, d and 1 more of 5 tensors missing"):
         read.check(found, dict.fromkeys("abcde", ((2, 3), "fp32")), set("abcde"))
-    with pytest.raises(ValueError, match="a not in the architecture"):
+    with pytest.raises(ValueError, match="a not in the architecture of config.json; is config.json"):
         read.check(found, {}, set())
     with pytest.raises(ValueError, match=r"a is F32 \[2, 3\], but config.json says F32 \[3, 2\]"):
         read.check(found, {"a": ((3, 2), "fp32")}, {"a"})
     with pytest.raises(ValueError, match=r"a is F32 \[2, 3\], but config.json says F8_E4M3"):
         read.check(found, {"a": ((2, 3), "fp8")}, {"a"})
+
+
+def test_an_mtp_layer_too_many_or_too_few_says_what_to_change(bf16_folder):
+    found = read.open_folder(bf16_folder)
+    all_ = {e.name: (e.shape, "bf16" if e.dtype == "BF16" else "fp32") for e in found.values()}
+    main = {n: v for n, v in all_.items() if not n.startswith("model.layers.2.")}
+    with pytest.raises(ValueError, match="for an MTP layer set num_nextn_predict_layers in config.json"):
+        read.check(found, main, set(main))
+    without = read.Checkpoint(bf16_folder, [found[n] for n in main])
+    with pytest.raises(ValueError, match="without its MTP layer set num_nextn_predict_layers to 0"):
+        read.check(without, all_, set(all_))

@@ -203,14 +203,18 @@ def check(found: Checkpoint, wanted: dict[str, tuple[tuple[int, ...], str]], kno
     Raises:
         ValueError: the first few that are missing, unknown or of another shape or type, with both values.
     """
+
+    def hint(names: list[str], of_mtp: str) -> str:
+        return of_mtp if any(".eh_proj." in n for n in names) else "is config.json this checkpoint's?"
+
     missing = [n for n in wanted if n not in found]
     if missing:
-        raise ValueError(
-            f"{found.where}: {some(missing)} of {len(wanted)} tensors missing; is config.json this checkpoint's?"
-        )
+        what = hint(missing, "for one without its MTP layer set num_nextn_predict_layers to 0 in config.json")
+        raise ValueError(f"{found.where}: {some(missing)} of {len(wanted)} tensors missing; {what}")
     unknown = [n for n in found if n not in known]
     if unknown:
-        raise ValueError(f"{found.where}: {some(unknown)} not in the architecture that config.json describes")
+        what = hint(unknown, "for an MTP layer set num_nextn_predict_layers in config.json")
+        raise ValueError(f"{found.where}: {some(unknown)} not in the architecture of config.json; {what}")
     for name, (shape, kind) in wanted.items():
         entry = found[name]
         if entry.shape != shape or entry.dtype not in DTYPE[kind]:
