@@ -1,5 +1,7 @@
 """The table of tensors: complete, equal to the model's parameters on every rank, and cut without loss."""
 
+import re
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -21,6 +23,61 @@ def test_r1_has_91991_tensors():
     assert len({r.hf for r in rows}) == len({r.name for r in rows}) == 91_991
     assert rows[0].hf == "model.embed_tokens.weight"
     assert "model.layers.61.shared_head.head.weight" in {r.hf for r in rows}
+
+
+# What the 163 published files of DeepSeek-R1 hold: name without numbers -> shape, dtype, how many.
+PUBLISHED = """
+lm_head.weight 129280x7168 bf16 1
+model.embed_tokens.weight 129280x7168 bf16 1
+model.norm.weight 7168 bf16 1
+model.layers.mlp.down_proj.weight 7168x18432 fp8 3
+model.layers.mlp.down_proj.weight_scale_inv 56x144 fp32 3
+model.layers.mlp.gate_proj.weight 18432x7168 fp8 3
+model.layers.mlp.gate_proj.weight_scale_inv 144x56 fp32 3
+model.layers.mlp.up_proj.weight 18432x7168 fp8 3
+model.layers.mlp.up_proj.weight_scale_inv 144x56 fp32 3
+model.layers.input_layernorm.weight 7168 bf16 62
+model.layers.post_attention_layernorm.weight 7168 bf16 62
+model.layers.self_attn.kv_a_layernorm.weight 512 bf16 62
+model.layers.self_attn.kv_a_proj_with_mqa.weight 576x7168 fp8 62
+model.layers.self_attn.kv_a_proj_with_mqa.weight_scale_inv 5x56 fp32 62
+model.layers.self_attn.kv_b_proj.weight 32768x512 fp8 62
+model.layers.self_attn.kv_b_proj.weight_scale_inv 256x4 fp32 62
+model.layers.self_attn.o_proj.weight 7168x16384 fp8 62
+model.layers.self_attn.o_proj.weight_scale_inv 56x128 fp32 62
+model.layers.self_attn.q_a_layernorm.weight 1536 bf16 62
+model.layers.self_attn.q_a_proj.weight 1536x7168 fp8 62
+model.layers.self_attn.q_a_proj.weight_scale_inv 12x56 fp32 62
+model.layers.self_attn.q_b_proj.weight 24576x1536 fp8 62
+model.layers.self_attn.q_b_proj.weight_scale_inv 192x12 fp32 62
+model.layers.mlp.experts.down_proj.weight 7168x2048 fp8 15104
+model.layers.mlp.experts.down_proj.weight_scale_inv 56x16 fp32 15104
+model.layers.mlp.experts.gate_proj.weight 2048x7168 fp8 15104
+model.layers.mlp.experts.gate_proj.weight_scale_inv 16x56 fp32 15104
+model.layers.mlp.experts.up_proj.weight 2048x7168 fp8 15104
+model.layers.mlp.experts.up_proj.weight_scale_inv 16x56 fp32 15104
+model.layers.mlp.gate.e_score_correction_bias 256 fp32 59
+model.layers.mlp.gate.weight 256x7168 bf16 59
+model.layers.mlp.shared_experts.down_proj.weight 7168x2048 fp8 59
+model.layers.mlp.shared_experts.down_proj.weight_scale_inv 56x16 fp32 59
+model.layers.mlp.shared_experts.gate_proj.weight 2048x7168 fp8 59
+model.layers.mlp.shared_experts.gate_proj.weight_scale_inv 16x56 fp32 59
+model.layers.mlp.shared_experts.up_proj.weight 2048x7168 fp8 59
+model.layers.mlp.shared_experts.up_proj.weight_scale_inv 16x56 fp32 59
+model.layers.eh_proj.weight 7168x14336 bf16 1
+model.layers.embed_tokens.weight 129280x7168 bf16 1
+model.layers.enorm.weight 7168 bf16 1
+model.layers.hnorm.weight 7168 bf16 1
+model.layers.shared_head.head.weight 129280x7168 bf16 1
+model.layers.shared_head.norm.weight 7168 bf16 1
+"""
+
+
+def test_the_table_is_what_r1s_files_hold():
+    rows = list(layout(ModelConfig.load("config_671B.json")))
+    kinds = Counter((re.sub(r"\.\d+", "", r.hf), "x".join(map(str, r.shape)), r.kind) for r in rows)
+    assert {f"{' '.join(key)} {n}" for key, n in kinds.items()} == set(PUBLISHED.split("\n")) - {""}
+    assert sum(r.numel for r in rows) == 684_531_386_000  # scales and MTP's copies counted
 
 
 def test_a_ragged_matrix_has_whole_scales():
