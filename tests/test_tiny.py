@@ -6,8 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from dsv3 import load
+from dsv3 import ModelConfig, load
+from dsv3.chat import Tokenizer
+from dsv3.checkpoint.load import load as load_weights
+from dsv3.download import TINY_R1
+from dsv3.model import Transformer
+from dsv3.runtime import Runtime
 from dsv3.tiny import data, facts, tokenizer
 from dsv3.tiny.evaluate import answer, evaluate
 
@@ -106,6 +112,24 @@ def test_the_committed_score_holds_on_a_sample(llm):
     sample = evaluate(llm, data.held_out_set(128, seed=11))
     assert sample["unfinished"] == 0
     assert sample["all"] >= 92  # 97 % less three standard deviations of a sample of 128
+
+
+@torch.inference_mode()
+def test_the_mtp_layer_predicts_the_token_after_the_next():
+    """On held-out problems, solved as the training data solves them: what speculative decoding will draft from."""
+    cfg = ModelConfig.load(TINY_R1)
+    model = Transformer(cfg, Runtime())
+    load_weights(model, TINY_R1, cfg)
+    tok, right, total = Tokenizer(TINY_R1), 0, 0
+    for problem, question in data.held_out_set(40, seed=3):
+        solved = data.solve(problem, question, data.is_chinese(question))
+        prompt, completion = (tok.encode(text) for text in tokenizer.conversation([solved]))
+        tokens = torch.tensor([prompt + completion])
+        h = model(tokens[:, :-2])
+        drafted = model.logits(model.predict(h, tokens[:, 1:-1])).argmax(-1)
+        right += (drafted == tokens[:, 2:])[0, len(prompt) - 1 :].sum().item()
+        total += len(completion) - 1
+    assert right / total > 0.9
 
 
 def test_the_card_and_the_readmes_state_the_committed_scores():
