@@ -37,16 +37,19 @@ def plan(source: Path, ranks: int) -> Plan:
     read.check(found, {r.hf: (r.shape, r.kind) for r in rows.values()}, set(rows))
     entries = [e for e in found.values() if not rows[e.name].copy_of]
     result = Plan(f"convert to {ranks} ranks", sources=list(dict.fromkeys(e.file for e in found.values())))
+    names = {(kind, rank): read.converted_name(kind, rank, ranks) for kind in ("model", "mtp") for rank in range(ranks)}
     outs: dict[str, list[Out]] = {}
-    holders: dict[str, list[tuple[str, Part]]] = {}
+    holders: dict[str, list[tuple[str, Part | None]]] = {}
     for e in entries:
         row = rows[e.name]
         kind = "mtp" if row.part == "mtp" else "model"
         holders[e.name] = to = []
         for rank in row.holders(ranks, cfg.n_routed_experts):
-            name, part = read.converted_name(kind, rank, ranks), row.local(rank, ranks)
+            name = names[kind, rank]
+            part = None if row.cut is None else row.local(rank, ranks)
+            shape = e.shape if part is None else tuple([s.stop - s.start for s in part])
             to.append((name, part))
-            outs.setdefault(name, []).append(Out(row.name, e.dtype, tuple([s.stop - s.start for s in part])))
+            outs.setdefault(name, []).append(Out(row.name, e.dtype, shape))
     offsets = {name: result.file(name, held) for name, held in sorted(outs.items())}
     result.fill(Same(found[r.hf], found[r.copy_of]) for r in rows.values() if r.copy_of)
     result.fill(op for e in entries for op in _ops(e, rows[e.name], holders[e.name], offsets))
@@ -57,8 +60,12 @@ def plan(source: Path, ranks: int) -> Plan:
 Part = tuple[slice, ...]
 
 
-def _ops(entry: Entry, row: Row, to: list[tuple[str, Part]], offsets: dict[str, dict[str, int]]) -> Iterator[Op]:
-    """What takes a tensor to the files ``to``, each with its slices."""
+def _ops(entry: Entry, row: Row, to: list[tuple[str, Part | None]], offsets: dict[str, dict[str, int]]) -> Iterator[Op]:
+    """What takes a tensor to the files ``to``, each with its slices, or whole."""
+    if row.cut is None:
+        for name, _ in to:
+            yield Move(entry.file, entry.start, entry.stop - entry.start, name, offsets[name][row.name])
+        return
     line = (entry.stop - entry.start) // row.shape[0]
     if row.cut == 1 and len(to) > 1:
         item = line // row.shape[1]

@@ -1,7 +1,6 @@
 """Reads safetensors folders: index, headers, byte ranges. No torch, nothing trusted, nothing unpickled."""
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -158,9 +157,12 @@ def _stop(at: int, offsets: object, dtype: object, shape: object) -> int | None:
     item = ITEMSIZE.get(dtype) if type(dtype) is str else None
     if item is None or type(shape) is not list or len(shape) > 8:
         return None
-    if not all(type(n) is int and 0 <= n < 2**48 for n in shape):
-        return None
-    stop = at + math.prod(shape) * item
+    numbers = 1
+    for n in shape:
+        if type(n) is not int or not 0 <= n < 2**48:
+            return None
+        numbers *= n
+    stop = at + numbers * item
     return stop if offsets == [at, stop] and type(offsets[0]) is type(offsets[1]) is int else None
 
 
