@@ -5,8 +5,8 @@ Loader, converter, caster, verifier and the cost tables all read it; nothing els
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 from .config import BLOCK, ModelConfig
 from .parallel import shared_out
@@ -14,8 +14,7 @@ from .parallel import shared_out
 NBYTES = {"fp8": 1, "bf16": 2, "fp32": 4}
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One tensor of a checkpoint.
 
     Attributes:
