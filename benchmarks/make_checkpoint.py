@@ -1,7 +1,7 @@
 """Test checkpoints in DeepSeek's FP8 format: ``many`` has R1's 91,991 tensors, small, ``large`` few of R1's sizes.
 
 python benchmarks/make_checkpoint.py many DIR      3.3 GB in 163 files
-python benchmarks/make_checkpoint.py large DIR     5.9 GB in 6 files, 237 tensors
+python benchmarks/make_checkpoint.py large DIR     5.9 GB in 5 files, 237 tensors
 """
 
 import argparse
@@ -29,7 +29,7 @@ WIDTHS = {
     },
     "large": {"n_layers": 2, "n_dense_layers": 1, "n_routed_experts": 32, "n_mtp_layers": 0},
 }  # fmt: skip
-SHARDS = {"many": 163, "large": 6}
+SHARDS = {"many": 163, "large": 6}  # of about one size; a tensor larger than that takes the place of two
 
 
 def config(kind: str) -> ModelConfig:
@@ -61,14 +61,17 @@ def plan(kind: str) -> Plan:
     cfg, filling = config(kind), pools()
     rows = list(layout(cfg))
     share = sum(r.nbytes for r in rows) / SHARDS[kind] * (1 + 1e-9)
-    files: dict[str, list[Row]] = {}
+    shards: dict[int, list[Row]] = {}
     at = 0
     for row in rows:
-        files.setdefault(f"model-{int(at / share) + 1:05d}-of-{SHARDS[kind]:06d}.safetensors", []).append(row)
+        shards.setdefault(int(at / share), []).append(row)
         at += row.nbytes
     originals = {r.hf: r for r in rows}
     result = Plan(f"make a checkpoint: {kind}")
-    for file, held in files.items():
+    files: dict[str, list[Row]] = {}
+    for number, held in enumerate(shards.values(), 1):
+        file = f"model-{number:05d}-of-{len(shards):06d}.safetensors"
+        files[file] = held
         held.sort(key=lambda r: (("fp32", "bf16", "fp8").index(r.kind), r.hf))
         offsets = result.file(file, (Out(r.hf, DTYPE[r.kind], r.shape) for r in held))
 
