@@ -1,4 +1,4 @@
-"""DeepSeek-V3 (and V2), top to bottom: linear layers, positions, cache, attention, experts, blocks, MTP, the model.
+"""DeepSeek-V3 (and V2), top to bottom: linear layers, positions, attention, experts, blocks, MTP, the model.
 
 Letters: B sequences, S new tokens, T all tokens so far, D model width, H heads, C latent rank, R rotary width, N and P
 a head's key width without position and value width, V vocabulary, E experts, K experts per token.
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cache import Cache
 from .config import BLOCK, ModelConfig
 from .runtime import Runtime
 
@@ -24,14 +25,14 @@ LATENT_EPS = 1e-6  # of the norms inside attention, whatever rms_norm_eps says (
 class Linear(nn.Module):
     """``x @ weight.T``: [..., in] -> [..., out].
 
-    With FP8 weights (``cfg.fp8`` and ``run.gemm == "fp8"``) a ``scale`` stands beside the weight, one per 128x128
-    block, and the input is quantised, too (section 3.3.2). ``dtype`` overrides the weight's.
+    FP8 weights (``cfg.fp8``, and ``run.gemm`` keeps them) have a ``scale`` beside them, one per 128x128 block. With
+    ``"fp8"`` the input is quantised, too (section 3.3.2). ``dtype`` overrides the weight's.
     """
 
     def __init__(self, cfg: ModelConfig, run: Runtime, n_in: int, n_out: int, dtype: torch.dtype | None = None):
         super().__init__()
         self.run, self.scale_fmt = run, cfg.scale_fmt
-        fp8 = cfg.fp8 and run.gemm == "fp8" and dtype is None
+        fp8 = cfg.fp8 and run.gemm != "bf16" and dtype is None
         dtype = torch.float8_e4m3fn if fp8 else dtype or run.dtype
         self.weight = parameter(run, n_out, n_in, dtype=dtype)
         self.scale = (
@@ -41,16 +42,18 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.scale is None:
             return F.linear(x.to(self.weight.dtype), self.weight)
+        if self.run.gemm == "w8a16":
+            return F.linear(x, self.run.kernels.weight_dequant(self.weight, self.scale, BLOCK, self.run.dtype))
         q, scale = self.run.kernels.act_quant(x, BLOCK, self.scale_fmt)
         return self.run.kernels.fp8_gemm(q, scale, self.weight, self.scale, BLOCK, self.run.dtype)
 
 
 class RowLinear(Linear):
-    """A linear layer whose input is cut over the ranks: each multiplies its part; the parts are summed in float32."""
+    """A linear layer whose input is cut over the ranks: each multiplies its part; the parts are summed, in float32."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
-        return y if self.run.tp.size == 1 else self.run.tp.all_reduce(y.float()).to(y.dtype)
+        return y if self.run.tp.size == 1 else self.run.tp.all_reduce(y.to(self.run.numerics.sum)).to(y.dtype)
 
 
 class Embedding(nn.Module):
@@ -114,41 +117,19 @@ def inverse_frequencies(cfg: ModelConfig) -> Tensor:
     return frequencies * (1 - ramp) + frequencies / cfg.rope_factor * ramp
 
 
+def turns(cfg: ModelConfig, frequencies: Tensor, positions: Tensor) -> Tensor:
+    """[...] positions -> [..., R / 2] complex: how far each rotated pair is turned there."""
+    angles = positions.unsqueeze(-1) * frequencies
+    # YaRN may also lengthen the rotated part; for DeepSeek's own configs the ratio is 1.
+    length = mscale(cfg.rope_factor, cfg.mscale) / mscale(cfg.rope_factor, cfg.mscale_all_dim)
+    return torch.polar(torch.full_like(angles, length), angles)
+
+
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """Turn each pair of neighbours in [B, S, ..., R] by [B, S, R / 2] complex numbers (RoPE, interleaved pairs)."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     turns = turns.view(*turns.shape[:2], *[1] * (x.dim() - 3), -1)
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
-
-
-class Cache:
-    """What attention keeps of the tokens seen so far: two tensors [B, T, ...] per layer, grown as needed.
-
-    ``"absorb"`` keeps the latent [B, T, C] and the rotated key [B, T, R]; ``"naive"`` keeps keys [B, T, H, N + R] and
-    values [B, T, H, P]. Each sequence has its own positions, so prompts of different lengths share a batch.
-    """
-
-    def __init__(self) -> None:
-        self.layers: dict[int, list[Tensor]] = {}
-
-    def update(self, layer: int, positions: Tensor, end: int, *new: Tensor) -> list[Tensor]:
-        """Writes ``new`` ([B, S, ...] each) at ``positions`` [B, S]; returns all up to ``end``, [B, end, ...]."""
-        kept = self.layers.get(layer)
-        if kept is None or kept[0].shape[1] < end:
-            room = max(end, 64, 0 if kept is None else 2 * kept[0].shape[1])
-            grown = [x.new_zeros(x.shape[0], room, *x.shape[2:]) for x in new]
-            for old, big in zip(kept or (), grown, strict=False):
-                big[:, : old.shape[1]] = old
-            kept = self.layers[layer] = grown
-        rows = torch.arange(positions.shape[0], device=positions.device).unsqueeze(1)
-        for whole, part in zip(kept, new, strict=True):
-            whole[rows, positions] = part
-        return [whole[:, :end] for whole in kept]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes allocated now, in all layers."""
-        return sum(t.nbytes for kept in self.layers.values() for t in kept)
 
 
 @dataclass(frozen=True)
@@ -175,13 +156,10 @@ def place(cfg: ModelConfig, frequencies: Tensor, tokens: Tensor, start: int | Te
     first = torch.as_tensor(start, device=tokens.device).expand(tokens.shape[0])
     positions = first.unsqueeze(1) + torch.arange(tokens.shape[1], device=tokens.device)
     end = int(first.max()) + tokens.shape[1]
-    angles = positions.unsqueeze(-1) * frequencies
-    # YaRN may also lengthen the rotated part; for DeepSeek's own configs the ratio is 1.
-    length = mscale(cfg.rope_factor, cfg.mscale) / mscale(cfg.rope_factor, cfg.mscale_all_dim)
     keys = positions.unsqueeze(1) if cache is None else torch.arange(end, device=tokens.device)
     later = keys > positions.unsqueeze(2)
     mask = torch.zeros(later.shape, device=tokens.device).masked_fill(later, -math.inf).unsqueeze(1)
-    return Place(positions, end, torch.polar(torch.full_like(angles, length), angles), mask, cache)
+    return Place(positions, end, turns(cfg, frequencies, positions), mask, cache)
 
 
 # --------------------------------------------------------------------------------------------------- attention
@@ -237,7 +215,9 @@ class MLA(nn.Module):
         """
         cfg = self.cfg
         if place.cache is not None:
-            c, k_pe = place.cache.update(self.layer, place.positions, place.end, c, k_pe)
+            side_by_side = torch.cat([c, k_pe], dim=-1)
+            (kept,) = place.cache.update(self.layer, place.positions, place.end, side_by_side)
+            c, k_pe = kept.split([cfg.kv_lora_rank, cfg.qk_rope_head_dim], dim=-1)
         unfold = self.wkv_b.weight.unflatten(0, (self.heads, -1))
         key, value = unfold.split([cfg.qk_nope_head_dim, cfg.v_head_dim], dim=1)
         q_c = torch.einsum("bshn,hnc->bshc", q_nope, key)
@@ -267,18 +247,18 @@ class MLP(nn.Module):
 
 
 class Gate(nn.Module):
-    """The router (section 2.1.2): which K of E experts see a token, and with which weight; all in float32."""
+    """The router (section 2.1.2): which K of E experts see a token, and with which weight; in float32."""
 
     def __init__(self, cfg: ModelConfig, run: Runtime):
         super().__init__()
-        self.cfg = cfg
+        self.cfg, self.dtype = cfg, run.numerics.router
         self.weight = parameter(run, cfg.n_routed_experts, cfg.dim, dtype=torch.float32)
         self.bias = parameter(run, cfg.n_routed_experts, dtype=torch.float32) if cfg.route_bias else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[n, D] -> weights [n, K] float32 and expert ids [n, K]."""
+        """[n, D] -> weights [n, K] and expert ids [n, K]."""
         cfg = self.cfg
-        logits = F.linear(x.float(), self.weight)
+        logits = F.linear(x.to(self.dtype), self.weight.to(self.dtype))
         scores = logits.softmax(dim=-1) if cfg.score_func == "softmax" else logits.sigmoid()
         choice = scores if self.bias is None else scores + self.bias
         if cfg.grouped:
@@ -309,15 +289,15 @@ class MoE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, D] -> [B, S, D]. Experts are summed in float32, over the ranks in one all-reduce."""
-        flat = x.flatten(0, 1)
+        flat, dtype = x.flatten(0, 1), self.run.numerics.sum
         weights, chosen = self.gate(flat)
-        y = self.shared_experts(flat).float()
+        y = self.shared_experts(flat).to(dtype)
         counts = torch.bincount(chosen.flatten(), minlength=self.n_experts).tolist()
         for name, expert in self.experts.items():
             if counts[int(name)]:
                 token, slot = torch.where(chosen == int(name))
-                part = expert(flat.index_select(0, token)).float() * weights[token, slot].unsqueeze(-1)
-                y = y.index_add(0, token, part)
+                part = expert(flat.index_select(0, token)) * weights[token, slot].unsqueeze(-1)
+                y = y.index_add(0, token, part.to(dtype))
         return self.run.tp.all_reduce(y).to(x.dtype).view_as(x)
 
 
@@ -366,7 +346,7 @@ class Transformer(nn.Module):
         self.embed = Embedding(cfg, run)
         self.layers = nn.ModuleList(Block(cfg, run, i) for i in range(cfg.n_layers))
         self.norm = RMSNorm(run, cfg.dim, cfg.rms_norm_eps)
-        self.head = Linear(cfg, run, cfg.dim, len(run.tp.mine(cfg.vocab_size)), dtype=torch.float32)
+        self.head = Linear(cfg, run, cfg.dim, len(run.tp.mine(cfg.vocab_size)), dtype=run.numerics.head)
         self.mtp = nn.ModuleList(MTP(cfg, run, i) for i in range(cfg.n_mtp_layers))
         self.register_buffer("frequencies", inverse_frequencies(cfg).to(run.device), persistent=False)
 
@@ -392,4 +372,4 @@ class Transformer(nn.Module):
 
     def logits(self, h: Tensor) -> Tensor:
         """[..., D] -> [..., V] float32, whole on every rank."""
-        return self.run.tp.all_gather(self.head(h), self.cfg.vocab_size)
+        return self.run.tp.all_gather(self.head(h).float(), self.cfg.vocab_size)

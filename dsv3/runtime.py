@@ -11,20 +11,40 @@ from .parallel import Parallel
 
 
 @dataclass(frozen=True, kw_only=True)
+class Numerics:
+    """Number formats in the three places where BF16 changes answers: the router, the sum of the experts, the head."""
+
+    router: torch.dtype = torch.float32
+    sum: torch.dtype = torch.float32
+    head: torch.dtype = torch.float32
+
+
+EXACT = Numerics()
+NUMERICS = {
+    "exact": EXACT,
+    "hf": Numerics(sum=torch.bfloat16, head=torch.bfloat16),  # as transformers' DeepseekV3ForCausalLM
+    "demo": Numerics(router=torch.bfloat16, sum=torch.bfloat16, head=torch.bfloat16),  # as inference/model.py
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Runtime:
     """Everything a module needs besides the config, handed to each one: no globals, so two models can differ.
 
     Attributes:
         tp: this rank's place in the tensor-parallel group.
         kernels: the module that holds ``act_quant``, ``weight_dequant``, ``fp8_gemm``.
-        gemm: ``"fp8"`` keeps FP8 weights and quantises activations; ``"bf16"`` dequantises weights once, at loading.
+        gemm: what becomes of FP8 weights. ``"fp8"`` multiplies them with quantised activations; ``"w8a16"`` keeps them,
+            too, and dequantises them in each product; ``"bf16"`` dequantises them once, at loading.
         attn: ``"absorb"`` caches the latent, ``"naive"`` caches full keys and values.
         dtype: of activations and of weights that are not FP8.
+        numerics: of router, expert sum and head; ``NUMERICS`` has the public implementations' choices.
     """
 
     tp: Parallel = field(default_factory=Parallel)
     kernels: ModuleType = reference
-    gemm: Literal["fp8", "bf16"] = "bf16"
+    gemm: Literal["fp8", "w8a16", "bf16"] = "bf16"
     attn: Literal["naive", "absorb"] = "absorb"
     dtype: torch.dtype = torch.bfloat16
+    numerics: Numerics = EXACT
     device: torch.device = torch.device("cpu")

@@ -7,9 +7,10 @@ import torch
 from oracle import draw_config, oracle, our_weights, ours, relative
 from threads import on_ranks
 
+from dsv3.cache import Cache
 from dsv3.config import ModelConfig
 from dsv3.layout import layout
-from dsv3.model import Cache, Gate, Linear, Transformer, inverse_frequencies
+from dsv3.model import Gate, Linear, Transformer, inverse_frequencies
 from dsv3.parallel import Parallel
 from dsv3.runtime import Runtime
 
