@@ -106,9 +106,9 @@ def dequantised(name: str, threads: int, repeat: int) -> float:
     """10^9 FP8 elements a second that a dequantiser turns into BF16, each thread a matrix of its own; the median."""
     import torch
 
-    from dsv3.kernels import cpu, reference
+    from dsv3.kernels import cpu, native, reference
 
-    function = {"cpu": cpu, "reference": reference}[name].weight_dequant
+    function = {"cpu": cpu, "native": native, "reference": reference}[name].weight_dequant
     w = torch.randn(2048, 4096).mul_(20).to(torch.float8_e4m3fn)
     scale = torch.rand(16, 32)
     torch.set_num_threads(1)
@@ -168,7 +168,7 @@ def main(argv: list[str]) -> None:
         report(f"load rank 0 of 2 of {folder.name}", seconds, "read")
 
     for threads in (1, 2):
-        speeds = {name: dequantised(name, threads, args.repeat) for name in ("reference", "cpu")}
+        speeds = {name: dequantised(name, threads, args.repeat) for name in ("reference", "cpu", "native")}
         for name, speed in speeds.items():
             rows.append(
                 {"work": f"dequantise in memory, {threads} threads", "tool": name, "giga_elements_per_s": speed}

@@ -84,10 +84,10 @@ class Dequantise(NamedTuple):
     def chunks(self, sources: Sources) -> Chunks:
         import torch
 
-        from .kernels import cpu, reference
+        from .kernels import native, reference
 
         gpu = torch.cuda.is_available()
-        dequantise = reference.weight_dequant if gpu else cpu.weight_dequant
+        dequantise = reference.weight_dequant if gpu else native.weight_dequant
         n_rows, width = self.weight.shape
         data = sources.read(self.scale.file, self.scale.start, self.scale.stop - self.scale.start)
         scale = torch.frombuffer(bytearray(data), dtype=torch.float32).view(self.scale.shape)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..config import BLOCK, ModelConfig
-from ..kernels import cpu
+from ..kernels import native
 from ..layout import Row, layout
 from ..model import Transformer
 from . import read
@@ -116,7 +116,7 @@ class _HuggingFace:
         scale = tensor(self.found, row.scale().hf)
         blocks = tuple(slice(s.start // BLOCK, -(-s.stop // BLOCK)) for s in part)
         wide = tuple(slice(b.start * BLOCK, min(b.stop * BLOCK, n)) for b, n in zip(blocks, row.shape, strict=True))
-        w = cpu.weight_dequant(tensor(self.found, row.hf, wide), scale[blocks], BLOCK, self.dtype)
+        w = native.weight_dequant(tensor(self.found, row.hf, wide), scale[blocks], BLOCK, self.dtype)
         inside = (slice(s.start - a.start, s.stop - a.start) for s, a in zip(part, wide, strict=True))
         return w[tuple(inside)]
 
@@ -144,4 +144,4 @@ class _Converted:
 
     def dequantised(self, row: Row) -> Tensor:
         scale = tensor(self.found, row.scale().name)
-        return cpu.weight_dequant(tensor(self.found, row.name), scale, BLOCK, self.dtype)
+        return native.weight_dequant(tensor(self.found, row.name), scale, BLOCK, self.dtype)

@@ -1,0 +1,132 @@
+"""``native.c``, compiled on first use by the machine's C compiler and kept in the cache folder; called by ``ctypes``.
+
+Without a compiler everything works all the same, only slower: ``library()`` is None then, and callers use torch.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import cpu, reference
+
+SOURCE = Path(__file__).with_name("native.c")
+BLOCK = 128  # native.c's
+MOST_TOKENS = 8  # from here on torch's matrix products are faster
+LARGE = 1 << 17  # numbers in a matrix from which on a second thread pays
+POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled functions, or None where there is no C compiler, or one that cannot."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if not compiler:
+        return None
+    flags = ["-O3", "-march=native", "-fPIC", "-shared"]
+    # torch's own OpenMP: a second one would bring threads that fight with torch's.
+    openmp = sorted(Path(torch.__file__).parent.glob("lib/libgomp*"))
+    attempts = [[*flags, "-fopenmp", str(SOURCE), str(openmp[0])]] if openmp else []
+    for attempt in [*attempts, [*flags, "-fopenmp-simd", str(SOURCE)]]:
+        file = _built([compiler, *attempt, "-lm"])
+        if file:
+            found = ctypes.CDLL(str(file))
+            found.linear.argtypes = [POINTER] * 4 + [LONG] * 4 + [INT]
+            found.mlp.argtypes = [POINTER] * 5 + [LONG] * 4 + [INT]
+            found.weight_dequant.argtypes = [POINTER] * 3 + [LONG] * 2
+            return found
+    return None
+
+
+def _built(command: Sequence[str]) -> Path | None:
+    """The library that ``command`` makes, from the cache folder or made now; None if the compiler fails."""
+    folder = Path(os.environ.get("DSV3_HOME") or Path.home() / ".cache" / "dsv3")
+    try:
+        # What -march=native means here, and the compiler's version.
+        macros = subprocess.run(
+            [command[0], "-march=native", "-dM", "-E", "-x", "c", os.devnull], capture_output=True, check=True
+        )
+        key = hashlib.sha256(macros.stdout + SOURCE.read_bytes() + " ".join(command).encode()).hexdigest()[:16]
+        file = folder / f"native-{key}.so"
+        if file.is_file():
+            return file
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            subprocess.run([*command, "-o", f"{work}/native.so"], capture_output=True, check=True)
+            os.replace(f"{work}/native.so", file)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return file
+
+
+def _threads(numbers: int) -> int:
+    return torch.get_num_threads() if numbers >= LARGE else 1
+
+
+def linear(x: Tensor, weight: Tensor, scale: Tensor | None = None) -> Tensor:
+    """``x @ weight.T`` for at most ``MOST_TOKENS`` tokens, with float32 sums.
+
+    Args:
+        x: [n, K], or [n, G, K] with as many matrices; bfloat16.
+        weight: [N, K], or [G, N, K]; bfloat16, or float8_e4m3fn with one ``scale`` per 128x128 block.
+
+    Returns:
+        [n, N] or [n, G, N] bfloat16.
+    """
+    *groups, rows, k = weight.shape
+    x = x.contiguous()
+    out = torch.empty(*x.shape[:-1], rows, dtype=torch.bfloat16)
+    library().linear(
+        x.data_ptr(), weight.data_ptr(), None if scale is None else scale.data_ptr(), out.data_ptr(),
+        x.shape[0], groups[0] if groups else 1, rows, k, _threads(weight.numel()),
+    )  # fmt: skip
+    return out
+
+
+class MLPs:
+    """Gated feed-forward layers of one shape, chosen by number.
+
+    Args:
+        layers: number -> w1 above w3 [2 W, D], its scale or None, w2 [D, W], its scale or None. Numbers may be missing.
+        count: of numbers there are.
+    """
+
+    def __init__(self, layers: dict[int, tuple[Tensor | None, ...]], count: int):
+        self.layers = layers  # keeps the tensors alive that the table points to
+        self.table = (POINTER * (4 * count))()
+        for number, parts in layers.items():
+            self.dim, self.width = parts[2].shape
+            self.table[4 * number : 4 * number + 4] = [None if t is None else t.data_ptr() for t in parts]
+
+    def add(self, y: Tensor, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """y [n, D] float32 plus, for each token of x [n, D] bfloat16, its ``chosen`` [n, K] layers * ``weights``."""
+        if self.layers:
+            n, k = chosen.shape
+            library().mlp(
+                x.data_ptr(), self.table, chosen.data_ptr(), weights.data_ptr(), y.data_ptr(),
+                n, k, self.dim, self.width, _threads(3 * k * self.dim * self.width),
+            )  # fmt: skip
+        return y
+
+
+def weight_dequant(w: Tensor, scale: Tensor, block: int = 128, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """As ``reference.weight_dequant``, bit for bit, in one pass; without a compiler, or to another dtype, ``cpu``'s.
+
+    Args, returns, errors: as the reference's.
+    """
+    if dtype != torch.bfloat16 or block != BLOCK or library() is None:
+        return cpu.weight_dequant(w, scale, block, dtype)
+    reference.check_scale(w, scale, block)
+    out = torch.empty(w.shape, dtype=torch.bfloat16)
+    w, scale = w.contiguous(), scale.float().contiguous()
+    if library().weight_dequant(w.data_ptr(), scale.data_ptr(), out.data_ptr(), *w.shape):
+        return reference.weight_dequant(w, scale, block, dtype)
+    return out
