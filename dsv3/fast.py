@@ -1,0 +1,304 @@
+"""The model of ``model.py`` laid out for speed: the same function of the same weights in fewer, larger operations.
+
+``Fast`` takes a filled ``Transformer`` apart and offers its three methods, so what generates does not care which of the
+two it has. Read ``model.py`` for what is computed; here is how it is computed quickly:
+
+- matrices that multiply the same input are joined (``wq_a`` and ``wkv_a``; ``w1`` and ``w3``);
+- on a CPU, a few tokens are multiplied by ``kernels/native.c``, where there is a C compiler;
+- ``wkv_b`` is laid out as the two halves that the absorbed form multiplies with;
+- what only depends on the position is looked up; a single new token needs no mask;
+- of the experts, only the chosen ones are touched, one by one for one token, sorted by expert for many.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .cache import Cache
+from .config import BLOCK, ModelConfig
+from .kernels import native
+from .model import MLA, MLP, MTP, Block, Linear, MoE, RMSNorm, Transformer, rotate, turns
+
+Function = Callable[[Tensor], Tensor]  # [n, in] -> [n, out]; n tokens, of all sequences
+
+
+class Matrix:
+    """``x @ weight.T`` of linear layers with one input, their outputs side by side. Takes the weights from them."""
+
+    def __init__(self, *linears: Linear):
+        first = linears[0]
+        self.run, self.scale_fmt = first.run, first.scale_fmt
+        self.weight = torch.cat([part.weight for part in linears]) if len(linears) > 1 else first.weight.data
+        self.scale = None if first.scale is None else torch.cat([part.scale for part in linears])
+        for part in linears:
+            part.weight = part.scale = None
+        quantised = self.scale is not None and self.run.gemm == "fp8"
+        usual = self.run.dtype == torch.bfloat16 and self.weight.dtype != torch.float32 and not quantised
+        self.native = usual and self.run.device.type == "cpu" and native.library() is not None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.native and x.shape[0] <= native.MOST_TOKENS:
+            return native.linear(x, self.weight, self.scale)
+        if self.scale is None:
+            return F.linear(x.to(self.weight.dtype), self.weight)
+        if self.run.gemm == "w8a16":
+            return F.linear(x, self.run.kernels.weight_dequant(self.weight, self.scale, BLOCK, self.run.dtype))
+        q, scale = self.run.kernels.act_quant(x, BLOCK, self.scale_fmt)
+        return self.run.kernels.fp8_gemm(q, scale, self.weight, self.scale, BLOCK, self.run.dtype)
+
+
+def joined(*linears: Linear) -> Function:
+    """One ``Matrix`` of them, unless FP8 blocks would not line up."""
+    if linears[0].scale is not None and any(part.weight.shape[0] % BLOCK for part in linears[:-1]):
+        parts = [Matrix(part) for part in linears]
+        return lambda x: torch.cat([part(x) for part in parts], dim=-1)
+    return Matrix(*linears)
+
+
+class Norm:
+    """``RMSNorm`` in few operations: ``hypot`` brings epsilon under the root."""
+
+    def __init__(self, layer: RMSNorm):
+        self.weight, self.eps = layer.weight.float(), layer.eps
+        n = len(self.weight)
+        self.scaled = self.weight * n**0.5
+        self.least = torch.full((), (n * layer.eps) ** 0.5, device=self.weight.device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        return (x * self.scaled).div_(length.hypot_(self.least)).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Here:
+    """Where the new tokens stand, as ``model.Place``: ``start`` is a number where all sequences are equally long."""
+
+    batch: int
+    start: int | Tensor
+    end: int
+    turns: Tensor  # [1, n, R / 2] complex
+    mask: Tensor | None  # [B or 1, 1, S, T] bool, True where a query may look
+    cache: Cache
+
+    def write(self, layer: int, new: Tensor) -> Tensor:
+        """[n, C + R] into the cache -> all up to ``end``, [B, T, C + R]."""
+        new = new.view(self.batch, -1, new.shape[-1])
+        (kept,) = self.cache.room(layer, self.end, new)
+        if isinstance(self.start, int):
+            kept[:, self.start : self.end] = new
+        else:
+            rows = torch.arange(self.batch, device=new.device).unsqueeze(1)
+            kept[rows, self.start.unsqueeze(1) + torch.arange(new.shape[1], device=new.device)] = new
+        return kept[:, : self.end]
+
+
+class FastMLA:
+    """``MLA.absorbed``."""
+
+    def __init__(self, mla: MLA):
+        cfg = self.cfg = mla.cfg
+        self.layer, self.heads, self.scale = mla.layer, mla.heads, mla.softmax_scale
+        self.first = joined(mla.wq_a if cfg.q_lora_rank else mla.wq, mla.wkv_a)
+        self.widths = [cfg.q_lora_rank or self.heads * cfg.qk_head_dim, cfg.kv_lora_rank, cfg.qk_rope_head_dim]
+        if cfg.q_lora_rank:
+            self.q_norm, self.wq_b = Norm(mla.q_norm), Matrix(mla.wq_b)
+        self.kv_norm = Norm(mla.kv_norm)
+        unfold = mla.wkv_b.weight.data.unflatten(0, (self.heads, -1))
+        key, value = unfold.split([cfg.qk_nope_head_dim, cfg.v_head_dim], dim=1)
+        self.key, self.value = key.transpose(1, 2).contiguous(), value.contiguous()  # [H, C, N], [H, P, C]
+        mla.wkv_b.weight = None
+        self.wo = Matrix(mla.wo)
+
+    def __call__(self, x: Tensor, here: Here) -> Tensor:
+        """[n, D] -> [n, D], this rank's heads."""
+        cfg, heads = self.cfg, self.heads
+        q, c, k_pe = self.first(x).split(self.widths, dim=-1)
+        if cfg.q_lora_rank:
+            q = self.wq_b(self.q_norm(q))
+        q_nope, q_pe = q.unflatten(-1, (heads, -1)).split([cfg.qk_nope_head_dim, cfg.qk_rope_head_dim], dim=-1)
+        turned = rotate(torch.cat([q_pe, k_pe.unsqueeze(1)], dim=1).unsqueeze(0), here.turns)[0]
+        kept = here.write(self.layer, torch.cat([self.kv_norm(c), turned[:, heads]], dim=-1))
+        q_c = self.heads_times(q_nope, self.key)
+        mixed = self.attend(torch.cat([q_c, turned[:, :heads]], dim=-1), kept, here.mask)
+        return self.wo(self.heads_times(mixed, self.value).flatten(1))
+
+    def heads_times(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """[n, H, in], each head with its own of ``matrices`` [H, out, in] -> [n, H, out]."""
+        if self.wo.native and x.shape[0] <= native.MOST_TOKENS:
+            return native.linear(x, matrices)
+        return torch.bmm(x.transpose(0, 1), matrices.transpose(1, 2)).transpose(0, 1)
+
+    def attend(self, q: Tensor, kept: Tensor, mask: Tensor | None) -> Tensor:
+        """[n, H, C + R] queries over the cache [B, T, C + R] -> [n, H, C].
+
+        All heads look at the same cache. It serves as keys and values at once; what the rotary part adds to the values
+        is dropped.
+        """
+        batch = kept.shape[0]
+        kept = kept.unsqueeze(1)
+        if q.shape[0] == batch:  # one new token each: its heads stand where the tokens of a sequence would
+            mixed = F.scaled_dot_product_attention(q.unsqueeze(1), kept, kept, mask, scale=self.scale)
+        else:
+            q = q.unflatten(0, (batch, -1)).transpose(1, 2)
+            kept = kept.expand(-1, self.heads, -1, -1)
+            mixed = F.scaled_dot_product_attention(q, kept, kept, mask, scale=self.scale).transpose(1, 2)
+        return mixed.reshape(-1, self.heads, mixed.shape[-1])[..., : self.cfg.kv_lora_rank]
+
+
+class FastMLP:
+    """``MLP``: [n, D] -> [n, D], this rank's part."""
+
+    def __init__(self, mlp: MLP):
+        self.width = mlp.w1.weight.shape[0]
+        self.up, self.down = joined(mlp.w1, mlp.w3), Matrix(mlp.w2)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        up = self.up(x)
+        return self.down(F.silu(up[:, : self.width]).mul_(up[:, self.width :]))
+
+
+class FewTokens:
+    """Several ``FastMLP`` of one shape, chosen by number, for a few tokens: one call instead of seven for each."""
+
+    def __init__(self, layers: dict[int, FastMLP], count: int):
+        self.possible = all(isinstance(mlp.up, Matrix) and mlp.down.native for mlp in layers.values())
+        if self.possible:
+            parts = {i: (m.up.weight, m.up.scale, m.down.weight, m.down.scale) for i, m in layers.items()}
+            self.mlps = native.MLPs(parts, count)
+
+    def take(self, x: Tensor) -> bool:
+        return self.possible and x.shape[0] <= native.MOST_TOKENS
+
+
+def stacked(matrices: list[Function]) -> Tensor | None:
+    """The weights as one tensor [E, out, in], of which each matrix then has its part; None for FP8."""
+    if not matrices or not all(isinstance(m, Matrix) and m.scale is None for m in matrices):
+        return None
+    whole = torch.stack([m.weight for m in matrices])
+    for matrix, part in zip(matrices, whole, strict=True):
+        matrix.weight = part
+    return whole
+
+
+class FastDense:
+    """``MLP`` as a layer of its own."""
+
+    def __init__(self, mlp: MLP):
+        self.many = FastMLP(mlp)
+        self.few = FewTokens({0: self.many}, 1)
+        self.first, self.ones = torch.zeros(native.MOST_TOKENS, 1, dtype=torch.long), torch.ones(native.MOST_TOKENS, 1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not self.few.take(x):
+            return self.many(x)
+        n = x.shape[0]
+        return self.few.mlps.add(torch.zeros(x.shape), x, self.first[:n], self.ones[:n])
+
+
+class FastMoE:
+    """``MoE``: [n, D] -> [n, D] float32, this rank's part."""
+
+    def __init__(self, moe: MoE):
+        self.gate, self.n_experts = moe.gate, moe.n_experts
+        self.experts = {int(name): FastMLP(expert) for name, expert in moe.experts.items()}
+        self.first = moe.run.tp.mine(moe.n_experts).start  # of this rank's experts
+        self.up, self.down = (stacked([getattr(e, name) for e in self.experts.values()]) for name in ("up", "down"))
+        self.few = FewTokens(self.experts, moe.n_experts)
+        self.shared = FastDense(moe.shared_experts)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        weights, chosen = self.gate(x)
+        y = self.shared(x).float()
+        if self.few.take(x):
+            return self.few.mlps.add(y, x, chosen, weights)
+        chosen = chosen.flatten()
+        order = chosen.argsort(stable=True)
+        token = order // weights.shape[1]
+        sorted_x, parts = x[token], torch.zeros(len(order), x.shape[1], dtype=y.dtype, device=x.device)
+        start = 0
+        for i, count in enumerate(torch.bincount(chosen, minlength=self.n_experts).tolist()):
+            if count and i in self.experts:
+                parts[start : start + count] = self.experts[i](sorted_x[start : start + count])
+            start += count
+        return y.index_add_(0, token, parts.mul_(weights.flatten()[order].unsqueeze(-1)))
+
+
+class FastBlock:
+    """``Block``: the ranks' parts are summed in float32."""
+
+    def __init__(self, block: Block):
+        self.tp = block.attn.run.tp
+        self.attn_norm, self.ffn_norm = Norm(block.attn_norm), Norm(block.ffn_norm)
+        self.attn = FastMLA(block.attn)
+        self.ffn = FastMoE(block.ffn) if isinstance(block.ffn, MoE) else FastDense(block.ffn)
+
+    def __call__(self, x: Tensor, here: Here) -> Tensor:
+        x = x + self.sum(self.attn(self.attn_norm(x), here), x.dtype)
+        return x + self.sum(self.ffn(self.ffn_norm(x)), x.dtype)
+
+    def sum(self, part: Tensor, dtype: torch.dtype) -> Tensor:
+        return part.to(dtype) if self.tp.size == 1 else self.tp.all_reduce(part.float()).to(dtype)
+
+
+class FastMTP:
+    """``MTP``."""
+
+    def __init__(self, mtp: MTP):
+        self.enorm, self.hnorm, self.norm = Norm(mtp.enorm), Norm(mtp.hnorm), Norm(mtp.norm)
+        self.eh_proj, self.block = Matrix(mtp.eh_proj), FastBlock(mtp.block)
+
+    def __call__(self, h: Tensor, e: Tensor, here: Here) -> Tensor:
+        return self.norm(self.block(self.eh_proj(torch.cat([self.enorm(e), self.hnorm(h)], dim=-1)), here))
+
+
+class Fast:
+    """A ``Transformer`` with ``attn="absorb"``, taken apart: ``model`` gives up its weights, layer by layer.
+
+    Peak memory beside the model: one layer's experts. Methods, arguments and results as ``Transformer``'s.
+    """
+
+    def __init__(self, model: Transformer):
+        self.cfg: ModelConfig = model.cfg
+        self.run = model.run
+        self.embed, self.frequencies = model.embed, model.frequencies
+        self.layers = [FastBlock(block) for block in model.layers]
+        self.norm, self.head = Norm(model.norm), Matrix(model.head)
+        self.mtp = [FastMTP(mtp) for mtp in model.mtp]
+        self.turns = turns(self.cfg, self.frequencies, torch.arange(256, device=self.run.device))
+
+    def __call__(self, tokens: Tensor, start: int | Tensor = 0, cache: Cache | None = None) -> Tensor:
+        """As ``Transformer.forward``: [B, S] token ids -> [B, S, D]."""
+        here = self.place(tokens, start, cache)
+        h = self.embed(tokens).flatten(0, 1)
+        for layer in self.layers:
+            h = layer(h, here)
+        return self.norm(h).unflatten(0, tokens.shape)
+
+    def predict(self, h: Tensor, tokens: Tensor, start: int | Tensor = 0, cache: Cache | None = None) -> Tensor:
+        """As ``Transformer.predict``: the first MTP layer, [B, S, D] and [B, S] -> [B, S, D]."""
+        here = self.place(tokens, start, cache)
+        return self.mtp[0](h.flatten(0, 1), self.embed(tokens).flatten(0, 1), here).unflatten(0, tokens.shape)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """As ``Transformer.logits``: [..., D] -> [..., V] float32."""
+        return self.run.tp.all_gather(self.head(h).float(), self.cfg.vocab_size)
+
+    def place(self, tokens: Tensor, start: int | Tensor, cache: Cache | None) -> Here:
+        batch, new = tokens.shape
+        device = tokens.device
+        end = (start if isinstance(start, int) else int(start.max())) + new
+        if len(self.turns) < end:
+            self.turns = turns(self.cfg, self.frequencies, torch.arange(2 * end, device=device))
+        if isinstance(start, int):
+            turned = self.turns[start:end].repeat(batch, 1) if batch > 1 else self.turns[start:end]
+            mask = None
+            if new > 1:
+                mask = torch.ones(new, end, dtype=torch.bool, device=device).tril(start)[None, None]
+        else:
+            positions = start.unsqueeze(1) + torch.arange(new, device=device)
+            turned = self.turns[positions.flatten()]
+            mask = (torch.arange(end, device=device) <= positions.unsqueeze(-1)).unsqueeze(1)
+        return Here(batch, start, end, turned.unsqueeze(0), mask, cache or Cache())
