@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-END_THINK = "</think>"
+THINK, END_THINK = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Reply:
         thinking: between ``<think>`` and ``</think>``; all of the text if the thinking never ended.
         answer: after ``</think>``; empty if the thinking never ended.
         tokens: how many tokens were generated, the final one included.
-        finish: ``"stop"`` at the end-of-sentence token, ``"length"`` at the limit or the context's end.
+        finish: ``"stop"`` at the end-of-sentence token, ``"length"`` at the limit, ``"context"`` at the context's end.
     """
 
     thinking: str
@@ -30,7 +30,7 @@ class Reply:
     @property
     def text(self) -> str:
         """Everything, as it was generated."""
-        return f"{self.thinking}{END_THINK}{self.answer}" if self.answer else self.thinking
+        return END_THINK.join(part for part in (self.thinking, self.answer) if part)
 
     def __str__(self) -> str:
         return self.answer.strip() or self.thinking.strip()
@@ -40,8 +40,14 @@ def split_thinking(text: str, opened: bool = True) -> tuple[str, str]:
     """A completion -> (thinking, answer). ``opened`` says that the prompt ended in ``<think>``, as R1's does."""
     if END_THINK in text:
         thinking, answer = text.split(END_THINK, 1)
-        return thinking.removeprefix("<think>"), answer
+        return thinking.removeprefix(THINK), answer
     return (text, "") if opened else ("", text)
+
+
+def opens_thinking(prompt: list[int], think_ids: tuple[int, int] | None) -> bool:
+    """Whether a prompt ends inside a thought: ``<think>`` stands in it, and no ``</think>`` after that."""
+    marks = [token for token in prompt if token in (think_ids or ())]
+    return bool(marks) and marks[-1] == think_ids[0]
 
 
 class Tokenizer:
@@ -78,6 +84,8 @@ class Tokenizer:
         if eos is None or self._tokenizer.token_to_id(eos) is None:
             raise ValueError(f"{folder / 'tokenizer_config.json'}: eos_token {eos!r} is not in tokenizer.json")
         self.eos_id: int = self._tokenizer.token_to_id(eos)
+        begin, end = (self._tokenizer.token_to_id(mark) for mark in (THINK, END_THINK))
+        self.think_ids: tuple[int, int] | None = None if begin is None or end is None else (begin, end)
 
     def encode(self, text: str) -> list[int]:
         """Token ids; special tokens in the text are recognised, none is added."""

@@ -1,0 +1,140 @@
+"""The terminal side of ``dsv3 generate``: a chat, or a file of prompts. Rank 0 speaks, the others follow."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from .chat import END_THINK, split_thinking
+from .generate import LLM
+from .parallel import Parallel
+from .sampling import Sampling
+
+HELP = """/clear       forget the conversation
+/think off   show only that the model thinks, not what (/think on: show it again)
+/help        this list
+/exit        leave; so does Ctrl-D. Ctrl-C stops an answer."""
+
+
+def interactive(llm: LLM, tp: Parallel, options: Sampling, system: str | None = None, stats: bool = False) -> None:
+    """A chat; ``HELP`` lists its commands.
+
+    Args:
+        system: a system prompt, which ``/clear`` keeps.
+        stats: print after each answer what it took.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C while nothing is being answered.
+    """
+    start = [{"role": "system", "content": system}] if system else []
+    messages, show = list(start), True
+    while True:
+        prompt = tp.broadcast_text(_ask() if tp.rank == 0 else None, llm.model.run.device).strip()
+        if prompt == "/exit":
+            return
+        if prompt.startswith("/"):
+            known = {"/clear", "/think on", "/think off", "/help"}
+            if prompt == "/clear":
+                messages = list(start)
+            elif prompt.startswith("/think "):
+                show = prompt != "/think off"
+            if tp.rank == 0 and (prompt == "/help" or prompt not in known):
+                print(HELP)
+            continue
+        if not prompt:
+            continue
+        messages.append({"role": "user", "content": prompt})
+        answer = _answer(llm, tp.rank == 0, messages, options, show)
+        if answer is None:
+            messages.pop()
+            continue
+        if stats and tp.rank == 0:
+            print(llm.stats, file=sys.stderr)
+        messages.append({"role": "assistant", "content": answer})
+
+
+def _ask() -> str:
+    try:
+        return input(">>> ")
+    except EOFError:
+        return "/exit"
+
+
+def _answer(llm: LLM, speak: bool, messages: list[dict[str, str]], options: Sampling, show: bool) -> str | None:
+    """Print the model's turn as it comes -> what of it belongs into the conversation; None if there is nothing.
+
+    Only the answer does: a thought that was cut off must not come back as if it had been said.
+    """
+    pieces: list[str] = []
+    opened = llm.opens_thinking(messages)
+    try:
+        stream = llm.stream(messages, **options)
+        for piece in _folded(stream, opened) if not show else stream:
+            if speak:
+                print(piece, end="", flush=True)
+            pieces.append(piece)
+    except KeyboardInterrupt:
+        if llm.model.run.tp.size > 1:  # the other ranks may be anywhere
+            raise
+        print(" (stopped)")
+    except ValueError as error:  # the conversation fills the context
+        if speak:
+            print(f"{error}; /clear starts anew")
+        return None
+    else:
+        if speak:
+            print()
+    text = "".join(pieces)
+    return split_thinking(text, opened and show)[1].strip() or None
+
+
+def _folded(pieces: Iterable[str], opened: bool) -> Iterable[str]:
+    """The pieces without the thinking, of which only the beginning and the end are told."""
+    if opened:
+        yield "(thinking ..."
+    thinking = opened
+    for piece in pieces:
+        if not thinking:
+            yield piece
+        elif END_THINK in piece:
+            thinking = False
+            yield ")" + piece.split(END_THINK, 1)[1]
+    if thinking:
+        yield " unfinished)"
+
+
+def batch(llm: LLM, tp: Parallel, options: Sampling, source: Path, target: Path | None, stats: bool = False) -> None:
+    """Answer each line of ``source`` (blank ones are skipped); print, and write JSON lines to ``target``.
+
+    Raises:
+        ValueError: ``source`` holds no prompt, or is not UTF-8.
+    """
+    prompts = [line for line in _text(source).splitlines() if line.strip()]
+    if not prompts:
+        raise ValueError(f"{source}: holds no prompt; write one a line")
+    replies = llm.generate(prompts, **options)
+    if tp.rank != 0:
+        return
+    for prompt, reply in zip(prompts, replies, strict=True):
+        print(f"Prompt: {prompt}\nCompletion: {reply.text}\n")
+        if reply.finish == "length":
+            print(f"(cut off after {reply.tokens} tokens; --max-new-tokens gives more)", file=sys.stderr)
+        if reply.finish == "context":
+            size = llm.model.cfg.max_seq_len
+            print(f"(cut off after {reply.tokens} tokens: the context of {size} tokens is full)", file=sys.stderr)
+    if stats:
+        print(llm.stats, file=sys.stderr)
+    if target:
+        rows = ({"prompt": p} | asdict(r) for p, r in zip(prompts, replies, strict=True))
+        part = target.with_name(target.name + ".part")
+        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        os.replace(part, target)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 text (byte {error.start})") from None
