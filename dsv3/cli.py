@@ -8,6 +8,7 @@ from pathlib import Path
 
 VERBS = {
     "doctor": "is this machine ready?",
+    "plan": "how many GPUs, how much memory, disk and time?",
     "download": "fetch a checkpoint (tiny-r1 needs no network)",
     "fp8_cast_bf16": "FP8 checkpoint -> BF16",
     "convert": "Hugging Face checkpoint -> one file per rank",

@@ -57,6 +57,11 @@ def flops(cfg: ModelConfig, context: int = 0, attn: str = "absorb") -> int:
     Attention adds, per layer, head and earlier token, 2 (N + R) + 2 P in the ``"naive"`` form and 2 (C + R) + 2 C in
     the ``"absorb"``ed one. The unfolding of earlier tokens' keys is not counted: the naive cache holds them unfolded.
     """
+    return 2 * activated(cfg)["total"] + attention_flops(cfg, context, attn)
+
+
+def attention_flops(cfg: ModelConfig, context: int, attn: str = "absorb") -> int:
+    """What of ``flops`` grows with the context."""
     score = cfg.qk_head_dim if attn == "naive" else cfg.kv_lora_rank + cfg.qk_rope_head_dim
     value = cfg.v_head_dim if attn == "naive" else cfg.kv_lora_rank
-    return 2 * activated(cfg)["total"] + 2 * cfg.n_layers * cfg.n_heads * (score + value) * context
+    return 2 * cfg.n_layers * cfg.n_heads * (score + value) * context

@@ -1,0 +1,1 @@
+"""Figures, tables and widgets of the lessons and of the command line."""
