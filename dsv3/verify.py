@@ -1,7 +1,6 @@
 """Is a converted or cast folder, byte for byte, what its source gives? And are files what a list of hashes says?"""
 
 import argparse
-import hashlib
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from pathlib import Path
 from . import convert, fp8_cast_bf16
 from .checkpoint import read
 from .checkpoint.compare import Differences, compare
-from .checkpoint.plan import CHUNK, Plan
+from .checkpoint.plan import Plan
 from .checkpoint.write import WORKERS, check_separate, execute, remake
 
 
@@ -51,15 +50,7 @@ def hashes(folder: Path, workers: int = WORKERS) -> dict[str, str]:
     """sha256 of every file in ``folder``, by name; unfinished and hidden ones left out."""
     files = [f for f in sorted(folder.iterdir()) if f.is_file() and not f.name.startswith(".") and f.suffix != ".part"]
     with ThreadPoolExecutor(workers) as pool:
-        return dict(zip((f.name for f in files), pool.map(_sha256, files), strict=True))
-
-
-def _sha256(file: Path) -> str:
-    seen = hashlib.sha256()
-    with file.open("rb") as f:
-        while data := f.read(CHUNK):
-            seen.update(data)
-    return seen.hexdigest()
+        return dict(zip((f.name for f in files), pool.map(read.digest, files), strict=True))
 
 
 def check_list(folder: Path, manifest: Path) -> list[str]:
@@ -86,7 +77,7 @@ def check_list(folder: Path, manifest: Path) -> list[str]:
         else:
             there[file] = digest
     with ThreadPoolExecutor(WORKERS) as pool:
-        for file, digest in zip(there, pool.map(_sha256, there), strict=True):
+        for file, digest in zip(there, pool.map(read.digest, there), strict=True):
             if digest != there[file]:
                 wrong.append(f"{file.name}: other content (sha256)")
     return sorted(wrong)

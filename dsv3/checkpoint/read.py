@@ -1,5 +1,6 @@
 """Reads safetensors folders: index, headers, byte ranges. No torch, nothing trusted, nothing unpickled."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -222,6 +223,15 @@ def check(found: Checkpoint, wanted: dict[str, tuple[tuple[int, ...], str]], kno
         if entry.shape != shape or entry.dtype not in DTYPE[kind]:
             is_, should = f"{entry.dtype} {list(entry.shape)}", f"{DTYPE[kind][0]} {list(shape)}"
             raise ValueError(f"{entry.file}: {name} is {is_}, but config.json says {should}")
+
+
+def digest(file: Path, algorithm: str = "sha256", prefix: bytes = b"") -> str:
+    """The hash of a file's bytes, ``prefix`` before them, in hexadecimal."""
+    seen = hashlib.new(algorithm, prefix)
+    with file.open("rb") as f:
+        while data := f.read(1 << 20):
+            seen.update(data)
+    return seen.hexdigest()
 
 
 def some(names: list[str]) -> str:

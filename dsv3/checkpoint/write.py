@@ -6,7 +6,6 @@ the steps that are done; while it is there, the folder is no checkpoint.
 
 import ctypes
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -40,7 +39,7 @@ def execute(plan: Plan, target: Path, workers: int = WORKERS) -> None:
     check_folder(plan, target)
     check_space(plan, target)
     target.mkdir(parents=True, exist_ok=True)
-    with _journal(plan, target) as journal:
+    with open_journal(plan.what, plan.fingerprint, target) as journal:
         sources = Sources(plan.sources)
         outputs: dict[str, int] = {}
         try:
@@ -77,7 +76,7 @@ def remake(plan: Plan, target: Path, steps: set[int], files: set[str]) -> None:
         raise FileExistsError(
             f"{target}: unfinished; run the command that writes it again, it goes on where it stopped"
         )
-    with _journal(plan, target) as journal:
+    with open_journal(plan.what, plan.fingerprint, target) as journal:
         for i in range(len(plan.steps)):
             if i not in steps:
                 journal.add(i)
@@ -181,15 +180,19 @@ class Journal:
 
 
 @contextmanager
-def _journal(plan: Plan, target: Path) -> Iterator[Journal]:
-    """The folder's journal, locked: new, or with what an interrupted run of this plan left in it."""
+def open_journal(what: str, fingerprint: str, target: Path) -> Iterator[Journal]:
+    """The folder's journal, locked: new, or with what an interrupted run of the same ``fingerprint`` left in it.
+
+    Raises:
+        FileExistsError: another run is at work in ``target``, or left something unfinished there.
+    """
     path = target / UNFINISHED
     fd = _lock(path)
     try:
         text = path.read_text(encoding="utf-8")
         lines = text.split("\n")[:-1]
         boot = BOOT.read_text().strip() if BOOT.exists() else ""
-        first = {"what": plan.what, "plan": plan.fingerprint, "boot": boot}
+        first = {"what": what, "plan": fingerprint, "boot": boot}
         before = json.loads(lines[0]) if lines else first
         if before["plan"] != first["plan"]:
             raise FileExistsError(
@@ -210,6 +213,10 @@ def _journal(plan: Plan, target: Path) -> Iterator[Journal]:
 
 
 def _lock(path: Path) -> int:
+    try:
+        import fcntl
+    except ImportError:  # Windows has none: two runs in one folder are not told apart there
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
