@@ -138,15 +138,20 @@ def test_verify_only(hub, name, target):
         download("owner/model", target.with_name("none"), name, verify_only=True)
 
 
-@pytest.mark.parametrize(
-    "bad", ["../evil.json", "/etc/evil.json", "a/../../evil.json", "a\\..\\evil", "c:evil", "a//b"]
-)
-def test_names_that_leave_the_folder(hub, name, target, bad):
-    hub.files[bad] = b"{}"
-    with pytest.raises(ValueError, match="leads out of the folder"):
+def test_a_name_that_leaves_the_folder(hub, name, target):
+    hub.files["../evil.json"] = b"{}"
+    with pytest.raises(ValueError, match=r"leads out of the folder: '\.\./evil\.json'; nothing was fetched"):
         download("owner/model", target, name, patience=SOON)
     assert not target.exists()
     assert hub.log == []
+
+
+@pytest.mark.parametrize("bad", ["/etc/evil", "a/../../b", "a\\..\\b", "c:evil", "a//b", "", "a/.", "a\nb", "x" * 300])
+def test_more_names_that_leave_the_folder(target, bad):
+    fine = [HubFile(name, 1, None) for name in ("config.json", ".gitattributes", "a/b.c")]
+    check_names(fine, target)
+    with pytest.raises(ValueError, match="leads out"):
+        check_names([*fine, HubFile(bad, 1, None)], target)
 
 
 def test_a_link_in_the_folder_leads_nowhere(tmp_path, target):
