@@ -15,6 +15,7 @@ VERBS = {
     "bf16_cast_fp8": "BF16 checkpoint -> FP8, the way back",
     "slice": "chosen layers and experts of a checkpoint -> a small one",
     "verify": "is a cast or converted folder what its source gives?",
+    "explain": "what does this error mean, and what cures it?",
     "generate": "answer prompts; under torchrun on several ranks",
 }
 

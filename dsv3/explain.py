@@ -1,0 +1,53 @@
+"""Explains an error line or a traceback: cause, the command that cures it, and the public thread; or 'not known'."""
+
+import argparse
+import re
+import sys
+
+from .failures import FAILURES, Failure
+
+LONGEST = 1 << 20  # characters of a log that are looked at, from its end
+
+
+def explain(text: str) -> Failure | None:
+    """The known failure that ``text`` shows; of several the last in the text, where a traceback says what happened."""
+    found = None
+    for failure in FAILURES:
+        for match in re.finditer(failure.pattern, text[-LONGEST:], re.IGNORECASE | re.MULTILINE):
+            if found is None or match.end() > found[0]:
+                found = match.end(), failure
+    return found[1] if found else None
+
+
+def appendix() -> str:
+    """All known failures as a Markdown table."""
+    rows = ["| what it says | cause | cure | thread |", "|---|---|---|---|"]
+    for f in FAILURES:
+        pattern = f.pattern.replace("|", "\\|")
+        rows.append(f"| {f.name}: `{pattern}` | {f.cause} | `{f.command}` | [thread]({f.thread}) |")
+    return "\n".join(rows)
+
+
+def main(argv: list[str]) -> None:
+    """The command line: exit code 1 and 'not known' if it is not."""
+    parser = argparse.ArgumentParser(prog="dsv3 explain", description=__doc__)
+    parser.add_argument("text", nargs="*", help="the error; without it, standard input is read")
+    parser.add_argument("--list", action="store_true", help="print all known failures, as a Markdown table")
+    args = parser.parse_args(argv)
+    if args.list:
+        print(appendix())
+        return
+    text = " ".join(args.text) if args.text else sys.stdin.buffer.read().decode("utf-8", "replace")
+    if not text.strip():
+        parser.error("give an error line, or a traceback on standard input")
+    found = explain(text)
+    if found is None:
+        print("not known. 'dsv3 doctor --report' prints what a bug report needs.")
+        sys.exit(1)
+    print(f"{found.name}: {found.cause}\n\n    {found.command}\n\n{found.thread}")
+
+
+if __name__ == "__main__":
+    from .cli import run
+
+    run(main)

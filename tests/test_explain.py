@@ -1,0 +1,172 @@
+"""The table of known failures, fed with what people really saw."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from test_cli import dsv3
+
+from dsv3.explain import appendix, explain
+from dsv3.failures import FAILURES
+
+# As they stand in the threads, long lines cut at the end.
+REAL = {
+    "empty file": [
+        "modelscope.hub.errors.FileIntegrityError: File llm/ZP/glm4-9B/._____temp/model-00003-of-00004.safetensors "
+        "integrity check failed, expected sha256 signature is 9716302a052d79c2750e3c98d34f4c4048871092831fc158cd89286513"
+        "df83d9, actual is e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855, the download may be "
+        "incomplete, please try again.",
+        "e3b0c442…",
+    ],
+    "pointer or page instead of a file": [
+        "safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge",
+        "safetensors_rust.SafetensorError: Error while deserializing header: header too large",
+    ],
+    "truncated file": [
+        "safetensors_rust.SafetensorError: Error while deserializing header: MetadataIncompleteBuffer",
+        "safetensors_rust.SafetensorError: Error while deserializing header: incomplete metadata, file not fully covered",
+    ],
+    "no scale": [
+        "Warning: Missing scale_inv tensor for model.layers.39.mlp.experts.92.gate_proj.weight, skipping conversion",
+        "Missing scale_inv",
+    ],
+    "distillation given to convert.py": [
+        'Traceback (most recent call last):\n  File "/home/lqsilicon/Workspace/DeepSeek-V3/inference/convert.py", line 96, '
+        "in <module>\n    main(args.hf_ckpt_path, args.save_path, args.n_experts, args.model_parallel)\n"
+        'assert key in mapping, f"Key {key} not found in mapping"\nAssertionError: Key k_proj not found in mapping',
+    ],
+    "MTP layer in convert.py": ["AssertionError: Key eh_proj not found in mapping"],
+    "ranks that do not divide": [
+        "AssertionError: Dimension 0 must be divisible by 32",
+        "AssertionError: 25 is not divisible by 4",
+    ],
+    "killed for memory": [
+        "  exitcode  : -9 (pid: 12345)\n  error_file: <N/A>\n  traceback : Signal 9 (SIGKILL) received by PID 12345",
+        "Loading checkpoint shards:  42%\nKilled\n",
+    ],
+    "transformers too old for FP8": [
+        "ValueError: Unknown quantization type, got fp8 - supported types are: ['awq', 'bitsandbytes_4bit', "
+        "'bitsandbytes_8bit', 'gptq', 'aqlm', 'quanto', 'eetq', 'hqq', 'compressed-tensors', 'fbgemm_fp8', 'torchao']",
+    ],
+    "quantization_config left behind": [
+        "ValueError: Unknown quantization type, got bf16 - supported types are: ['awq']"
+    ],
+    "no format in the header": [
+        '[rank3]:     if metadata.get("format") not in ["pt", "tf", "flax", "mlx"]:\n'
+        "[rank3]: AttributeError: 'NoneType' object has no attribute 'get'",
+    ],
+    "layer 61 not used": [
+        "Some weights of the model checkpoint at /home/user/models/DeepSeek-R1-0528-BF16 were not used when initializing "
+        "DeepseekV3ForCausalLM: ['model.layers.61.eh_proj.weight', 'model.layers.61.embed_tokens.weight', ",
+        "Some weights … layers.61 were not used",
+    ],
+    "FP8 on transformers without a GPU": ["ValueError: Weight shape (576, 256) not divisible by scale grid (5, 2)"],
+    "chat template gives a dictionary": [
+        "TypeError: 'str' object cannot be interpreted as an integer",
+        "ValueError: invalid literal for int() with base 10: 'input_ids'",
+    ],
+    "remote code that is not there": [
+        "OSError: /models/deepseek-r1 does not appear to have a file named configuration_deepseek.py. Checkout "
+        "'https://huggingface.co//models/deepseek-r1/tree/None' for available files.",
+    ],
+    "Hugging Face config given to the demo": [
+        "    args = ModelArgs(**json.load(f))\n"
+        "TypeError: ModelArgs.__init__() got an unexpected keyword argument 'attention_dropout'",
+    ],
+    "FP8 on a card without FP8 units": [
+        "ValueError(\"type fp8e4nv not supported in this architecture. The supported fp8 dtypes are ('fp8e4b15', 'fp8e5')\")",
+        "AssertionError: fp8e4nv data type is not supported on CUDA arch < 89",
+    ],
+    "Triton without a GPU": [
+        '    raise RuntimeError(f"{len(actives)} active drivers ({actives}). There should only be one.")\n'
+        "RuntimeError: 0 active drivers ([]). There should only be one.",
+    ],
+    "no Triton": [
+        "ModuleNotFoundError: No module named 'triton'",
+        "ERROR: No matching distribution found for triton==3.0.0",
+    ],
+    "driver too old": [
+        "RuntimeError: The NVIDIA driver on your system is too old (found version 12080). Please update your GPU driver",
+    ],
+    "torch too old for the card": [
+        "RuntimeError: CUDA error: no kernel image is available for execution on the device",
+        "NVIDIA GeForce RTX 5090 with CUDA capability sm_120 is not compatible with the current PyTorch installation.",
+    ],
+    "out of GPU memory": [
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 896.00 MiB. GPU 0 has a total capacity of 47.53 GiB",
+    ],
+    "torchvision of another torch": ["RuntimeError: operator torchvision::nms does not exist"],
+    "NCCL waits in vain": [
+        "[rank1]:[E] [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=21, OpType=BROADCAST, "
+        "NumelIn=1, NumelOut=1, Timeout(ms)=600000) ran for 600046 milliseconds before timing out.",
+    ],
+    "peer-to-peer on consumer cards": [
+        "torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:1275, unhandled cuda error\n"
+        "ncclUnhandledCudaError: Call to CUDA function failed.",
+        "NCCL INFO P2P is disabled between connected GPUs 1 and 0. You can repress this message with ...",
+    ],
+    "llama.cpp does not know the tokenizer": [
+        "NotImplementedError: BPE pre-tokenizer was not recognized - update get_vocab_base_pre()",
+    ],
+    "notebook's kernel without dsv3": ["ModuleNotFoundError: No module named 'dsv3'"],
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in REAL.items() for text in texts])
+def test_real_strings(name, text):
+    assert explain(text).name == name
+    assert explain(f"INFO 03-22 loading\n{text}\nINFO 03-22 bye").name == name
+
+
+def test_every_failure_has_its_string_and_is_whole():
+    assert set(REAL) == {f.name for f in FAILURES}
+    for f in FAILURES:
+        assert re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+", f.thread)
+        assert f.cause.endswith(".")
+        assert "\n" not in f.command
+        re.compile(f.pattern)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ValueError: the weather is bad",
+        "KeyError: 'model'",
+        "Segmentation fault (core dumped)",
+        "a sentence about triton and nccl, drivers, 61 layers and fp8 in general",
+        "x" * 5_000_000,
+    ],
+)
+def test_what_is_not_known(text):
+    assert explain(text) is None
+
+
+def test_the_last_failure_of_a_traceback_counts():
+    warning = "Some weights of the model checkpoint at X were not used when initializing DeepseekV3ForCausalLM: ['a']"
+    assert explain(f"{warning}\ntorch.OutOfMemoryError: CUDA out of memory.").name == "out of GPU memory"
+
+
+def test_the_command():
+    done = dsv3("explain", 'ValueError("type fp8e4nv not supported in this architecture.")')
+    assert done.returncode == 0
+    first, _, command, _, thread = done.stdout.splitlines()
+    assert first.startswith("FP8 on a card without FP8 units: Ampere")
+    assert command == "    dsv3 fp8_cast_bf16 --input-fp8-hf-path R1 --output-bf16-hf-path R1-bf16"
+    assert thread == "https://github.com/deepseek-ai/DeepSeek-R1/issues/588"
+    piped = dsv3("explain", stdin="Traceback\nRuntimeError: 0 active drivers ([]). There should only be one.\n")
+    assert piped.stdout.startswith("Triton without a GPU: ")
+    unknown = dsv3("explain", "no idea")
+    assert unknown.returncode == 1
+    assert unknown.stdout.startswith("not known")
+    assert dsv3("explain", stdin=" \n").returncode == 2
+    listed = dsv3("explain", "--list")
+    assert listed.stdout.strip() == appendix()
+    assert len(listed.stdout.splitlines()) == len(FAILURES) + 2
+
+
+def test_bytes_that_are_not_utf8():
+    run = [sys.executable, "-m", "dsv3", "explain"]
+    done = subprocess.run(run, input=b"\xff\xfe CUDA out of memory \x80", capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"out of GPU memory")
