@@ -172,15 +172,16 @@ FAILURES = (
     Failure(
         "driver too old",
         r"NVIDIA driver on your system is too old",
-        "torch was built for a newer CUDA than the driver runs. nvidia-smi shows the newest that it can.",
-        "pip install torch --index-url https://download.pytorch.org/whl/cu128",
+        "torch was built for a newer CUDA than the driver runs; nvidia-smi shows the newest that it can. The wheels of "
+        "torch 2.11 and later are for CUDA 13.",
+        "pip install 'torch<2.11'",
         GITHUB + "modelscope/FunASR/issues/2973",
     ),
     Failure(
         "torch too old for the card",
         r"no kernel image is available for execution|is not compatible with the current PyTorch installation",
         "torch was built without code for this GPU; Blackwell (sm_100, sm_120) needs a build for CUDA 12.8 or newer.",
-        "pip install torch --index-url https://download.pytorch.org/whl/cu128",
+        "pip install --upgrade torch",
         GITHUB + "pytorch/pytorch/issues/150733",
     ),
     Failure(
