@@ -21,8 +21,9 @@ from .checkpoint.write import WORKERS, Bar, execute, free_bytes, open_journal
 from .cost import weight_bytes
 from .hubs import CACHE, HUBS, Hub, HubFile
 from .paths import TINY_R1
-from .transfer import PATIENCE, Listing, Patience, Transfer, on_disk
+from .transfer import PATIENCE, Listing, Patience, Transfer, leftovers, on_disk
 
+MISSING = "missing"
 ROUNDS = 3  # fetches of a file whose content is wrong
 THEN = ("cast", "convert")
 
@@ -73,7 +74,7 @@ def download(
         FileExistsError: ``target`` holds something else, or another run is at it.
         OSError: no room; or the hub does not answer, or stops answering.
     """
-    if find_model(name) == find_model("tiny-r1"):
+    if name == TINY_R1.name:
         copy_tiny_r1(target)
         return
     of = source(name, hub)
@@ -82,9 +83,12 @@ def download(
     check_names(found.files, target)
     check_folder(found.files, target, verify_only)
     check_room(found, target, extra_bytes(name, then))
+    right: set[str] = set()
+    if not verify_only and not (target / read.UNFINISHED).exists():
+        check_content(found.files, target, right)
     target.mkdir(parents=True, exist_ok=True)
     with open_journal(f"download of {of.model}", f"download {of.model}", target):
-        fetched = bring(transfer, found)
+        fetched = bring(transfer, found, right)
         shutil.rmtree(target / CACHE, ignore_errors=True)
         (target / read.UNFINISHED).unlink()
     _check_checkpoint(target)
@@ -94,24 +98,23 @@ def download(
     print(f"{target}: {size}, all as the hub lists them{how} ({fetched} fetched)", file=sys.stderr)
 
 
-def bring(transfer: Transfer, found: Listing) -> int:
-    """Fetch and check until every file is as listed; how many were fetched.
+def bring(transfer: Transfer, found: Listing, right: set[str]) -> int:
+    """Fetch and check until every file is as listed, ``right`` ones apart; how many were fetched.
 
     Raises:
         ValueError: content that is wrong after ``ROUNDS`` fetches; the wrong files are not kept.
     """
-    right: set[str] = set()
     fetched: set[str] = set()
     for attempt in range(ROUNDS + 1):
         reasons = wrong(found.files, transfer.target, right)
         if not reasons:
             return len(fetched)
-        for name in reasons:
-            (transfer.target / name).unlink(missing_ok=True)
+        for name, why in reasons.items():
+            if why != MISSING:
+                print(f"{transfer.target / name}: {why}; removed", file=sys.stderr)
+                (transfer.target / name).unlink()
         if attempt == ROUNDS:
             break
-        for name, why in list(reasons.items())[:3] if attempt or right else []:
-            print(f"{transfer.target / name}: {why}; fetching it again", file=sys.stderr)
         fetched |= reasons.keys()
         transfer.fetch(found.revision, [f for f in found.files if f.name in reasons])
     shown = read.some([f"{name} ({why})" for name, why in reasons.items()])
@@ -126,7 +129,7 @@ def wrong(files: Iterable[HubFile], target: Path, right: set[str]) -> dict[str, 
         if f.name in right:
             continue
         if not file.is_file():
-            reasons[f.name] = "missing"
+            reasons[f.name] = MISSING
         elif f.nbytes is not None and file.stat().st_size != f.nbytes:
             reasons[f.name] = f"{file.stat().st_size} bytes, should be {f.nbytes}"
         else:
@@ -190,6 +193,18 @@ def check_folder(files: Iterable[HubFile], target: Path, verify_only: bool) -> N
         raise FileExistsError(f"{target}: holds another checkpoint ({strangers[0]}); give an empty folder or remove it")
 
 
+def check_content(files: Iterable[HubFile], target: Path, right: set[str]) -> None:
+    """What is there before a first run is as listed, and joins ``right``; nothing of somebody else's is replaced.
+
+    Raises:
+        FileExistsError: a file is there with other content.
+    """
+    others = [name for name, why in wrong(files, target, right).items() if why != MISSING]
+    if others:
+        way_out = "give an empty folder, or --verify-only to replace it"
+        raise FileExistsError(f"{target}: {read.some(others)} not as the hub lists it; {way_out}")
+
+
 def extra_bytes(name: str, then: Iterable[str]) -> dict[str, int]:
     """Bytes that a cast to BF16 and a conversion will write.
 
@@ -215,6 +230,7 @@ def check_room(found: Listing, target: Path, extra: dict[str, int]) -> None:
         OSError: the disk has less room than is needed; with the figures.
     """
     missing = found.nbytes - sum(min(on_disk(target, f), f.nbytes or 0) for f in found.files)
+    missing = max(missing - sum(f.stat().st_size for f in leftovers(target)), 0)
     needed, free = missing + sum(extra.values()), free_bytes(target)
     if needed <= free:
         return

@@ -111,7 +111,7 @@ class Table:
 def table(cfg: ModelConfig, precision: Precision) -> Table:
     """The condensed tensor table of ``cfg``, stored in ``precision``, without MTP's copies of embedding and head."""
     stored = replace(cfg, dtype="bf16" if precision == "bf16" else "fp8")
-    merged: dict[tuple[object, ...], tuple[Row, int]] = {}
+    merged: dict[tuple, tuple[Row, int]] = {}
     last = cfg.n_layers - 1
     for row in layout(stored):
         if row.copy_of or (precision == "int4" and row.is_scale):
@@ -121,7 +121,7 @@ def table(cfg: ModelConfig, precision: Precision) -> Table:
         key = (layer, row.part, row.shape, row.kind, row.cut, row.unit, row.expert is None, row.is_scale)
         first, count = merged.get(key, (row, 0))
         merged[key] = first, count + 1
-    return Table(stored, precision, tuple(Piece(key[0], row, n) for key, (row, n) in merged.items()))  # type: ignore[arg-type]
+    return Table(stored, precision, tuple(Piece(layer, row, n) for (layer, *_), (row, n) in merged.items()))
 
 
 def check_split(cfg: ModelConfig, precision: Precision, split: Split) -> None:
@@ -170,12 +170,15 @@ def weights(tensors: Table, split: Split, mtp: bool = False) -> list[Counter[str
             if row.expert is not None:
                 group, part = divmod(rank, split.tp // split.ep)
                 n = count // cfg.n_routed_experts * len(shared_out(cfg.n_routed_experts, group, split.ep))
-                row_cut = _cut_expert(row, cfg)
-                shape = tuple([s.stop - s.start for s in row_cut.local(part, split.tp // split.ep)])
+                shape = _extent(_cut_expert(row, cfg).local(part, split.tp // split.ep))
             elif row.cut is not None:
-                shape = tuple([s.stop - s.start for s in row.local(rank, split.tp)])
+                shape = _extent(row.local(rank, split.tp))
             ranks[stage * split.tp + rank][row.part] += n * _nbytes(row._replace(shape=shape), tensors.precision)
     return ranks
+
+
+def _extent(part: tuple[slice, ...]) -> tuple[int, ...]:
+    return tuple([s.stop - s.start for s in part])
 
 
 def _cut_expert(row: Row, cfg: ModelConfig) -> Row:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Hub = Literal["modelscope", "huggingface"]
 HUBS: tuple[Hub, ...] = ("modelscope", "huggingface")
@@ -42,10 +42,12 @@ def listing(hub: Hub, model: str) -> tuple[str, list[HubFile]]:
     from huggingface_hub import HfApi
 
     info = HfApi().model_info(model, files_metadata=True)
-    lfs = {s.rfilename: s.lfs.sha256 if s.lfs else None for s in info.siblings}
-    return info.sha, [
-        HubFile(s.rfilename, s.size, lfs[s.rfilename], None if s.lfs else s.blob_id) for s in info.siblings
-    ]
+    return info.sha, [_of_sibling(s.rfilename, s.size, s.lfs, s.blob_id) for s in info.siblings]
+
+
+def _of_sibling(name: str, nbytes: int, lfs: Any, blob_id: str) -> HubFile:
+    """LFS files have their sha256, the others git's hash."""
+    return HubFile(name, nbytes, lfs.sha256) if lfs else HubFile(name, nbytes, None, blob_id)
 
 
 def fetch(hub: Hub, model: str, revision: str, names: Iterable[str], target: Path) -> None:
@@ -87,19 +89,19 @@ def is_final(error: BaseException, verb: str) -> bool:
     return verb == "list" and bool(codes & set(FINAL))
 
 
-def explain(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """One line; for a failed snapshot the first file's own reason."""
     if isinstance(error, ImportError):
         return str(error)
     failed = getattr(error, "failed_files", None) or {}
     for name, reason in failed.items():
-        return f"{name}: {explain(reason)}"
+        return f"{name}: {one_line(reason)}"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def main() -> None:
     """``list HUB MODEL`` or ``fetch HUB MODEL REVISION TARGET``, names as one JSON line on stdin."""
-    sys.modules["torch"] = None  # type: ignore[assignment]  # modelscope would import it: 200 MB for nothing
+    sys.modules["torch"] = None  # modelscope would import it: 200 MB for nothing
     verb, hub, model, *rest = sys.argv[1:]
     names = json.loads(sys.stdin.readline())
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
@@ -112,7 +114,7 @@ def main() -> None:
             answer = {}
     except Exception as error:  # whatever a client raises becomes one line; the caller decides about another try
         first = next(iter((getattr(error, "failed_files", None) or {}).values()), error)
-        answer = {"error": explain(error), "final": is_final(error, verb) or is_final(first, verb)}
+        answer = {"error": one_line(error), "final": is_final(error, verb) or is_final(first, verb)}
         if isinstance(error, ImportError):
             package = {"modelscope": "modelscope", "huggingface": "huggingface_hub"}[hub]
             answer = {"error": f"{package} is not installed: pip install {package}", "final": True, "uninstalled": True}

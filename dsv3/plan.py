@@ -209,10 +209,19 @@ def as_json(found: Plan, rate: float | None = None, price: float | None = None) 
     return asdict(found) | {"ranks": ranks, "decode": found.decode._asdict()} | extra
 
 
-def _positive(text: str) -> float:
-    value = float(text)
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number of 1 or more")
+    return int(text)
+
+
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < float("inf"):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number of 0 or more")
     return value
 
 
@@ -225,15 +234,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", help="DeepSeek-R1, V3, V3.1, V2, V2-Lite ..., a checkpoint folder, or a config.json")
     parser.add_argument("--precision", choices=PRECISIONS, help="of the weights; default: as published")
     parser.add_argument("--gpu", metavar="NAME", help=f"one of {', '.join(g.name for g in gpus())}")
-    parser.add_argument("--gpus", type=int, metavar="N", help="how many there are, in all machines")
-    parser.add_argument("--context", type=int, metavar="TOKENS", help=f"of each sequence; default {LOAD.context}")
-    parser.add_argument("--batch", type=int, default=LOAD.batch, metavar="N", help="sequences at once")
-    parser.add_argument("--tp", type=int, metavar="N", help="tensor-parallel ranks; default: as many as possible")
-    parser.add_argument("--pp", type=int, metavar="N", help="pipeline stages; default: what is left of --gpus")
-    parser.add_argument("--ep", type=int, metavar="N", help="groups with whole experts; default: --tp, none is cut")
+    parser.add_argument("--gpus", type=_count, metavar="N", help="how many there are, in all machines")
+    parser.add_argument("--context", type=_count, metavar="TOKENS", help=f"of each sequence; default {LOAD.context}")
+    parser.add_argument("--batch", type=_count, default=LOAD.batch, metavar="N", help="sequences at once")
+    parser.add_argument("--tp", type=_count, metavar="N", help="tensor-parallel ranks; default: as many as possible")
+    parser.add_argument("--pp", type=_count, metavar="N", help="pipeline stages; default: what is left of --gpus")
+    parser.add_argument("--ep", type=_count, metavar="N", help="groups with whole experts; default: --tp, none is cut")
     parser.add_argument("--mtp", action="store_true", help="hold the MTP layer, for speculative decoding")
-    parser.add_argument("--rate", type=_positive, metavar="MB/S", help="of the download, for its time")
-    parser.add_argument("--price", type=_positive, metavar="P", help="of one GPU for an hour, for the cost")
+    parser.add_argument("--rate", type=_amount, metavar="MB/S", help="of the download, for its time")
+    parser.add_argument("--price", type=_amount, metavar="P", help="of one GPU for an hour, for the cost")
     parser.add_argument("--json", action="store_true", help="one JSON document, bytes as integers")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the plan: .png, .svg or .pdf")
     return parser
@@ -244,9 +253,9 @@ def _split(args: argparse.Namespace, of: Subject, precision: Precision) -> Split
     if args.tp is None and args.pp is None:
         tp, pp = (s := auto_split(of.cfg, precision, args.gpus)).tp, s.pp
     else:
-        tp = args.tp or args.gpus // (args.pp or 1)
-        pp = args.pp or args.gpus // tp
-    if tp < 1 or pp < 1 or tp * pp != args.gpus:
+        tp = args.tp or max(args.gpus // args.pp, 1)
+        pp = args.pp or max(args.gpus // tp, 1)
+    if tp * pp != args.gpus:
         raise ValueError(f"--tp {tp} x --pp {pp} are {tp * pp} GPUs, but --gpus says {args.gpus}")
     return Split(tp=tp, pp=pp, ep=tp if args.ep is None else args.ep)
 
@@ -261,8 +270,6 @@ def main(argv: list[str]) -> None:
         parser.error("--gpus needs --gpu")
     if args.gpus is None and (args.tp or args.pp or args.ep or args.figure):
         parser.error("--tp, --pp, --ep and --figure need --gpu and --gpus")
-    if args.gpus is not None and args.gpus < 1:
-        parser.error("--gpus must be 1 or more")
     of = subject(args.model)
     precision = args.precision or of.published
     context = min(LOAD.context, of.cfg.max_seq_len) if args.context is None else args.context

@@ -101,6 +101,8 @@ class Transfer:
 
     def _run(self, verb: str, rest: list[str], names: list[str], watch: "Watch") -> dict[str, Any]:
         """One run of the client: its answer, or ``error`` and whether that is ``final``."""
+        for file in leftovers(self.target) if names else []:
+            file.unlink(missing_ok=True)
         command = [sys.executable, "-m", hubs.__name__, verb, self.hub, self.model, *rest]
         chatter = None if os.environ.get("DSV3_DEBUG") == "1" else subprocess.DEVNULL
         # A listing leaves no trace in the target.
@@ -151,6 +153,11 @@ def on_disk(target: Path, f: HubFile) -> int:
         with contextlib.suppress(OSError):
             return file.stat().st_size
     return 0
+
+
+def leftovers(target: Path) -> list[Path]:
+    """Unfinished files of a Hugging Face client that was stopped: the next one does not go on with them."""
+    return list((target / hubs.CACHE / "huggingface").rglob("*.incomplete"))
 
 
 class Watch:

@@ -72,23 +72,22 @@ def test_a_good_hub(hub, name, target, capsys):
     assert len(hub.log) == before, "what is there and right is not fetched again"
 
 
-@pytest.mark.parametrize("fault", ["cut", "429", "503", "drip", "redirect"])
-def test_faults_that_pass(hub, name, target, fault):
-    hub.faults = {FIRST: [fault], "config.json": [fault]}
-    download("owner/model", target, name, patience=SOON)
+SHARDS = [f"model-0000{i}-of-000005.safetensors" for i in range(1, 6)]
+
+
+PASSING, LYING = ["cut", "429", "503", "drip", "redirect"], ["short", "flip", "long", "html", "pointer"]
+
+
+@pytest.mark.parametrize("faults", [PASSING, LYING], ids=["passing", "lying"])
+def test_faults(hub, name, target, faults):
+    """One on each shard, and one on a small file that is not in LFS."""
+    hub.faults = {shard: [fault] for shard, fault in zip(SHARDS, faults, strict=True)} | {"config.json": [faults[1]]}
+    download("owner/model", target, name, patience=Patience(tries=8, wait=0.05, longest=0.1))
     assert whole(target, hub)
-    assert hub.faults == {FIRST: [], "config.json": []}
+    assert not any(hub.faults.values()), "each was met"
 
 
-@pytest.mark.parametrize("fault", ["short", "flip", "long", "html", "pointer"])
-def test_wrong_content_is_fetched_again(hub, name, target, fault):
-    hub.faults = {FIRST: [fault]}
-    download("owner/model", target, name, patience=SOON)
-    assert whole(target, hub)
-    assert hub.faults == {FIRST: []}
-
-
-@pytest.mark.parametrize("fault", ["flip", "html"])
+@pytest.mark.parametrize(("name", "fault"), [("modelscope", "html"), ("huggingface", "flip")])
 def test_content_that_stays_wrong_is_not_kept(hub, name, target, fault, monkeypatch):
     monkeypatch.setattr(tool, "ROUNDS", 1)  # the clients have tries of their own
     hub.faults = {FIRST: [fault] * 99}
@@ -103,13 +102,6 @@ def test_content_that_stays_wrong_is_not_kept(hub, name, target, fault, monkeypa
     download("owner/model", target, name, patience=SOON)
     assert whole(target, hub)
     assert {n for n, _ in hub.log} == {FIRST}, "only what is missing"
-
-
-def test_a_flipped_byte_in_a_file_without_lfs(hub, target):
-    """Hugging Face lists no sha256 for it, but git's own hash."""
-    hub.faults = {"config.json": ["flip"]}
-    download("owner/model", target, "huggingface", patience=SOON)
-    assert whole(target, hub)
 
 
 def test_a_broken_connection_is_continued_where_it_broke(hub, target):
@@ -199,6 +191,28 @@ def test_the_data_disk_is_named_when_it_has_room(target, tmp_path, monkeypatch):
         tool.check_room(listing, target, {})
 
 
+def test_what_a_stopped_client_left_makes_room(hub, target, monkeypatch):
+    stale = target / ".cache" / "huggingface" / "download" / "abc.0123.incomplete"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(bytes(5_000_000))
+    monkeypatch.setattr(tool, "free_bytes", lambda folder: 9_000_000)
+    download("owner/model", target, "huggingface", patience=SOON)
+    assert whole(target, hub)
+
+
+def test_files_of_another_model_are_not_replaced(hub, name, target):
+    """The shards of all DeepSeek-V3 models have the same names."""
+    download("owner/model", target, name, patience=SOON)
+    before = {f.name: f.read_bytes() for f in target.iterdir()}
+    hub.files[FIRST] = hub.files[FIRST][:-1] + b"x"
+    hub.files["config.json"] += b" "
+    with pytest.raises(FileExistsError, match=f"config.json, {FIRST} not as the hub lists it; .* --verify-only"):
+        download("owner/other", target, name, patience=SOON)
+    assert {f.name: f.read_bytes() for f in target.iterdir()} == before
+    download("owner/other", target, name, verify_only=True, patience=SOON)
+    assert whole(target, hub)
+
+
 def test_another_checkpoint_there(hub, name, target):
     target.mkdir()
     (target / "other.safetensors").write_bytes(b"mine")
@@ -219,12 +233,10 @@ def test_a_hub_that_is_not_one(hub, name, target):
     assert not target.exists()
 
 
-def test_a_hub_that_is_not_there(target, name, monkeypatch):
-    for key in ("MODELSCOPE_ENDPOINT", "HF_ENDPOINT"):
-        monkeypatch.setenv(key, "http://127.0.0.1:1")
-    monkeypatch.setenv("MODELSCOPE_API_MAX_RETRIES", "1")
+def test_a_hub_that_is_not_there(target, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(OSError, match="gave up after 1 tries without a new byte; the same command goes on"):
-        download("owner/model", target, name, patience=Patience(tries=1))
+        download("owner/model", target, "huggingface", patience=Patience(tries=1))
 
 
 def test_a_silent_connection_is_given_up_and_taken_up_again(hub, target, capsys):
@@ -282,6 +294,26 @@ def test_interrupted_and_continued(hub, name, target):
     assert done.returncode == 0, done.stderr
     assert whole(target, hub)
     assert FIRST not in {n for n, _ in hub.log}, "what had come was kept"
+
+
+def test_killed_and_continued(hub, target):
+    """The client does not outlive the one that started it, and the next run goes on."""
+    hub.files["large.bin"] = bytes(4_000_000)
+    hub.faults = {"large.bin": ["cut"] * 99}
+    run = [sys.executable, "-m", "dsv3", "download", "--model", "owner/model", "--local-dir", str(target)]
+    first = subprocess.Popen(run, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not (target / FIRST).exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    time.sleep(0.5)
+    asked = len(hub.log)
+    time.sleep(1.5)
+    assert len(hub.log) == asked
+    hub.faults = {}
+    download("owner/model", target, patience=SOON)
+    assert whole(target, hub)
 
 
 def test_two_at_once(hub, target):

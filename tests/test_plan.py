@@ -248,7 +248,11 @@ def test_mistakes_on_the_command_line():
     fails(dsv3("plan", "R1", "--gpu", "H20", "--gpus", 8), "plan", "H20-96G, H20-141G")
     fails(dsv3("plan", "R1", "--gpu", "H100", "--gpus", 8, "--tp", 3), "plan", "--tp 3 x --pp 2 are 6 GPUs")
     fails(dsv3("plan", "R1", "--gpu", "H100", "--gpus", 8, "--context", 200000), "plan", "has 163840")
-    fails(dsv3("plan", "R1", "--gpu", "H100", "--gpus", 8, "--batch", 0), "plan", "batch = 0")
+    fails(dsv3("plan", "R1", "--gpu", "H100", "--gpus", 8, "--tp", 16), "plan", "--tp 16 x --pp 1 are 16 GPUs")
+    fails(dsv3("plan", "R1", "--gpu", "H100", "--gpus", 8, "--pp", 3), "plan", "--tp 2 x --pp 3 are 6 GPUs")
+    none = dsv3("plan", "R1", "--gpu", "H100", "--gpus", 8, "--batch", 0)
+    assert none.returncode == 2
+    assert "--batch: '0': must be a whole number of 1 or more" in none.stderr
     assert dsv3("plan", "R1", "--gpus", 8).returncode == 2
     assert dsv3("plan", "R1", "--price", "dear").returncode == 2
     assert dsv3("plan", "R1", "--price", "-1").returncode == 2
