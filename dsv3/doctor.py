@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from . import paths
-from .checkpoint.write import free_bytes
+from .checkpoint.write import disk_usage, free_bytes
 from .kernels import FP8_UNITS
 from .machine import Machine, SeenGPU, cores, memory, reach, write_rate
 
@@ -247,12 +247,10 @@ def check_memory(m: Machine) -> Iterable[Finding]:
 def check_disks(m: Machine) -> Iterable[Finding]:
     """Room where checkpoints would go, and here."""
     for what, folder in {"disk": m.folder, "checkpoints": paths.home(m.env)}.items():
-        free = free_bytes(folder)
-        text = f"{free / 1e9:.1f} GB free at {folder.absolute()}"
-        if free < 1e9:
-            yield Finding("warning", what, text, f"df -h {folder.absolute()}")
-        else:
-            yield Finding("ok", what, text)
+        total, _, free = disk_usage(folder)
+        text = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free at {folder.absolute()}"
+        low = free < 1e9
+        yield Finding("warning" if low else "ok", what, text, f"du -sh {folder.absolute()}/*" if low else "")
 
 
 def check_write(m: Machine) -> Iterable[Finding]:

@@ -6,6 +6,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_cli import dsv3
@@ -192,6 +193,29 @@ def test_a_driver_for_another_cuda(root, monkeypatch):
     assert told[-1] == ("failure", "torch sees: no GPU: this torch is a CPU build")
 
 
+@pytest.mark.parametrize(
+    ("built", "peers", "env", "level", "says"),
+    [
+        (["sm_80", "sm_90"], True, {}, "ok", "2 GPUs"),
+        (["sm_80", "sm_86"], False, {}, "warning", "do not reach each other's memory"),
+        (["sm_80", "sm_86"], False, {"NCCL_P2P_DISABLE": "1"}, "ok", "2 GPUs"),
+        (["sm_70", "sm_90", "compute_90"], True, {}, "failure", "GPU 0 (sm_86), but has no code for it"),
+        (["sm_100a", "sm_86"], True, {}, "ok", "2 GPUs"),
+    ],
+)
+def test_what_torch_says_of_its_gpus(built, peers, env, level, says):
+    """torch stands in for itself: two cards of sm_86, which this machine need not have."""
+    cuda = SimpleNamespace(
+        device_count=lambda: 2,
+        get_arch_list=lambda: built,
+        get_device_capability=lambda i: (8, 6),
+        can_device_access_peer=lambda a, b: peers,
+    )
+    found = doctor._usable(SimpleNamespace(cuda=cuda), Machine(env=env))
+    assert found.level == level
+    assert says in found.text
+
+
 # ---- everything else
 
 
@@ -212,8 +236,12 @@ def test_autodl(root):
 def test_disks_and_a_write_test(tmp_path, monkeypatch):
     m = Machine(folder=tmp_path, env={"DSV3_HOME": str(tmp_path / "not" / "there")})
     assert [f.what for f in doctor.check_disks(m)] == ["disk", "checkpoints"]
-    monkeypatch.setattr(doctor, "free_bytes", lambda folder: 5e8)
-    assert {f.level for f in doctor.check_disks(m)} == {"warning"}
+    assert "GB free at" in tell(doctor.check_disks, m)[0][1]
+    with monkeypatch.context() as patch:
+        patch.setattr(doctor, "disk_usage", lambda folder: (10**12, 0, 5 * 10**8))
+        there = tmp_path / "not" / "there"
+        assert tell(doctor.check_disks, m)[1][1] == f"checkpoints: 0.5 of 1000.0 GB free at {there}"
+        assert {f.level for f in doctor.check_disks(m)} == {"warning"}
     assert write_rate(tmp_path, 4 << 20) > 0
     monkeypatch.setattr(doctor, "write_rate", lambda folder: write_rate(folder, 4 << 20))
     assert "DeepSeek-R1 would take" in tell(doctor.check_write, m)[0][1]

@@ -106,9 +106,14 @@ def missing_bytes(plan: Plan, target: Path) -> int:
     return plan.nbytes - there
 
 
+def disk_usage(target: Path) -> tuple[int, int, int]:
+    """Bytes of the disk where ``target`` is or will be: total, used, free."""
+    return shutil.disk_usage(next(p for p in [target, *target.absolute().parents] if p.exists()))
+
+
 def free_bytes(target: Path) -> int:
     """Bytes free where ``target`` is or will be."""
-    return shutil.disk_usage(next(p for p in [target, *target.absolute().parents] if p.exists())).free
+    return disk_usage(target)[2]
 
 
 def check_space(plan: Plan, target: Path) -> None:

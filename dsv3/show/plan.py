@@ -88,7 +88,7 @@ def comparison(of: Subject, precision: Precision, load: Load, found: list[Plan],
         lines.append(f"no number up to {COUNTS[-1]} fits: {', '.join(without)}")
     if any(p.split.gpus > PER_MACHINE for p in found):
         lines.append(
-            f"more than {PER_MACHINE} GPUs are more than one machine; pp > 1 and engines: see --gpu NAME --gpus N"
+            f"more than {PER_MACHINE} GPUs are more than one machine; for one row in full: --gpu NAME --gpus N"
         )
     return "\n".join(lines)
 
