@@ -15,7 +15,7 @@ from dsv3.cost import parameters, weight_bytes
 from dsv3.fit import FORMULAS, Load, Split, activations, auto_split, check_split, decode, table, weights
 from dsv3.hardware import engines, find_gpu, gpus
 from dsv3.layout import layout
-from dsv3.plan import Subject, as_json, count, plan, smallest, subject
+from dsv3.planner import Subject, as_json, count, plan, smallest, subject
 from dsv3.show.plan import figure
 
 R1 = subject("DeepSeek-R1")
@@ -239,7 +239,13 @@ def test_the_command(tmp_path, fp8_folder):
     for model in (fp8_folder, fp8_folder / "config.json", "config_16B.json"):
         assert dsv3("plan", model, "--gpu", "4090", "--gpus", 2).returncode == 0
     need = dsv3("plan", "V2-Lite", "--gpu", "L20")
-    assert "L20-48G                 1" in need.stdout
+    assert need.stdout.startswith("DeepSeek-V2-Lite-Chat in BF16 on 1 x L20-48G (tp 1, pp 1, ep 1)")
+    table = dsv3("plan", "V2-Lite", "--rate", 100)
+    assert "L20-48G                 1" in table.stdout
+    assert "download         0.1 hours at 100 MB/s" in table.stdout
+    none = dsv3("plan", "R1", "--gpu", "3090", "--precision", "bf16", "--batch", 500)
+    assert none.returncode == 1
+    assert none.stdout.splitlines()[-1] == "no number up to 64 fits: RTX-3090"
 
 
 def test_mistakes_on_the_command_line():
@@ -255,6 +261,7 @@ def test_mistakes_on_the_command_line():
     assert "--batch: '0': must be a whole number of 1 or more" in none.stderr
     assert dsv3("plan", "R1", "--gpus", 8).returncode == 2
     assert dsv3("plan", "R1", "--price", "dear").returncode == 2
+    assert "--price needs --gpu" in dsv3("plan", "R1", "--price", 1).stderr
     assert dsv3("plan", "R1", "--price", "-1").returncode == 2
 
 

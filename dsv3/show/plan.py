@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..fit import FORMULAS, Load, Need, Precision
 from ..hardware import GPU
-from ..plan import COUNTS, Plan, Subject
+from ..planner import COUNTS, Plan, Subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +72,9 @@ def _disk(of: Plan, rate: float | None) -> list[str]:
     return lines
 
 
-def comparison(of: Subject, precision: Precision, load: Load, found: list[Plan], kinds: Iterable[GPU]) -> str:
+def comparison(
+    of: Subject, precision: Precision, load: Load, found: list[Plan], kinds: Iterable[GPU], rate: float | None = None
+) -> str:
     """What each kind of GPU would take: the smallest number that fits, and the kinds that do not come so large."""
     sequences = f"{load.batch:,} x {load.context:,} tokens"
     lines = [f"{of.name} in {precision.upper()}, {sequences}: the fewest GPUs of each kind that fit", ""]
@@ -87,10 +89,8 @@ def comparison(of: Subject, precision: Precision, load: Load, found: list[Plan],
     if without:
         lines.append(f"no number up to {COUNTS[-1]} fits: {', '.join(without)}")
     if any(p.split.gpus > PER_MACHINE for p in found):
-        lines.append(
-            f"more than {PER_MACHINE} GPUs are more than one machine; for one row in full: --gpu NAME --gpus N"
-        )
-    return "\n".join(lines)
+        lines.append(f"more than {PER_MACHINE} GPUs are more than one machine; one kind in full: --gpu NAME")
+    return "\n".join(lines + (["", *_disk(found[0], rate)] if found else []))
 
 
 def figure(of: Plan) -> "Figure":
