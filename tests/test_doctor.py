@@ -313,13 +313,13 @@ def test_commands_that_fail():
 
 
 def test_a_report_has_no_secrets(monkeypatch):
-    env = {"http_proxy": "http://alice:sesame@10.9.8.7:3128", "HF_TOKEN": "hf_abcdefghijklmnop"}
+    env = {"http_proxy": "http://login:sesame@10.9.8.7:3128", "HF_TOKEN": "hf_abcdefghijklmnop"}
     text = report(examine(Machine(env=env, run=smi())))
-    for secret in ("alice", "sesame", "10.9.8.7", "hf_abcdef", str(Path.home()) + "/", str(Path.cwd())):
+    for secret in ("login:", "sesame", "10.9.8.7", "hf_abcdef", str(Path.home()) + "/", str(Path.cwd())):
         assert secret not in text
     assert "set by http_proxy" in text
     monkeypatch.setattr("platform.node", lambda: "boxname42")
-    told = without_secrets(f"{Path.home()}/x https://bob:pw@hub.org/a hf_0123456789abc on boxname42, {Path.cwd()}/y")
+    told = without_secrets(f"{Path.home()}/x https://login:pw@hub.org/a hf_0123456789abc on boxname42, {Path.cwd()}/y")
     assert told == "~/x https://***@hub.org/a hf_*** on ***, ./y"
 
 

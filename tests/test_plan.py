@@ -65,6 +65,26 @@ def test_anchors_of_hardware(gpu, n, precision, fits):
     assert on(gpu, n, precision).fits is fits
 
 
+@pytest.mark.parametrize(
+    ("precision", "gpu", "n"),
+    [
+        ("fp8", "H200", 8),
+        ("fp8", "B200", 8),
+        ("fp8", "H100", 16),
+        ("bf16", "H200", 16),
+        ("bf16", "H100", 32),
+        ("bf16", "A100-80G", 32),
+        ("int8", "A100-80G", 16),
+        ("int8", "L40S", 32),
+        ("int4", "H100", 8),
+        ("int4", "A100-80G", 8),
+    ],
+)
+def test_what_sglang_recommends_fits(precision, gpu, n):
+    """SGLang's table for DeepSeek-V3 (docs/basic_usage/deepseek_v3.md)."""
+    assert on(gpu, n, precision).fits
+
+
 def test_the_weights_are_the_tables():
     """Rank by rank, from each row's own slices; 3 ranks share 64 experts and the widths unevenly."""
     cfg = replace(LITE.cfg, n_heads=6, dtype="bf16")
