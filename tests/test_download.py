@@ -97,6 +97,8 @@ def test_content_that_stays_wrong_is_not_kept(hub, name, target, fault, monkeypa
     assert (target / LAST).read_bytes() == hub.files[LAST], "the others are there"
     with pytest.raises(ValueError, match="unfinished"):
         read.open_folder(target)
+    with pytest.raises(FileExistsError, match=r"unfinished work of another run \(download of owner/model\)"):
+        download("owner/other", target, name, patience=SOON)
     hub.faults = {}
     hub.log.clear()
     download("owner/model", target, name, patience=SOON)
