@@ -11,18 +11,26 @@ import pytest
 from test_cli import dsv3, fails
 
 from dsv3.catalogue import find_model, models
-from dsv3.cost import parameters, weight_bytes
+from dsv3.cost import flops, parameters, weight_bytes
 from dsv3.fit import FORMULAS, Load, Split, activations, auto_split, check_split, decode, table, weights
 from dsv3.hardware import engines, find_gpu, gpus
 from dsv3.layout import layout
-from dsv3.planner import Subject, as_json, count, plan, smallest, subject
+from dsv3.planner import Counted, Subject, as_json, count, disk, plan, smallest, subject
 from dsv3.show.plan import figure
 
 R1 = subject("DeepSeek-R1")
 LITE = subject("V2-Lite")
+MULTIPLIED = flops(R1.cfg)
 
 
-counted = cache(lambda split, precision: count(R1, split, precision))  # half a second each
+# Counting takes half a second each time: the table once for a precision, each split once.
+tensors = cache(lambda precision: (table(R1.cfg, precision), disk(R1, precision)))
+
+
+@cache
+def counted(split: Split, precision: str) -> Counted:
+    condensed, sizes = tensors(precision)
+    return Counted(weights(condensed, split), sizes, MULTIPLIED)
 
 
 def planned(gpu: str, split: Split, precision: str = "fp8", **load):
@@ -103,22 +111,22 @@ def test_the_weights_are_the_tables():
 
 def test_pipeline_and_cut_experts_lose_nothing():
     """However it is split, the routed experts come out whole, and the rest once for each rank that needs it."""
-    tensors = table(R1.cfg, "fp8")
-    alone = weights(tensors, Split(), mtp=True)[0]
+    condensed = tensors("fp8")[0]
+    alone = weights(condensed, Split(), mtp=True)[0]
     copies = sum(r.nbytes for r in layout(R1.cfg) if r.copy_of)
     assert alone.total() == weight_bytes(R1.cfg, "fp8") - copies
     for split in (Split(tp=8, ep=8), Split(tp=8, ep=1), Split(tp=16, ep=4, pp=2), Split(tp=1, pp=7, ep=1)):
-        parts = weights(tensors, split, mtp=True)
+        parts = weights(condensed, split, mtp=True)
         assert sum(p["routed"] for p in parts) == alone["routed"]
         assert sum(p["embedding"] for p in parts) == alone["embedding"]
         assert sum(p["norm"] for p in parts) == alone["norm"] * split.tp
-    assert all("mtp" not in p for p in weights(tensors, Split(tp=8, ep=8)))
+    assert all("mtp" not in p for p in weights(condensed, Split(tp=8, ep=8)))
 
 
 def test_int4_is_four_bits_and_a_little():
     routed = parameters(R1.cfg)["routed"]
-    assert weights(table(R1.cfg, "int4"), Split())[0]["routed"] == routed * (4 + 20 / 128) / 8
-    assert weights(table(R1.cfg, "int8"), Split()) == weights(table(R1.cfg, "fp8"), Split())
+    assert counted(Split(), "int4").held[0]["routed"] == routed * (4 + 20 / 128) / 8
+    assert counted(Split(), "int8").held == counted(Split(), "fp8").held
 
 
 def test_the_limits_are_the_limits():
@@ -146,8 +154,8 @@ def test_cache_and_activations_by_hand():
 
 def test_decode_bounds_by_hand():
     """One sequence on one GPU: everything but the embedding and 248 of 256 experts is read once."""
-    tensors, gpu, one = table(R1.cfg, "fp8"), find_gpu("H20-96G"), Split()
-    held = weights(tensors, one)
+    gpu, one = find_gpu("H20-96G"), Split()
+    held = counted(one, "fp8").held
     read = held[0].total() - held[0]["embedding"] - held[0]["routed"] * 248 / 256 + 4096 * 70_272
     bound = decode(R1.cfg, held, 10**12, gpu, "fp8", one, Load())
     assert bound.memory_s == pytest.approx(read / 4e12)
@@ -192,6 +200,7 @@ def test_what_do_i_need():
 
 def test_counting_once_changes_nothing():
     gpu, split = find_gpu("H20-96G"), Split(tp=8, ep=8)
+    assert counted(split, "fp8") == count(R1, split)
     assert planned("H20-96G", split, context=99) == plan(R1, gpu, split, load=Load(context=99))
 
 
