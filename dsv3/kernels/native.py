@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .. import paths
 from . import cpu, reference
 
 SOURCE = Path(__file__).with_name("native.c")
@@ -27,7 +28,7 @@ POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled functions, or None where there is no C compiler, or one that cannot."""
+    """The compiled functions, or None where there is no C compiler (``CC``, ``cc``, ``gcc``, ``clang``) that can."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler:
         return None
@@ -48,7 +49,7 @@ def library() -> ctypes.CDLL | None:
 
 def _built(command: Sequence[str]) -> Path | None:
     """The library that ``command`` makes, from the cache folder or made now; None if the compiler fails."""
-    folder = Path(os.environ.get("DSV3_HOME") or Path.home() / ".cache" / "dsv3")
+    folder = paths.home()
     try:
         # What -march=native means here, and the compiler's version.
         macros = subprocess.run(

@@ -1,0 +1,156 @@
+"""The model laid out for speed: the same function as ``model.py`` and as transformers, in every form it can take."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from oracle import oracle, ours, relative
+from test_model import CASES, FLOAT, TOLERANCE, slices, tokens
+from threads import on_ranks
+
+from dsv3.cache import Cache
+from dsv3.checkpoint.load import load
+from dsv3.compiled import Compiled
+from dsv3.config import ModelConfig
+from dsv3.fast import Fast
+from dsv3.kernels import native
+from dsv3.model import Transformer, place
+from dsv3.parallel import Parallel
+from dsv3.runtime import Runtime
+
+
+@pytest.mark.parametrize(("family", "seed"), CASES[::2])
+@torch.inference_mode()
+def test_equals_transformers_whole_in_chunks_and_step_by_step(family, seed):
+    theirs, x = oracle(family, seed), tokens(3, 15, seed)
+    expected = theirs(x).logits
+    fast = Fast(ours(theirs, FLOAT))
+    assert relative(fast.logits(fast(x)), expected) < TOLERANCE
+    for size in (1, 4):
+        cache = Cache()
+        parts = [fast.logits(fast(x[:, at : at + size], at, cache)) for at in range(0, x.shape[1], size)]
+        assert relative(torch.cat(parts, dim=1), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize(("family", "seed"), CASES[::6])
+@pytest.mark.parametrize("new", [1, 3])
+@torch.inference_mode()
+def test_sequences_of_different_lengths_share_a_batch(family, seed, new):
+    theirs, x = oracle(family, seed), tokens(3, 20, seed)
+    fast, cache, lengths = Fast(ours(theirs, FLOAT)), Cache(), torch.tensor([4, 9, 6])
+    fast(x[:, :9], 0, cache)
+    ahead = torch.stack([x[i, n : n + new] for i, n in enumerate(lengths)])
+    logits = fast.logits(fast(ahead, lengths, cache))
+    for i, n in enumerate(lengths.tolist()):
+        alone = theirs(x[i : i + 1, : n + new]).logits[0, -new:]
+        assert relative(logits[i], alone) < TOLERANCE
+
+
+@pytest.mark.parametrize(("size", "heads", "vocab", "inter"), [(2, 4, 128, 64), (3, 6, 127, 95), (6, 6, 130, 4)])
+@torch.inference_mode()
+def test_ranks_together_equal_one_process(size, heads, vocab, inter):
+    cfg = ModelConfig(
+        vocab_size=vocab, dim=32, inter_dim=inter, moe_inter_dim=16, n_layers=3, n_heads=heads, n_routed_experts=8,
+        n_shared_experts=2, n_activated_experts=2, n_expert_groups=4, n_limited_groups=2, score_func="sigmoid",
+        q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, n_mtp_layers=1,
+    )  # fmt: skip
+    x = tokens(2, 11) % vocab
+    torch.manual_seed(1)
+    whole = Transformer(cfg, FLOAT)
+    for p in whole.parameters():
+        p.normal_(0, p.shape[-1] ** -0.5)
+    weights = dict(whole.named_parameters())
+
+    def rank(tp: Parallel) -> tuple[torch.Tensor, torch.Tensor]:
+        model = Transformer(cfg, replace(FLOAT, tp=tp))
+        model.load_state_dict(slices(weights, model, tp), strict=True)
+        fast = Fast(model)
+        h = fast(x[:, :-1])
+        return fast.logits(h), fast.logits(fast.predict(h, x[:, 1:]))
+
+    h = whole(x[:, :-1])
+    expected = whole.logits(h), whole.logits(whole.predict(h, x[:, 1:]))
+    for mine in on_ranks(size, rank):
+        assert all(relative(a, b) < 1e-5 for a, b in zip(mine, expected, strict=True))
+
+
+def filled(folder, **run) -> Transformer:
+    cfg = ModelConfig.load(folder)
+    model = Transformer(cfg, Runtime(**run))
+    load(model, folder, cfg)
+    return model
+
+
+def drift(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a.float() - b.float()).norm() / b.float().norm()).item()
+
+
+@pytest.mark.parametrize("gemm", ["bf16", "w8a16", "fp8"])
+@pytest.mark.parametrize("native_too", [True, False])
+@torch.inference_mode()
+def test_bf16_and_fp8_layers_stay_within_their_rounding(gemm, native_too, fp8_folder, monkeypatch):
+    """A block of each kind, fed with the same input: what differs is the rounding to BF16, 2^-9 an operation.
+
+    Where activations are quantised, such a difference now and then becomes a step of FP8, 2^-3.
+    """
+    if not native_too:
+        monkeypatch.setattr(native, "library", lambda: None)
+    slow, fast = filled(fp8_folder, gemm=gemm), Fast(filled(fp8_folder, gemm=gemm))
+    assert all(layer.attn.wo.native == (native_too and gemm != "fp8") for layer in fast.layers)
+    x = torch.randn(1, 5, slow.cfg.dim, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for n in (5, 1):  # with both ways through the experts
+        here = fast.place(torch.zeros(1, n, dtype=torch.long), 0, None)
+        there = place(slow.cfg, slow.frequencies, torch.zeros(1, n, dtype=torch.long), 0, None)
+        for mine, theirs in zip(fast.layers, slow.layers, strict=True):
+            assert drift(mine(x[0, :n], here), theirs(x[:, :n], there)[0]) < (0.03 if gemm == "fp8" else 0.01)
+
+
+@torch.inference_mode()
+def test_it_takes_the_weights_and_keeps_one_copy(bf16_folder):
+    model = filled(bf16_folder)
+    total = sum(p.nbytes for name, p in model.named_parameters() if "norm" not in name and "gate" not in name)
+    fast = Fast(model)
+    left = {name for name, p in model.named_parameters() if p is not None}
+    assert all("norm" in n or "gate" in n or "embed" in n for n in left)
+    stores = [t.untyped_storage() for t in _tensors(fast, set()) if t.dim() >= 2]
+    held = {store.data_ptr(): store.nbytes() for store in stores}
+    assert total <= sum(held.values()) <= 1.1 * total
+
+
+def _tensors(thing: object, seen: set[int]):
+    """Every tensor that can be reached from ``thing``."""
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, torch.Tensor):
+        yield thing
+    elif isinstance(thing, torch.nn.Module):
+        yield from thing.parameters()
+    elif isinstance(thing, dict | list | tuple):
+        for value in thing.values() if isinstance(thing, dict) else thing:
+            yield from _tensors(value, seen)
+    elif type(thing).__module__.startswith("dsv3") and hasattr(thing, "__dict__"):
+        yield from _tensors(vars(thing), seen)
+
+
+@torch.inference_mode()
+def test_a_compiled_step_equals_the_eager_one(bf16_folder):
+    fast, compiled = Fast(filled(bf16_folder)), Compiled(filled(bf16_folder))
+    x = tokens(1, 70)
+    caches = Cache(), Cache()
+    for model, cache in zip((fast, compiled), caches, strict=True):
+        model(x[:, :60], 0, cache)
+    for at in range(60, 70):  # the cache grows at 64
+        a, b = (m(x[:, at : at + 1], at, c) for m, c in zip((fast, compiled), caches, strict=True))
+        assert drift(b, a) < 0.03
+        assert fast.logits(a).argmax() == compiled.logits(b).argmax()
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [({"gemm": "w8a16"}, "multiplies in BF16, not with gemm w8a16"), ({"tp": Parallel(0, 2)}, "for a single rank")],
+)
+def test_what_cannot_be_compiled_is_named(run, words, fp8_folder):
+    model = Transformer(ModelConfig.load(fp8_folder), Runtime(**run))
+    with pytest.raises(ValueError, match=words):
+        Compiled(model)
