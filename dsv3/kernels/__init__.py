@@ -1,5 +1,10 @@
-"""FP8 kernels: quantise activations, dequantise weights, multiply. ``reference`` is torch; ``pick`` chooses, once."""
+"""FP8, attention and expert kernels: ``reference`` is torch, ``triton`` the same for a GPU; ``pick`` chooses, once."""
 
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
@@ -7,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import torch
 
-FP8_UNITS = (8, 9)  # the first CUDA compute capability that multiplies FP8: Ada, then Hopper and Blackwell
+OLDEST_TRITON = (3, 6)  # the oldest that the kernels were compiled and interpreted with
 
 
 @dataclass(frozen=True)
@@ -20,22 +25,54 @@ class Choice:
 
 
 def pick(device: "torch.device") -> Choice:
-    """The kernels for FP8 weights on ``device``.
+    """The kernels for ``device``, chosen once, by the program that loads a model.
 
-    With FP8 units the weights stay FP8. Without (a CPU, an A100) they are dequantised once, when they are loaded.
+    With FP8 units (sm_89 and later) FP8 weights stay FP8. Without (a CPU, an A100) they are dequantised once, when they
+    are loaded. ``TRITON_INTERPRET=1`` runs the Triton kernels anywhere, in Triton's interpreter, slowly. Where Triton
+    cannot run, ``reference`` takes its place; ``hardware.capabilities()`` is the table behind the choice.
+
+    Raises:
+        ValueError: ``TRITON_INTERPRET=1`` without a usable Triton, or set after Triton was imported.
     """
-    import torch
+    from . import hardware, reference
 
-    from . import reference
+    lacking = why_no_triton()
+    if os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "on", "true", "y", "yes"):
+        if lacking:
+            raise ValueError(f"TRITON_INTERPRET is set, but {lacking}")
+        from . import triton
+        from .interpreter import check_import
 
+        check_import()
+
+        return Choice(triton, "fp8", "TRITON_INTERPRET=1: Triton's kernels, interpreted on the CPU; exact, and slow")
+    dequantised = "FP8 weights are dequantised once, at loading"
     if device.type != "cuda":
-        return Choice(
-            reference, "bf16", f"{device.type} has no FP8 units: FP8 weights are dequantised once, at loading"
-        )
-    major, minor = torch.cuda.get_device_capability(device)
-    name = f"{torch.cuda.get_device_name(device)} (sm_{major}{minor})"
-    if (major, minor) < FP8_UNITS:
-        return Choice(reference, "bf16", f"{name} has no FP8 units: FP8 weights are dequantised once, at loading")
-    return Choice(
-        reference, "fp8", f"{name} has FP8 units: weights stay FP8, multiplied by the torch reference kernels"
-    )
+        return Choice(reference, "bf16", f"{device.type} has no FP8 units: {dequantised}")
+    seen = hardware.of(device)
+    kernels, whose = reference, f"the torch reference, for {lacking}"
+    if not lacking and not _compiler():
+        whose = "the torch reference, for Triton finds no C compiler: install gcc"
+    elif not lacking:
+        from . import triton as kernels
+
+        whose = "Triton"
+    units = f"has FP8 units: weights stay FP8; kernels: {whose}"
+    if not seen.fp8:
+        units = f"has no units for DeepSeek's FP8: {dequantised}; kernels: {whose}"
+    return Choice(kernels, seen.gemm, f"{seen.chips} ({seen.name}) {units}")
+
+
+def why_no_triton() -> str | None:
+    """Why the Triton kernels cannot be imported here; None if they can. Triton itself is not imported."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed: pip install triton (Linux only)"
+    version = importlib.metadata.version("triton")
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_TRITON:
+        return f"Triton {version} is older than {'.'.join(map(str, OLDEST_TRITON))}, the oldest that is tested"
+    return None
+
+
+def _compiler() -> bool:
+    """Whether Triton finds the C compiler that builds its launcher."""
+    return bool(os.environ.get("CC")) or any(map(shutil.which, ("gcc", "clang")))

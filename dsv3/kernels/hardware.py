@@ -1,0 +1,96 @@
+"""What each GPU can do with small floats: the one table that ``pick``, the tile choices and the compiler tests read."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+FP8_UNITS = (8, 9)  # the first CUDA compute capability that multiplies FP8: Ada, then Hopper and Blackwell
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A GPU architecture as a kernel's launcher sees it.
+
+    Attributes:
+        name: ``sm_90``, or ``gfx942``.
+        chips: products that people rent.
+        sms: streaming multiprocessors (AMD: compute units) of the first chip named.
+        shared: bytes of shared memory that one program can have (CUDA programming guide, technical specifications).
+        fp8: whether it multiplies float8_e4m3fn, the format of DeepSeek's checkpoints.
+        mma: the instruction that does.
+    """
+
+    name: str
+    chips: str
+    sms: int
+    shared: int
+    fp8: bool
+    mma: str
+
+    @property
+    def backend(self) -> str:
+        """Triton's name for the compiler: ``"cuda"`` or ``"hip"``."""
+        return "cuda" if self.name.startswith("sm_") else "hip"
+
+    @property
+    def gemm(self) -> str:
+        """How FP8 weights are multiplied here: as they are, or after a dequantisation."""
+        return "fp8" if self.fp8 else "bf16"
+
+
+KNOWN = (
+    Hardware("sm_80", "A100, A800, A30", 108, 166_912, False, "mma.sync"),
+    Hardware("sm_86", "A10, A40, RTX 30 series", 72, 101_376, False, "mma.sync"),
+    Hardware("sm_89", "L4, L20, L40S, RTX 40 series", 58, 101_376, True, "mma.sync"),
+    Hardware("sm_90", "H100, H200, H800, H20", 132, 232_448, True, "wgmma"),
+    Hardware("sm_100", "B200, GB200", 148, 232_448, True, "tcgen05"),
+    Hardware("sm_120", "RTX 5090, RTX PRO 6000", 170, 101_376, True, "mma.sync"),
+    # MI300's FP8 units take the "fnuz" variant, whose exponent is biased by one more.
+    Hardware("gfx942", "MI300X, MI325X", 304, 65_536, False, "mfma"),
+)
+H100 = KNOWN[3]
+
+
+def named(name: str) -> Hardware:
+    """The known hardware of that name.
+
+    Raises:
+        ValueError: unknown, listing the known ones.
+    """
+    for hardware in KNOWN:
+        if hardware.name == name:
+            return hardware
+    raise ValueError(f"unknown target {name!r}; known are {', '.join(h.name for h in KNOWN)}")
+
+
+def of(device: "torch.device") -> Hardware:
+    """The hardware behind a CUDA device; for any other (interpreter, ``meta``) that of an H100, to have its tiles."""
+    if device.type != "cuda":
+        return H100
+    import torch
+
+    seen = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return replace(KNOWN[-1], name=seen.gcnArchName.split(":")[0], chips=seen.name, sms=seen.multi_processor_count)
+    major, minor = torch.cuda.get_device_capability(device)
+    name, fp8 = f"sm_{major}{minor}", (major, minor) >= FP8_UNITS
+    mma = next((h.mma for h in KNOWN if h.name == name), "mma.sync")
+    shared = seen.shared_memory_per_block_optin
+    return Hardware(name, seen.name, seen.multi_processor_count, shared, fp8, mma)
+
+
+def capabilities() -> list[dict[str, str]]:
+    """The table that the doctor and the lesson print: one row per architecture, all values text."""
+    return [
+        {
+            "target": h.name,
+            "chips": h.chips,
+            "FP8 units": "yes" if h.fp8 else "no",
+            "FP8 weights": "multiplied as they are" if h.fp8 else "dequantised to BF16 at loading",
+            "matrix instruction": h.mma,
+            "shared memory": f"{h.shared // 1024} KiB",
+        }
+        for h in KNOWN
+    ]
