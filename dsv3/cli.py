@@ -17,6 +17,7 @@ VERBS = {
     "verify": "is a cast or converted folder what its source gives?",
     "explain": "what does this error mean, and what cures it?",
     "generate": "answer prompts; under torchrun on several ranks",
+    "compile": "a kernel's machine code for a named GPU, without one",
 }
 
 

@@ -66,7 +66,7 @@ def act_quant_kernel(
 
 
 def plan_act_quant(
-    x: Tensor, block: int = 128, scale_fmt: Literal["ue8m0"] | None = None
+    x: Tensor, block: int = 128, scale_fmt: Literal["ue8m0"] | None = None, hardware: Hardware | None = None
 ) -> tuple[tuple[Tensor, Tensor], list[Launch]]:
     """What ``act_quant`` returns, still to be filled, and the launches that fill it."""
     if x.shape[-1] % block:
@@ -74,7 +74,7 @@ def plan_act_quant(
     if x.dtype not in DTYPES:
         raise ValueError(f"act_quant: x is {x.dtype}; it must be one of {', '.join(map(str, DTYPES))}")
     power_of_two(block, "act_quant: block =")
-    needs_fp8(of(x.device), "act_quant")
+    needs_fp8(hardware or of(x.device), "act_quant")
     x = x.contiguous()
     q = torch.empty(x.shape, dtype=reference.FP8, device=x.device)
     scale = torch.empty(*x.shape[:-1], x.shape[-1] // block, dtype=torch.float32, device=x.device)

@@ -1,0 +1,193 @@
+"""Every kernel compiled for every GPU that is meant to run it, on this machine, with what the machine code shows."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dsv3.compile import KERNELS, compiled, launches, linear_shapes
+from dsv3.config import ModelConfig
+from dsv3.kernels import hardware, pick
+
+pytest.importorskip("triton", reason="Triton is not installed (Linux only)")
+
+CONFIG = ModelConfig.load("config_671B.json")
+BF16_ONLY = ("weight_dequant", "mla_decode", "grouped_gemm_bf16")
+# The matrix instruction that each architecture's kernels must use; gfx942 has no assembler for sm_.. names.
+FP8_UNITS = {"sm_89": "mma.sync, FP8", "sm_90": "wgmma, FP8", "sm_100": "tcgen05, FP8", "sm_120": "mma.sync, FP8"}
+WIDE_UNITS = {"sm_90": "wgmma, 16-bit", "sm_100": "tcgen05, 16-bit", "gfx942": "mfma"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory):
+    """Compiled anew in each run: a cache of the user's would hide a kernel that no longer compiles."""
+    before = os.environ.get("TRITON_CACHE_DIR")
+    os.environ["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    yield
+    if before is None:
+        del os.environ["TRITON_CACHE_DIR"]
+    else:
+        os.environ["TRITON_CACHE_DIR"] = before
+
+
+def cases():
+    for h in hardware.KNOWN:
+        for kernel in KERNELS:
+            if h.fp8 or kernel in BF16_ONLY:
+                # One token, and a prefill: the first and the last tile of the table.
+                for rows in (1, 4096) if "gemm" in kernel else (32,):
+                    yield pytest.param(kernel, h, rows, id=f"{h.name}-{kernel}-{rows}")
+
+
+@pytest.mark.parametrize(("kernel", "target", "rows"), list(cases()))
+def test_every_kernel_compiles(kernel, target, rows):
+    main, *rest = compiled(kernel, target.name, rows=rows)
+    for one in (main, *rest):
+        assert one.target == target.name
+        assert one.shared <= target.shared, "more shared memory than a program can have"
+        assert 0 < one.registers <= (512 if target.backend == "hip" else 255)
+        assert ".entry" in one.assembly or "s_endpgm" in one.assembly
+        assert ("EXIT" in one.sass) == (target.backend == "cuda")
+        # Attention holds 64 x 512 sums in registers; what it spills is addresses. Nothing else may spill.
+        assert one.spills <= (256 if kernel == "mla_decode" else 0)
+    if kernel in ("fp8_gemm", "grouped_gemm_fp8"):
+        assert FP8_UNITS[target.name] in main.uses
+    elif kernel in ("mla_decode", "grouped_gemm_bf16"):
+        assert WIDE_UNITS.get(target.name, "mma.sync, 16-bit") in main.uses
+    else:
+        assert main.uses == "no matrix instruction"
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_86", "gfx942"])
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if k not in BF16_ONLY])
+def test_fp8_without_units_is_one_clear_line(kernel, target):
+    with pytest.raises(ValueError, match=rf"{target}\) has no units for float8_e4m3fn; dequantise") as raised:
+        compiled(kernel, target)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_compilers_own_refusal_is_one_line():
+    from dsv3.kernels.inspect import compile_for
+
+    (launch,) = launches("act_quant", CONFIG, hardware.named("sm_90"))
+    with pytest.raises(
+        ValueError, match=r"act_quant_kernel does not compile for sm_80: .*fp8e4nv not supported"
+    ) as raised:
+        compile_for(launch, hardware.named("sm_80"))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_process_that_interprets_compiles_in_another():
+    code = "from dsv3.compile import compiled; print([c.row() for c in compiled('fp8_gemm', 'sm_90', rows=1)])"
+    made = [
+        subprocess.run([sys.executable, "-c", code], env=os.environ | more, capture_output=True, text=True, check=True)
+        for more in ({"TRITON_INTERPRET": "1"}, {})
+    ]
+    assert "wgmma, FP8" in made[0].stdout
+    assert made[0].stdout == made[1].stdout
+
+
+def test_the_command_line():
+    def dsv3(*flags):
+        return subprocess.run(
+            [sys.executable, "-m", "dsv3", "compile", *flags], capture_output=True, text=True, timeout=120
+        )
+
+    done = dsv3("weight_dequant", "--show", "sass")
+    assert done.returncode == 0, done.stderr
+    assert "EXIT" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("weight_dequant_kernel  sm_90 ")
+    (row,) = json.loads(dsv3("weight_dequant", "--target", "sm_80", "--json").stdout)
+    assert (row["kernel"], row["target"]) == ("weight_dequant_kernel", "sm_80")
+    for flags, words in [
+        (("fp8_gemm", "--target", "sm_80"), "has no units for float8_e4m3fn"),
+        (("fp8_gemm", "--target", "sm_70"), "unknown target 'sm_70'; known are sm_80"),
+        (("fp8_gemm", "--config", "none.json"), "none.json"),
+    ]:
+        failed = dsv3(*flags)
+        assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+        assert words in failed.stderr
+    assert dsv3("fp9_gemm").returncode == 2
+
+
+def test_shapes_are_those_of_the_671b_model():
+    assert linear_shapes(CONFIG) == {
+        "attn.wq_a": (1536, 7168),
+        "attn.wq_b": (24576, 1536),
+        "attn.wkv_a": (576, 7168),
+        "attn.wkv_b": (32768, 512),
+        "attn.wo": (7168, 16384),
+        "ffn.w1": (18432, 7168),
+        "ffn.w2": (7168, 18432),
+        "ffn.experts.0.w1": (2048, 7168),
+        "ffn.experts.0.w2": (7168, 2048),
+    }
+
+
+def test_the_table_of_capabilities():
+    rows = {row["target"]: row for row in hardware.capabilities()}
+    assert len(rows) == len(hardware.KNOWN)
+    assert rows["sm_80"]["FP8 weights"] == "dequantised to BF16 at loading"
+    assert (
+        rows["sm_90"] | {"matrix instruction": "wgmma", "shared memory": "227 KiB", "FP8 units": "yes"} == rows["sm_90"]
+    )
+
+
+class Gpu:
+    """What torch says of a GPU."""
+
+    def __init__(self, name, capability, hip=None):
+        self.name, self.capability, self.gcnArchName = name, capability, "gfx942:sramecc+"
+        self.multi_processor_count, self.shared_memory_per_block_optin, self.hip = 108, 166_912, hip
+
+
+# What torch reports of a GPU is all that is replaced here; the choice itself is the real one.
+@pytest.mark.parametrize(
+    ("gpu", "triton", "compiler", "expected"),
+    [
+        (Gpu("NVIDIA H100", (9, 0)), True, True, ("triton", "fp8", "NVIDIA H100 (sm_90) has FP8 units")),
+        (Gpu("NVIDIA L20", (8, 9)), True, True, ("triton", "fp8", "weights stay FP8; kernels: Triton")),
+        (Gpu("NVIDIA B300", (10, 3)), True, True, ("triton", "fp8", "(sm_103)")),
+        (Gpu("NVIDIA A100", (8, 0)), True, True, ("triton", "bf16", "dequantised once, at loading; kernels: Triton")),
+        (
+            Gpu("MI300X", (9, 4), "6.4"),
+            True,
+            True,
+            ("triton", "bf16", "MI300X (gfx942) has no units for DeepSeek's FP8"),
+        ),
+        (Gpu("NVIDIA H100", (9, 0)), False, True, ("reference", "fp8", "for Triton is not installed: pip install")),
+        (Gpu("NVIDIA H100", (9, 0)), True, False, ("reference", "fp8", "finds no C compiler: install gcc")),
+    ],
+    ids=lambda x: x.name if isinstance(x, Gpu) else None,
+)
+def test_pick(gpu, triton, compiler, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: gpu.capability)
+    monkeypatch.setattr(torch.version, "hip", gpu.hip)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if compiler else None)
+    if not triton:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    choice = pick(torch.device("cuda", 0))
+    kernels, gemm, words = expected
+    assert choice.kernels.__name__ == f"dsv3.kernels.{kernels}"
+    assert choice.gemm == gemm
+    assert words in choice.why
+
+
+def test_an_old_triton_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "3.2.0")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(ValueError, match="Triton 3.2.0 is older than 3.6"):
+        pick(torch.device("cpu"))
+
+
+def test_a_gpu_kernel_on_cpu_tensors_says_what_to_do():
+    from dsv3.kernels import triton as kernels
+
+    with pytest.raises(ValueError, match="act_quant_kernel: its tensors are on cpu, and Triton needs a GPU"):
+        kernels.act_quant(torch.zeros(1, 128))
