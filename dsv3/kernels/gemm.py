@@ -64,7 +64,7 @@ def candidates(rows: int, hardware: Hardware, itemsize: int, block: int = 128) -
     return list(dict.fromkeys(fitting)) or [Tile(16, 32, 32, 4, 2)]
 
 
-def splits(m: int, n: int, k: int, tile: Tile, hardware: Hardware) -> int:
+def n_parts(m: int, n: int, k: int, tile: Tile, hardware: Hardware) -> int:
     """Into how many parts K is cut, so that few rows still keep all multiprocessors reading weights.
 
     Two programs per multiprocessor; no part shorter than four steps; and writing and reading the float32 parts must
@@ -90,11 +90,11 @@ def scaled_dot(x, w, scale, SWAP: tl.constexpr):
 
 @triton.jit
 def fp8_gemm_kernel(
-    a_ptr, a_scale_ptr, b_ptr, b_scale_ptr, out_ptr, M, N, K,
+    a_ptr, a_scale_ptr, b_ptr, b_scale_ptr, out_ptr, M, N, K, parts,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK: tl.constexpr,
-    SPLIT_K: tl.constexpr, GROUP_M: tl.constexpr, SWAP: tl.constexpr,
+    GROUP_M: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
-    """Each program: one output tile, over one of SPLIT_K parts of K. ``BLOCK`` is the scales' block, 128."""
+    """Each program: one output tile, over one of ``parts`` of K. ``BLOCK`` is the scales' block, 128."""
     m_tiles, n_tiles = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
     tile, part = tl.program_id(0), tl.program_id(1)
     # GROUP_M rows of tiles, column by column.
@@ -114,7 +114,7 @@ def fp8_gemm_kernel(
     b_scales = b_scale_ptr + column0 // BLOCK * (K // BLOCK)
     steps = K // BLOCK_K
     acc = tl.zeros([BLOCK_N, BLOCK_M] if SWAP else [BLOCK_M, BLOCK_N], tl.float32)
-    for step in range(steps * part // SPLIT_K, steps * (part + 1) // SPLIT_K):
+    for step in range(steps * part // parts, steps * (part + 1) // parts):
         k = step * BLOCK_K
         scale = tl.load(a_scales + k // BLOCK) * tl.load(b_scales + k // BLOCK)
         # Hopper's FP8 units add with about 14 bits: their sum is moved to float32 here, every BLOCK_K of K.
@@ -128,11 +128,11 @@ def fp8_gemm_kernel(
 
 
 @triton.jit
-def add_parts_kernel(parts_ptr, out_ptr, size, SPLIT_K: tl.constexpr, BLOCK: tl.constexpr):
-    """Each program: BLOCK numbers of the output, the sum of SPLIT_K float32 parts in a fixed order."""
+def add_parts_kernel(parts_ptr, out_ptr, size, parts, BLOCK: tl.constexpr):
+    """Each program: BLOCK numbers of the output, the sum of the float32 parts in a fixed order."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
-    for part in range(SPLIT_K):
+    for part in range(parts):
         total += tl.load(parts_ptr + part * size.to(tl.int64) + at, mask=at < size, other=0.0)
     tl.store(out_ptr + at, total.to(out_ptr.dtype.element_ty), mask=at < size)
 
@@ -155,16 +155,16 @@ def plan_fp8_gemm(
     tile = tile or candidates(m, hardware, a.itemsize, block)[0]
     out = torch.empty(*a.shape[:-1], n, dtype=dtype, device=a.device)
     m_tiles, n_tiles = triton.cdiv(m, tile.BLOCK_M), triton.cdiv(n, tile.BLOCK_N)
-    split = splits(m, n, k, tile, hardware)
-    parts = out if split == 1 else torch.empty(split, m, n, dtype=torch.float32, device=a.device)
+    parts = n_parts(m, n, k, tile, hardware)
+    sums = out if parts == 1 else torch.empty(parts, m, n, dtype=torch.float32, device=a.device)
     args = {"a_ptr": a.contiguous(), "a_scale_ptr": a_scale.float().contiguous()}
-    args |= {"b_ptr": b.contiguous(), "b_scale_ptr": b_scale.float().contiguous(), "out_ptr": parts}
+    args |= {"b_ptr": b.contiguous(), "b_scale_ptr": b_scale.float().contiguous(), "out_ptr": sums}
     sizes, warps, stages = tile.options()
-    args |= {"M": m, "N": n, "K": k, "BLOCK": block, "SPLIT_K": split, "GROUP_M": GROUP_M, **sizes}
-    launches = [Launch(fp8_gemm_kernel, (m_tiles * n_tiles, split), args, warps, stages)]
-    if split > 1:
-        sums = {"parts_ptr": parts, "out_ptr": out, "size": m * n, "SPLIT_K": split, "BLOCK": 1024}
-        launches.append(Launch(add_parts_kernel, (triton.cdiv(m * n, 1024),), sums))
+    args |= {"M": m, "N": n, "K": k, "parts": parts, "BLOCK": block, "GROUP_M": GROUP_M, **sizes}
+    launches = [Launch(fp8_gemm_kernel, (m_tiles * n_tiles, parts), args, warps, stages)]
+    if parts > 1:
+        adding = {"parts_ptr": sums, "out_ptr": out, "size": m * n, "parts": parts, "BLOCK": 1024}
+        launches.append(Launch(add_parts_kernel, (triton.cdiv(m * n, 1024),), adding))
     return out, launches
 
 

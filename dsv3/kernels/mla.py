@@ -48,11 +48,12 @@ def candidates(heads: int, itemsize: int, hardware: Hardware) -> list[Tile]:
 
 @triton.jit
 def mla_decode_kernel(
-    q_c_ptr, q_pe_ptr, c_ptr, k_pe_ptr, lengths_ptr, part_ptr, lse_ptr, scale_log2e, H, T, c_stride_b, k_stride_b,
+    q_c_ptr, q_pe_ptr, c_ptr, k_pe_ptr, lengths_ptr, part_ptr, lse_ptr, scale_log2e, H, T, splits,
+    c_stride_b, k_stride_b,
     STRIDE_C: tl.constexpr, STRIDE_K: tl.constexpr, C: tl.constexpr, R: tl.constexpr,
-    BLOCK_H: tl.constexpr, BLOCK_T: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_T: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Each program: BLOCK_H heads of one sequence over one of SPLITS parts of its tokens, with a running softmax."""
+    """Each program: BLOCK_H heads of one sequence over one part of its tokens, with a running softmax."""
     split, head_block, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     heads = head_block * BLOCK_H + tl.arange(0, BLOCK_H)
     real = (heads < H)[:, None]
@@ -66,7 +67,7 @@ def mla_decode_kernel(
     best = tl.full([BLOCK_H], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_H], tl.float32)
     mixed = tl.zeros([BLOCK_H, C], tl.float32)
-    for step in range(steps * split // SPLITS, steps * (split + 1) // SPLITS):
+    for step in range(steps * split // splits, steps * (split + 1) // splits):
         t = step * BLOCK_T + token
         seen = t < length
         at = t.to(tl.int64)[:, None]
@@ -84,28 +85,28 @@ def mla_decode_kernel(
         best = better
     # A split without tokens has the weight 2^-inf = 0.
     safe = tl.where(total > 0, total, 1.0)
-    part = (row * SPLITS + split)[:, None] * C + latent[None, :]
+    part = (row * splits + split)[:, None] * C + latent[None, :]
     tl.store(part_ptr + part, mixed / safe[:, None], mask=real)
-    tl.store(lse_ptr + row * SPLITS + split, best + tl.log2(safe), mask=heads < H)
+    tl.store(lse_ptr + row * splits + split, best + tl.log2(safe), mask=heads < H)
 
 
 @triton.jit
-def mla_combine_kernel(part_ptr, lse_ptr, out_ptr, C: tl.constexpr, SPLITS: tl.constexpr, PADDED: tl.constexpr):
+def mla_combine_kernel(part_ptr, lse_ptr, out_ptr, splits, C: tl.constexpr, PADDED: tl.constexpr):
     """Each program: one head of one sequence, the splits' results weighed by their share of the softmax's sum."""
     row = tl.program_id(0).to(tl.int64)
     split, latent = tl.arange(0, PADDED), tl.arange(0, C)
-    lse = tl.load(lse_ptr + row * SPLITS + split, mask=split < SPLITS, other=float("-inf"))
+    lse = tl.load(lse_ptr + row * splits + split, mask=split < splits, other=float("-inf"))
     best = tl.max(lse, 0)
     # An empty sequence has no best: its result is 0.
     weights = tl.exp2(lse - tl.where(best > float("-inf"), best, 0.0))
-    at = (row * SPLITS + split)[:, None] * C + latent[None, :]
-    parts = tl.load(part_ptr + at, mask=(split < SPLITS)[:, None], other=0.0)
+    at = (row * splits + split)[:, None] * C + latent[None, :]
+    parts = tl.load(part_ptr + at, mask=(split < splits)[:, None], other=0.0)
     total = tl.sum(weights, 0)
     mixed = tl.sum(parts * weights[:, None], 0) / tl.where(total > 0, total, 1.0)
     tl.store(out_ptr + row * C + latent, mixed.to(out_ptr.dtype.element_ty))
 
 
-def splits(programs: int, tokens: int, block: int, hardware: Hardware) -> int:
+def n_splits(programs: int, tokens: int, block: int, hardware: Hardware) -> int:
     """Into how many parts the context is cut: one program for each multiprocessor, none of less than 4 steps."""
     return max(1, min(hardware.sms // max(programs, 1), tokens // (4 * block), 64))
 
@@ -128,7 +129,7 @@ def plan_mla_decode(
     hardware = hardware or of(q_c.device)
     tile = tile or candidates(h, q_c.itemsize, hardware)[0]
     head_blocks = triton.cdiv(h, tile.BLOCK_H)
-    parts = splits(b * head_blocks, t, tile.BLOCK_T, hardware)
+    parts = n_splits(b * head_blocks, t, tile.BLOCK_T, hardware)
     # A cache may be a view of a longer one; only its last dimension must be dense.
     c, k_pe = (x if x.stride(-1) == 1 else x.contiguous() for x in (c, k_pe))
     out = torch.empty_like(q_c, memory_format=torch.contiguous_format)
@@ -139,10 +140,10 @@ def plan_mla_decode(
     args |= {"scale_log2e": softmax_scale * math.log2(math.e), "H": h, "T": t}
     args |= {"c_stride_b": c.stride(0), "k_stride_b": k_pe.stride(0)}
     args |= {"STRIDE_C": c.stride(1), "STRIDE_K": k_pe.stride(1)}
-    args |= {"C": rank, "R": r, "BLOCK_H": tile.BLOCK_H, "BLOCK_T": tile.BLOCK_T, "SPLITS": parts}
+    args |= {"C": rank, "R": r, "BLOCK_H": tile.BLOCK_H, "BLOCK_T": tile.BLOCK_T, "splits": parts}
     args["PRECISION"] = "ieee" if c.dtype == torch.float32 else None
     first = Launch(mla_decode_kernel, (parts, head_blocks, b), args, tile.num_warps, tile.num_stages)
-    combine = {"part_ptr": part, "lse_ptr": lse, "out_ptr": out, "C": rank, "SPLITS": parts}
+    combine = {"part_ptr": part, "lse_ptr": lse, "out_ptr": out, "C": rank, "splits": parts}
     combine["PADDED"] = triton.next_power_of_2(parts)
     return out, [first, Launch(mla_combine_kernel, (b * h,), combine)]
 

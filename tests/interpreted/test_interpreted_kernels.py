@@ -111,7 +111,7 @@ def test_fp8_gemm(m, n, k):
 
 def test_k_is_cut_where_rows_are_few():
     launches = [gemm.plan_fp8_gemm(*product(m, 200, 1024)[0])[1] for m in (5, 530)]
-    assert [x[0].args["SPLIT_K"] for x in launches] == [2, 1]
+    assert [x[0].args["parts"] for x in launches] == [2, 1]
     assert [len(x) for x in launches] == [2, 1]
 
 
@@ -220,9 +220,9 @@ def test_mla_decode(shape, dtype):
     args = attention(*shape, dtype)
     exact = softmax_in_float64(*args)
     got = filled(mla.plan_mla_decode(*args))
-    # Weights sum to 1. They and the result are rounded to the dtype: half a step, 2^-9 for BF16, of the largest number;
+    # Weights sum to 1. They and the result are rounded to the dtype: by up to 2^-8 for BF16, of the largest number;
     # in float32 the scores' own error, about 2^-24 of their size (up to 40), is what counts.
-    step = 2 * 2.0**-9 if dtype == torch.bfloat16 else 64 * 2.0**-24
+    step = 2 * 2.0**-8 if dtype == torch.bfloat16 else 64 * 2.0**-24
     largest = args[2].nan_to_num().abs().max().double()
     assert (got.double() - exact).abs().max() <= step * largest
     assert (reference.mla_decode(*args).double() - exact).abs().max() <= step * largest
@@ -239,7 +239,7 @@ def test_the_softmax_survives_scores_beyond_float32s_exponential():
 
 def test_the_context_is_cut_into_parts():
     plans = [mla.plan_mla_decode(*attention(b, 16, 2000, 32, 16, [2000] * b, torch.bfloat16))[1] for b in (1, 100)]
-    assert [launches[0].args["SPLITS"] for launches in plans] == [2000 // (4 * plans[0][0].args["BLOCK_T"]), 1]
+    assert [launches[0].args["splits"] for launches in plans] == [2000 // (4 * plans[0][0].args["BLOCK_T"]), 1]
 
 
 def test_mistakes_are_one_clear_line():

@@ -1,0 +1,192 @@
+"""What must be right before a speed is worth printing: each Triton kernel on fresh random inputs, outputs poisoned.
+
+Plain functions of a device, so that they run under pytest (``tests/gpu``), without it (``benchmarks.gpu``), and in
+Triton's interpreter. Casts are compared bit for bit with the torch reference on the CPU, products with float64.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dsv3.kernels import gemm, hardware, mla, quant, reference
+from dsv3.kernels.launch import Launch, run
+from dsv3.kernels.reference import FP8, sort_by_expert, weight_quant
+from dsv3.kernels.ulps import compare
+
+# Tensor cores align the products they add to the largest and keep about 14 bits (technical report, section 3.3.2): per
+# 128 of K, an error of 2^-13 of the sum of absolute products at most; and BF16 results are rounded by up to 2^-8.
+FP8_SUM = 2.0**-13
+BF16_HALF = 2.0**-8
+
+
+def poisoned(plan: tuple[Tensor | tuple[Tensor, ...], list[Launch]]) -> tuple[Tensor, ...]:
+    """Fill all that a plan writes with NaN, run it -> its outputs."""
+    out, launches = plan
+    outputs = out if isinstance(out, tuple) else (out,)
+    for x in outputs:
+        x.view(torch.uint8).fill_(0xFF)
+    for name in ("out_ptr", "part_ptr", "lse_ptr"):
+        if (x := launches[0].args.get(name)) is not None:
+            x.fill_(math.nan)
+    run(launches)
+    return outputs
+
+
+def same(got: Tensor, expected: Tensor) -> None:
+    """
+    Raises:
+        AssertionError: a bit differs (NaN equals NaN).
+    """
+    difference = compare(got.cpu(), expected.cpu())
+    if difference.largest:
+        raise AssertionError(str(difference))
+
+
+def near(got: Tensor, exact: Tensor, allowed: Tensor | float) -> None:
+    """
+    Raises:
+        AssertionError: an element is further from the float64 result than its allowance, or is NaN.
+    """
+    excess = (got.double() - exact).abs() / allowed
+    if not (excess <= 1).all():
+        raise AssertionError(f"off by {excess.nan_to_num(math.inf).max().item():.3g} times what is allowed")
+
+
+def act_quant(device: torch.device) -> None:
+    """Every BF16 number, blocks of zeros and subnormals, and random ones of each dtype; both kinds of scale."""
+    every = torch.arange(65536).to(torch.int16).view(torch.bfloat16).view(512, 128)
+    edges = torch.zeros(5, 128)
+    edges[0, 0], edges[2, 3], edges[3, 4] = 1e-45, math.inf, math.nan
+    edges[1] = 1e-40 * torch.arange(128)
+    edges[4] = torch.linspace(-448, 448, 128)
+    for x in (every, edges, torch.randn(70, 384).exp(), torch.randn(3, 5, 256).bfloat16(), torch.randn(9, 128).half()):
+        for scale_fmt in (None, "ue8m0"):
+            got = poisoned(quant.plan_act_quant(x.to(device), 128, scale_fmt))
+            for ours, theirs in zip(got, reference.act_quant(x, 128, scale_fmt), strict=True):
+                same(ours, theirs)
+
+
+def weight_dequant(device: torch.device) -> None:
+    """Every FP8 code, ragged edges, all result types, with FP8 units and without."""
+    for m, n in ((300, 200), (576, 256), (1, 1)):
+        w = torch.randint(0, 256, (m, n), dtype=torch.uint8).view(FP8)
+        scale = torch.rand(math.ceil(m / 128), math.ceil(n / 128)).exp() * 1e-3
+        for dtype in quant.DTYPES:
+            expected = reference.weight_dequant(w, scale, 128, dtype)
+            for known in {"sm_80", "sm_90"} if hardware.of(device).fp8 else {"sm_80"}:
+                where = hardware.named(known)
+                same(*poisoned(quant.plan_weight_dequant(w.to(device), scale.to(device), 128, dtype, where)), expected)
+
+
+def _operands(shape: tuple[int, ...], quantise: Callable, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Random FP8 numbers, their scales, and both as float64."""
+    x = torch.randn(shape)
+    q, scale = quantise(x)
+    rows = 1 if quantise is reference.act_quant else 128
+    wide = scale.double().repeat_interleave(rows, 0)[: shape[0]].repeat_interleave(128, 1)[:, : shape[1]]
+    return q.to(device), scale.to(device), (q.double() * wide).to(device)
+
+
+def _fp8_allowed(a: Tensor, b: Tensor) -> Tensor:
+    return (a.abs() @ b.abs().T) * FP8_SUM + (a @ b.T).abs() * BF16_HALF + 1e-30
+
+
+def fp8_gemm(device: torch.device) -> None:
+    """Few and many rows, ragged edges, K in one part and in several; twice the same bits."""
+    for m, n, k in ((1, 200, 1024), (16, 576, 512), (33, 64, 2048), (64, 130, 256), (200, 130, 384)):
+        a, a_scale, wide_a = _operands((m, k), reference.act_quant, device)
+        b, b_scale, wide_b = _operands((n, k), weight_quant, device)
+        (got,) = poisoned(gemm.plan_fp8_gemm(a, a_scale, b, b_scale))
+        near(got, wide_a @ wide_b.T, _fp8_allowed(wide_a, wide_b))
+        same(gemm.fp8_gemm(a, a_scale, b, b_scale), got)
+
+
+def fp8_gemm_tiles(device: torch.device) -> None:
+    """Every tile of the table that this device can hold."""
+    a, a_scale, wide_a = _operands((40, 256), reference.act_quant, device)
+    b, b_scale, wide_b = _operands((130, 256), weight_quant, device)
+    for rows in gemm.TILES:
+        for tile in gemm.candidates(rows, hardware.of(device), 1):
+            (got,) = poisoned(gemm.plan_fp8_gemm(a, a_scale, b, b_scale, tile=tile))
+            near(got, wide_a @ wide_b.T, _fp8_allowed(wide_a, wide_b))
+
+
+def _groups(device: torch.device, experts: int) -> tuple[Tensor, Tensor]:
+    """The expert of each sorted row, some experts without any, and the offsets."""
+    chosen = torch.randint(0, experts - 1, (50, 2)).sort(-1)[0]
+    order, offsets = sort_by_expert(chosen, experts)
+    return chosen.flatten()[order].to(device), offsets.to(device)
+
+
+def grouped_gemm_bf16(device: torch.device) -> None:
+    """Experts with many rows, with few and with none; ragged N, K that fills no step."""
+    expert, offsets = _groups(device, 9)
+    x, w = torch.randn(len(expert), 200).bfloat16().to(device), torch.randn(9, 150, 200).bfloat16().to(device)
+    wide_x, wide_w = x.double(), w.double()[expert]
+    exact = torch.einsum("sk,snk->sn", wide_x, wide_w)
+    # BF16 products are exact in float32; only the sum and the result are rounded.
+    allowed = exact.abs() * BF16_HALF + torch.einsum("sk,snk->sn", wide_x.abs(), wide_w.abs()) * 200 * 2.0**-24
+    near(*poisoned(gemm.plan_grouped_gemm(x, w, offsets)), exact, allowed)
+
+
+def grouped_gemm_fp8(device: torch.device) -> None:
+    """The same in FP8, with block scales."""
+    expert, offsets = _groups(device, 9)
+    x, x_scale, wide_x = _operands((len(expert), 256), reference.act_quant, device)
+    weights = [_operands((150, 256), weight_quant, device) for _ in range(9)]
+    w, w_scale, wide_w = (torch.stack(parts) for parts in zip(*weights, strict=True))
+    (got,) = poisoned(gemm.plan_grouped_gemm(x, w, offsets, x_scale, w_scale))
+    for e in expert.unique().tolist():
+        rows = expert == e
+        near(got[rows], wide_x[rows] @ wide_w[e].T, _fp8_allowed(wide_x[rows], wide_w[e]))
+
+
+def mla_decode(device: torch.device) -> None:
+    """DeepSeek's widths; ragged lengths with NaN behind them; an empty sequence; many splits; every tile."""
+    for b, h, t, lengths in ((3, 128, 200, [200, 1, 0]), (1, 16, 1100, [1050]), (2, 20, 70, [70, 64])):
+        q_c, q_pe = torch.randn(b, h, 512).bfloat16(), torch.randn(b, h, 64).bfloat16()
+        c, k_pe = torch.randn(b, t, 512).bfloat16(), torch.randn(b, t, 64).bfloat16()
+        scale, exact = 0.04, torch.zeros(b, h, 512, dtype=torch.float64)
+        for i, n in enumerate(lengths):
+            c[i, n:], k_pe[i, n:] = math.nan, math.nan
+            if n:
+                scores = q_c[i].double() @ c[i, :n].double().T + q_pe[i].double() @ k_pe[i, :n].double().T
+                exact[i] = (scores * scale).softmax(-1) @ c[i, :n].double()
+        # The weights, which sum to 1, and the result are rounded to BF16.
+        allowed = 2 * BF16_HALF * c.nan_to_num().abs().max().item()
+        args = [x.to(device) for x in (q_c, q_pe, c, k_pe, torch.tensor(lengths))]
+        for tile in mla.candidates(h, 2, hardware.of(device)):
+            near(*poisoned(mla.plan_mla_decode(*args, scale, tile=tile)), exact.to(device), allowed)
+
+
+def beyond_32_bits(device: torch.device) -> None:
+    """A matrix of more than 2^31 numbers: its last rows (6.5 GB of GPU memory)."""
+    m, n = (1 << 31) // 8192 + 256, 8192
+    w = torch.zeros(m, n, dtype=torch.uint8, device=device).view(FP8)
+    tail = torch.randn(256, n).to(FP8)
+    w[-256:] = tail.to(device)
+    scale = torch.ones(m // 128, n // 128, device=device)
+    same(quant.weight_dequant(w, scale)[-256:], tail.bfloat16())
+
+
+CHECKS: dict[str, Callable[[torch.device], None]] = {
+    f.__name__: f
+    for f in (
+        act_quant,
+        weight_dequant,
+        fp8_gemm,
+        fp8_gemm_tiles,
+        grouped_gemm_bf16,
+        grouped_gemm_fp8,
+        mla_decode,
+        beyond_32_bits,
+    )
+}
+WITHOUT_UNITS = ("weight_dequant", "grouped_gemm_bf16", "mla_decode", "beyond_32_bits")
+
+
+def applicable(device: torch.device) -> list[str]:
+    """The checks of ``CHECKS`` that this device's units allow."""
+    return [name for name in CHECKS if hardware.of(device).fp8 or name in WITHOUT_UNITS]

@@ -1,0 +1,48 @@
+"""The checks that a GPU run starts with pass in the interpreter, and a wrong kernel does not pass them."""
+
+import pytest
+import torch
+
+from benchmarks import gpu_checks
+from benchmarks.gpu_checks import CHECKS
+from dsv3.kernels import hardware, quant
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKS if name != "beyond_32_bits"])  # 6.5 GB of memory
+def test_check_passes(name):
+    torch.manual_seed(0)
+    CHECKS[name](CPU)
+
+
+@pytest.mark.parametrize("name", ["act_quant", "fp8_gemm", "grouped_gemm_bf16", "grouped_gemm_fp8", "mla_decode"])
+def test_check_fails_where_one_element_is_wrong(name, monkeypatch):
+    right = gpu_checks.poisoned
+
+    def wrong(plan):
+        outputs = right(plan)
+        last = outputs[0].view(-1)[-1:]
+        last.copy_((last.float() * 1.25 + 0.5).to(last.dtype))
+        return outputs
+
+    monkeypatch.setattr(gpu_checks, "poisoned", wrong)
+    torch.manual_seed(0)
+    with pytest.raises(AssertionError):
+        CHECKS[name](CPU)
+
+
+def test_an_unwritten_output_is_seen():
+    x = torch.randn(64, 128)
+    out, (launch,) = quant.plan_act_quant(x)
+    half = quant.Launch(launch.kernel, (launch.grid[0] - 1,), launch.args)
+    q, _ = gpu_checks.poisoned((out, [half]))
+    assert q.float()[-1].isnan().all()
+    with pytest.raises(AssertionError, match="NaN against a number"):
+        gpu_checks.same(q, quant.act_quant(x)[0])
+
+
+def test_checks_without_units(monkeypatch):
+    monkeypatch.setattr(hardware, "of", lambda device: hardware.named("sm_80"))
+    assert gpu_checks.applicable(CPU) == list(gpu_checks.WITHOUT_UNITS)
+    gpu_checks.weight_dequant(CPU)
