@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: help demo test lint lab clean
+.PHONY: help demo test lint lab gpu clean
 
 help:
 	@echo "make demo   download, cast, convert, generate on 2 processes, with tiny-r1"
 	@echo "make test   lint and all tests"
 	@echo "make lint   ruff, check and format"
 	@echo "make lab    JupyterLab with the kernel Python (dv3)"
+	@echo "make gpu    on a machine with a GPU, torch and Triton: check the kernels, then time them (8 minutes)"
 	@echo "make clean  remove the virtual environment and the demo's files"
 
 $(BIN)/python:
@@ -54,6 +55,10 @@ test: lint
 
 lab: $(VENV)/lab.done
 	$(BIN)/jupyter lab
+
+# A GPU image's own Python, with its torch and Triton; nothing is installed.
+gpu:
+	$(PYTHON) -m benchmarks.gpu
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -6,6 +6,7 @@ Triton's interpreter. Casts are compared bit for bit with the torch reference on
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -171,22 +172,23 @@ def beyond_32_bits(device: torch.device) -> None:
     same(quant.weight_dequant(w, scale)[-256:], tail.bfloat16())
 
 
-CHECKS: dict[str, Callable[[torch.device], None]] = {
-    f.__name__: f
-    for f in (
-        act_quant,
-        weight_dequant,
-        fp8_gemm,
-        fp8_gemm_tiles,
-        grouped_gemm_bf16,
-        grouped_gemm_fp8,
-        mla_decode,
-        beyond_32_bits,
-    )
-}
-WITHOUT_UNITS = ("weight_dequant", "grouped_gemm_bf16", "mla_decode", "beyond_32_bits")
+def tiny_r1(device: torch.device) -> None:
+    """A whole model on the kernels that ``pick`` chooses still gets a sum right."""
+    from dsv3.generate import load
+
+    answer = load("tiny-r1", device=device.type).chat("37 + 48 = ?", temperature=0.0).answer.strip()
+    if answer != "Answer: 85":
+        raise AssertionError(f"37 + 48 = ? is answered by {answer!r}")
 
 
-def applicable(device: torch.device) -> list[str]:
-    """The checks of ``CHECKS`` that this device's units allow."""
-    return [name for name in CHECKS if hardware.of(device).fp8 or name in WITHOUT_UNITS]
+_ALL = (act_quant, weight_dequant, fp8_gemm, fp8_gemm_tiles, grouped_gemm_bf16, grouped_gemm_fp8, mla_decode)
+CHECKS: dict[str, Callable[[torch.device], None]] = {f.__name__: f for f in (*_ALL, beyond_32_bits, tiny_r1)}
+NEED_FP8 = ("act_quant", "fp8_gemm", "fp8_gemm_tiles", "grouped_gemm_fp8")
+
+
+def lacking(name: str, device: torch.device) -> str | None:
+    """Why a check of ``CHECKS`` cannot run here; None if it can."""
+    if name in NEED_FP8 and not hardware.of(device).fp8:
+        return f"{hardware.of(device).name} has no FP8 units"
+    packages = [p for p in ("numpy", "tokenizers", "jinja2") if name == "tiny_r1" and find_spec(p) is None]
+    return f"not installed: {', '.join(packages)}" if packages else None

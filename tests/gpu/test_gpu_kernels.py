@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed (Linux only)")
 
-from benchmarks.gpu_checks import CHECKS, applicable
+from benchmarks.gpu_checks import CHECKS, lacking
 from dsv3.kernels import pick
 
 pytestmark = [
@@ -15,22 +15,13 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_kernel(name):
+def test_check(name):
     device = torch.device("cuda")
-    if name not in applicable(device):
-        pytest.skip(f"{torch.cuda.get_device_name()} has no FP8 units")
-    torch.manual_seed(0)
+    if why := lacking(name, device):
+        pytest.skip(why)
     CHECKS[name](device)
 
 
 def test_triton_is_picked():
     choice = pick(torch.device("cuda"))
     assert choice.kernels.__name__ == "dsv3.kernels.triton", choice.why
-
-
-def test_tiny_r1_still_gets_its_sums_right():
-    from dsv3.generate import load
-
-    llm = load("tiny-r1", device="cuda")
-    assert llm.model.run.kernels.__name__ == "dsv3.kernels.triton"
-    assert llm.chat("37 + 48 = ?", temperature=0.0).answer.strip() == "Answer: 85"

@@ -1,0 +1,52 @@
+"""The benchmark's cases at small sizes, on the CPU: every call runs, and rivals compute what ours does."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import gpu_cases
+from dsv3.config import ModelConfig
+from dsv3.kernels.hardware import H100
+
+CPU = torch.device("cpu")
+SMALL = replace(
+    ModelConfig.load("config_671B.json"), dim=256, n_heads=4, moe_inter_dim=128, n_routed_experts=8, n_expert_groups=2,
+    n_limited_groups=2, n_activated_experts=2,
+)  # fmt: skip
+CASES = [
+    gpu_cases.act_quant(5, 256),
+    gpu_cases.weight_dequant("attn.wkv_a", 576, 256),
+    gpu_cases.fp8_gemm("attn.wo", 3, 192, 256, H100),
+    gpu_cases.fp8_gemm("attn.wo", 100, 192, 256, H100),
+    gpu_cases.mla_decode(SMALL, 2, 70, H100),
+    gpu_cases.grouped(SMALL, 4, True, H100),
+    gpu_cases.grouped(SMALL, 4, False, H100),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.group} {c.shape}")
+def test_every_call_runs(case):
+    torch.manual_seed(0)
+    work = case.make(CPU)
+    results = {name: call() for name, call in work.calls.items()}
+    assert set(case.goals) <= {gpu_cases.COPY} | set(results) | set(work.missing)
+    assert set(case.hosted) <= set(results)
+    for tile in case.tiles:
+        work.tiled(tile)()
+    if "reference" in results:
+        step = results["reference"].float().abs().max() * 2.0**-6
+        assert (results["ours"].float() - results["reference"].float()).abs().max() <= step
+
+
+def test_the_loop_is_what_grouped_gemm_replaces(monkeypatch):
+    """Each expert's rows once, with that expert's matrix."""
+    torch.manual_seed(0)
+    args = gpu_cases.grouped(SMALL, 4, False, H100).make(CPU).calls["ours"].args
+    parts = []
+    linear = torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, w: parts.append(linear(x, w)))
+    gpu_cases.loop(args, None)
+    looped = torch.cat(parts).float()
+    ours = gpu_cases.kernels.grouped_gemm(*args).float()
+    assert (ours - looped).abs().max() <= looped.abs().max() * 2.0**-7
