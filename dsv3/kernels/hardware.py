@@ -76,7 +76,8 @@ def of(device: "torch.device") -> Hardware:
         return replace(KNOWN[-1], name=seen.gcnArchName.split(":")[0], chips=seen.name, sms=seen.multi_processor_count)
     major, minor = torch.cuda.get_device_capability(device)
     name, fp8 = f"sm_{major}{minor}", (major, minor) >= FP8_UNITS
-    known = next((h for h in KNOWN if h.name == name), KNOWN[1])  # an unknown one may have as little as an sm_86
+    # A newer chip of a known generation is taken for that; an unknown one may have as little as an sm_86.
+    known = next((h for h in KNOWN if h.name == name or h.name == f"sm_{major}0" and major > 8), KNOWN[1])
     shared = getattr(seen, "shared_memory_per_block_optin", known.shared)  # older torch does not say
     return Hardware(name, seen.name, seen.multi_processor_count, shared, fp8, known.mma)
 

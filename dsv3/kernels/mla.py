@@ -4,7 +4,7 @@ Letters: B sequences, H heads, T tokens in the cache, C latent rank (512), R rot
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -31,19 +31,21 @@ class Tile:
 # half of a multiprocessor's. All heads read the same cache, so more heads per program read it less often. Unmeasured:
 # ``benchmarks.gpu`` times every candidate.
 TILES = {
-    "wide": (Tile(64, 64, 8, 2), Tile(64, 32, 8, 2), Tile(32, 32, 4, 2), Tile(16, 32, 4, 2)),  # 227 KB of shared memory
-    "narrow": (Tile(16, 32, 4, 2), Tile(16, 32, 4, 1), Tile(16, 16, 4, 1)),  # 99 KB or fewer
+    "wgmma": (Tile(64, 64, 8, 2), Tile(64, 32, 8, 2), Tile(32, 32, 4, 2), Tile(16, 32, 4, 2)),
+    "tcgen05": (Tile(64, 32, 8, 2), Tile(32, 32, 4, 2), Tile(16, 32, 4, 2)),
+    "mma.sync": (Tile(16, 32, 4, 2), Tile(16, 32, 4, 1), Tile(16, 16, 4, 1)),  # 99 KB of shared memory
+    "mfma": (Tile(16, 32, 4, 1), Tile(16, 16, 4, 1)),  # 64 KB
 }
 
 
 def candidates(heads: int, itemsize: int, hardware: Hardware) -> list[Tile]:
-    """The tiles to try, none with more heads than there are (rounded up to 16, a matrix instruction's least)."""
-    wide = hardware.shared > 200_000 and itemsize <= 2
+    """The tiles to try, none with more heads than there are (rounded up to 16, a matrix instruction's least).
+
+    float32, which only tests use, takes the smallest: it needs twice the memory.
+    """
     most = max(16, triton.next_power_of_2(heads))
-    cut = [
-        Tile(min(t.BLOCK_H, most), t.BLOCK_T, t.num_warps, t.num_stages) for t in TILES["wide" if wide else "narrow"]
-    ]
-    return list(dict.fromkeys(cut if itemsize <= 2 else cut[-1:]))
+    tiles = [replace(t, BLOCK_H=min(t.BLOCK_H, most)) for t in TILES[hardware.mma if itemsize == 2 else "mma.sync"]]
+    return list(dict.fromkeys(tiles)) if itemsize == 2 else tiles[-1:]
 
 
 @triton.jit
