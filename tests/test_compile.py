@@ -180,7 +180,7 @@ def test_pick(gpu, triton, compiler, expected, monkeypatch):
 
 
 def test_an_old_triton_is_named(monkeypatch):
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "3.2.0")
+    monkeypatch.setattr("triton.__version__", "3.2.0")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(ValueError, match="Triton 3.2.0 is older than 3.6"):
         pick(torch.device("cpu"))
@@ -191,3 +191,11 @@ def test_a_gpu_kernel_on_cpu_tensors_says_what_to_do():
 
     with pytest.raises(ValueError, match="act_quant_kernel: its tensors are on cpu, and Triton needs a GPU"):
         kernels.act_quant(torch.zeros(1, 128))
+
+
+def test_a_compiled_kernel_cannot_be_watched_and_says_so():
+    from dsv3.kernels.trace import run_program
+
+    (launch,) = launches("weight_dequant", CONFIG, hardware.H100)
+    with pytest.raises(ValueError, match="weight_dequant_kernel is compiled: set TRITON_INTERPRET=1 before Python"):
+        run_program(launch)

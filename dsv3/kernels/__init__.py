@@ -1,6 +1,5 @@
 """FP8, attention and expert kernels: ``reference`` is torch, ``triton`` the same for a GPU; ``pick`` chooses, once."""
 
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -36,9 +35,8 @@ def pick(device: "torch.device") -> Choice:
     """
     from . import hardware, reference
 
-    lacking = why_no_triton()
     if os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "on", "true", "y", "yes"):
-        if lacking:
+        if lacking := why_no_triton():
             raise ValueError(f"TRITON_INTERPRET is set, but {lacking}")
         from . import triton
         from .interpreter import check_import
@@ -50,10 +48,9 @@ def pick(device: "torch.device") -> Choice:
     if device.type != "cuda":
         return Choice(reference, "bf16", f"{device.type} has no FP8 units: {dequantised}")
     seen = hardware.of(device)
+    lacking = why_no_triton() or why_no_launcher()
     kernels, whose = reference, f"the torch reference, for {lacking}"
-    if not lacking and not _compiler():
-        whose = "the torch reference, for Triton finds no C compiler: install gcc"
-    elif not lacking:
+    if not lacking:
         from . import triton as kernels
 
         whose = "Triton"
@@ -64,15 +61,19 @@ def pick(device: "torch.device") -> Choice:
 
 
 def why_no_triton() -> str | None:
-    """Why the Triton kernels cannot be imported here; None if they can. Triton itself is not imported."""
+    """Why the Triton kernels cannot be used here; None if they can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed: pip install triton (Linux only)"
-    version = importlib.metadata.version("triton")
+    import triton
+
+    version = triton.__version__
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_TRITON:
         return f"Triton {version} is older than {'.'.join(map(str, OLDEST_TRITON))}, the oldest that is tested"
     return None
 
 
-def _compiler() -> bool:
-    """Whether Triton finds the C compiler that builds its launcher."""
-    return bool(os.environ.get("CC")) or any(map(shutil.which, ("gcc", "clang")))
+def why_no_launcher() -> str | None:
+    """Why kernels cannot be started on a GPU: Triton compiles the C code that does; None if it can."""
+    if os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang"))):
+        return None
+    return "Triton finds no C compiler: install gcc"

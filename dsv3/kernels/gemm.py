@@ -132,8 +132,10 @@ def add_parts_kernel(parts_ptr, out_ptr, size, parts, BLOCK: tl.constexpr):
     """Each program: BLOCK numbers of the output, the sum of the float32 parts in a fixed order."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
-    for part in range(parts):
-        total += tl.load(parts_ptr + part * size.to(tl.int64) + at, mask=at < size, other=0.0)
+    pointers = parts_ptr + at
+    for _ in range(parts):
+        total += tl.load(pointers, mask=at < size, other=0.0)
+        pointers += size
     tl.store(out_ptr + at, total.to(out_ptr.dtype.element_ty), mask=at < size)
 
 

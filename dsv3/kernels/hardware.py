@@ -50,7 +50,6 @@ KNOWN = (
     # MI300's FP8 units take the "fnuz" variant, whose exponent is biased by one more.
     Hardware("gfx942", "MI300X, MI325X", 304, 65_536, False, "mfma"),
 )
-H100 = KNOWN[3]
 
 
 def named(name: str) -> Hardware:
@@ -65,6 +64,9 @@ def named(name: str) -> Hardware:
     raise ValueError(f"unknown target {name!r}; known are {', '.join(h.name for h in KNOWN)}")
 
 
+H100 = named("sm_90")
+
+
 def of(device: "torch.device") -> Hardware:
     """The hardware behind a CUDA device; for any other (interpreter, ``meta``) that of an H100, to have its tiles."""
     if device.type != "cuda":
@@ -73,11 +75,12 @@ def of(device: "torch.device") -> Hardware:
 
     seen = torch.cuda.get_device_properties(device)
     if torch.version.hip:
-        return replace(KNOWN[-1], name=seen.gcnArchName.split(":")[0], chips=seen.name, sms=seen.multi_processor_count)
+        name = seen.gcnArchName.split(":")[0]
+        return replace(named("gfx942"), name=name, chips=seen.name, sms=seen.multi_processor_count)
     major, minor = torch.cuda.get_device_capability(device)
     name, fp8 = f"sm_{major}{minor}", (major, minor) >= FP8_UNITS
     # A newer chip of a known generation is taken for that; an unknown one may have as little as an sm_86.
-    known = next((h for h in KNOWN if h.name == name or h.name == f"sm_{major}0" and major > 8), KNOWN[1])
+    known = next((h for h in KNOWN if h.name == name or h.name == f"sm_{major}0" and major > 8), named("sm_86"))
     shared = getattr(seen, "shared_memory_per_block_optin", known.shared)  # older torch does not say
     return Hardware(name, seen.name, seen.multi_processor_count, shared, fp8, known.mma)
 

@@ -24,7 +24,9 @@ import triton
 import triton.language as tl
 from triton.runtime import interpreter
 
-TRITON_VERSIONS = ((3, 6), (3, 9))  # the oldest and the newest minor version that the repair was tested with
+from . import OLDEST_TRITON
+
+NEWEST_TRITON = (3, 9)  # the newest minor version that the repair was tested with
 _NUMPY = {"fp16": np.float16, "fp32": np.float32, "fp64": np.float64}
 _CODED = ("bf16", "fp8e5", "fp8e4nv")  # floats that numpy lacks: the interpreter holds their bits in integers
 
@@ -115,7 +117,7 @@ def faults() -> list[str]:
 def exact() -> Iterator[None]:
     """While open, interpreted kernels cast, multiply and add BF16 and FP8 numbers as a GPU does.
 
-    It replaces three functions of the interpreter in this process and puts them back, also after an error; it may be
+    It replaces four functions of the interpreter in this process and puts them back, also after an error; it may be
     nested. An interpreter without faults is left alone.
 
     Raises:
@@ -153,7 +155,7 @@ def _parts() -> dict[str, Callable[..., Any]]:
     parts["_convert_float"] = getattr(interpreter, "_convert_float", None)
     for name, parameters in expected.items():
         if parts[name] is None or list(inspect.signature(parts[name]).parameters) != parameters:
-            low, high = (".".join(map(str, v)) for v in TRITON_VERSIONS)
+            low, high = (".".join(map(str, v)) for v in (OLDEST_TRITON, NEWEST_TRITON))
             raise RuntimeError(
                 f"Triton {triton.__version__}: its interpreter is wrong about {', '.join(faults())}, and its {name} is "
                 f"not the one that dsv3 repairs; use Triton {low} to {high}"

@@ -96,7 +96,16 @@ def product(m, n, k, block=128):
 
 
 # One row, ragged rows and columns, several tiles of rows, K cut into parts, a smaller block.
-SHAPES = [(1, 128, 512), (5, 200, 1024), (33, 64, 2048), (64, 576, 256), (70, 130, 256), (530, 130, 256), (20, 96, 128)]
+SHAPES = [
+    (1, 128, 512),
+    (5, 200, 1024),
+    (33, 64, 2048),
+    (64, 576, 256),
+    (70, 130, 256),
+    (530, 130, 256),
+    (20, 96, 128),
+    (1, 1, 1024),
+]
 
 
 @pytest.mark.parametrize(("m", "n", "k"), SHAPES)
