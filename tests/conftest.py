@@ -14,7 +14,7 @@ from dsv3.runtime import Runtime
 from dsv3.tiny import tokenizer
 from dsv3.tiny.export import export
 
-# Triton must see TRITON_INTERPRET when it is imported: test_interpreter.py runs these in processes of their own.
+# Triton must see TRITON_INTERPRET when it is imported: test_interpreter.py runs these in a process of their own.
 collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
 
 # 576 rows in wkv_a make ragged FP8 blocks; every cut over 2 ranks falls on a block.

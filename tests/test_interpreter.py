@@ -1,4 +1,4 @@
-"""Runs the tests of ``tests/interpreted`` in processes of their own, with ``TRITON_INTERPRET=1``."""
+"""Runs the tests of ``tests/interpreted`` in a process of their own, with ``TRITON_INTERPRET=1``."""
 
 import os
 import subprocess
@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted((ROOT / "tests" / "interpreted").glob("test_*.py"))
 
 pytest.importorskip("triton", reason="Triton is not installed (Linux only)")
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
-def test_interpreted(file):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(file)]
+def test_interpreted():
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/interpreted"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
