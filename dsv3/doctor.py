@@ -16,7 +16,7 @@ from typing import Literal
 
 from . import paths
 from .checkpoint.write import disk_usage, free_bytes
-from .kernels import FP8_UNITS
+from .kernels.hardware import FP8_UNITS
 from .machine import Machine, SeenGPU, cores, memory, reach, write_rate
 
 PACKAGES = ("safetensors", "tokenizers", "jinja2", "numpy")

@@ -7,7 +7,8 @@ two it has. Read ``model.py`` for what is computed; here is how it is computed q
 - on a CPU, a few tokens are multiplied by ``kernels/native.c``, where there is a C compiler;
 - ``wkv_b`` is laid out as the two halves that the absorbed form multiplies with;
 - what only depends on the position is looked up; a single new token needs no mask;
-- of the experts, only the chosen ones are touched, one by one for one token, sorted by expert for many.
+- of the experts, only the chosen ones are touched, one by one for a few tokens, sorted by expert for many;
+- on a GPU, ``run.kernels`` attends to the cache and multiplies all experts at once.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from .cache import Cache
 from .config import BLOCK, ModelConfig
-from .kernels import native
+from .kernels import native, reference
 from .model import MLA, MLP, MTP, Block, Linear, MoE, RMSNorm, Transformer, rotate, turns
 
 Function = Callable[[Tensor], Tensor]  # [n, in] -> [n, out]; n tokens, of all sequences
@@ -81,6 +82,7 @@ class Here:
     end: int
     turns: Tensor  # [1, n, R / 2] complex
     mask: Tensor | None  # [B or 1, 1, S, T] bool, True where a query may look
+    lengths: Tensor | None  # [B] int32, all tokens of each sequence, where each has one new one
     cache: Cache
 
     def write(self, layer: int, new: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ class FastMLA:
 
     def __init__(self, mla: MLA):
         cfg = self.cfg = mla.cfg
-        self.layer, self.heads, self.scale = mla.layer, mla.heads, mla.softmax_scale
+        self.kernels, self.layer, self.heads, self.scale = mla.run.kernels, mla.layer, mla.heads, mla.softmax_scale
         self.first = joined(mla.wq_a if cfg.q_lora_rank else mla.wq, mla.wkv_a)
         self.widths = [cfg.q_lora_rank or self.heads * cfg.qk_head_dim, cfg.kv_lora_rank, cfg.qk_rope_head_dim]
         if cfg.q_lora_rank:
@@ -122,7 +124,11 @@ class FastMLA:
         turned = rotate(torch.cat([q_pe, k_pe.unsqueeze(1)], dim=1).unsqueeze(0), here.turns)[0]
         kept = here.write(self.layer, torch.cat([self.kv_norm(c), turned[:, heads]], dim=-1))
         q_c = self.heads_times(q_nope, self.key)
-        mixed = self.attend(torch.cat([q_c, turned[:, :heads]], dim=-1), kept, here.mask)
+        if self.kernels is not reference and here.lengths is not None:
+            c, k_pe = kept.split([cfg.kv_lora_rank, cfg.qk_rope_head_dim], dim=-1)
+            mixed = self.kernels.mla_decode(q_c, turned[:, :heads], c, k_pe, here.lengths, self.scale)
+        else:
+            mixed = self.attend(torch.cat([q_c, turned[:, :heads]], dim=-1), kept, here.mask)
         return self.wo(self.heads_times(mixed, self.value).flatten(1))
 
     def heads_times(self, x: Tensor, matrices: Tensor) -> Tensor:
@@ -173,14 +179,18 @@ class FewTokens:
         return self.possible and x.shape[0] <= native.MOST_TOKENS
 
 
-def stacked(matrices: list[Function]) -> Tensor | None:
-    """The weights as one tensor [E, out, in], of which each matrix then has its part; None for FP8."""
-    if not matrices or not all(isinstance(m, Matrix) and m.scale is None for m in matrices):
-        return None
-    whole = torch.stack([m.weight for m in matrices])
-    for matrix, part in zip(matrices, whole, strict=True):
-        matrix.weight = part
-    return whole
+def stacked(matrices: list[Function]) -> tuple[Tensor | None, Tensor | None]:
+    """Weights [E, out, in] and their scales as one tensor each, of which each matrix then has its part.
+
+    No scales where there are none; neither where it cannot be: no experts here, or FP8 blocks that do not line up.
+    """
+    if not matrices or not all(isinstance(m, Matrix) for m in matrices):
+        return None, None
+    weight = torch.stack([m.weight for m in matrices])
+    scale = None if matrices[0].scale is None else torch.stack([m.scale for m in matrices])
+    for i, matrix in enumerate(matrices):
+        matrix.weight, matrix.scale = weight[i], None if scale is None else scale[i]
+    return weight, scale
 
 
 class FastDense:
@@ -202,10 +212,11 @@ class FastMoE:
     """``MoE``: [n, D] -> [n, D] float32, this rank's part."""
 
     def __init__(self, moe: MoE):
-        self.gate, self.n_experts = moe.gate, moe.n_experts
+        self.run, self.gate, self.n_experts = moe.run, moe.gate, moe.n_experts
         self.experts = {int(name): FastMLP(expert) for name, expert in moe.experts.items()}
-        self.first = moe.run.tp.mine(moe.n_experts).start  # of this rank's experts
-        self.up, self.down = (stacked([getattr(e, name) for e in self.experts.values()]) for name in ("up", "down"))
+        self.mine = moe.run.tp.mine(moe.n_experts)
+        self.up, self.up_scale = stacked([expert.up for expert in self.experts.values()])
+        self.down, self.down_scale = stacked([expert.down for expert in self.experts.values()])
         self.few = FewTokens(self.experts, moe.n_experts)
         self.shared = FastDense(moe.shared_experts)
 
@@ -214,16 +225,36 @@ class FastMoE:
         y = self.shared(x).float()
         if self.few.take(x):
             return self.few.mlps.add(y, x, chosen, weights)
-        chosen = chosen.flatten()
-        order = chosen.argsort(stable=True)
+        order, offsets = reference.sort_by_expert(chosen, self.n_experts)
+        if self.run.tp.size > 1:
+            offsets = offsets[self.mine.start : self.mine.stop + 1]
+            order = order[offsets[0] : offsets[-1]]
+            offsets = offsets - offsets[0]
         token = order // weights.shape[1]
-        sorted_x, parts = x[token], torch.zeros(len(order), x.shape[1], dtype=y.dtype, device=x.device)
-        start = 0
-        for i, count in enumerate(torch.bincount(chosen, minlength=self.n_experts).tolist()):
-            if count and i in self.experts:
-                parts[start : start + count] = self.experts[i](sorted_x[start : start + count])
-            start += count
-        return y.index_add_(0, token, parts.mul_(weights.flatten()[order].unsqueeze(-1)))
+        formats = self.up_scale is None or self.run.gemm == "fp8"  # that the grouped product knows
+        at_once = self.run.kernels is not reference and self.up is not None and formats
+        parts = (self.all_at_once if at_once else self.one_by_one)(x[token], offsets)
+        return y.index_add_(0, token, parts * weights.flatten()[order].unsqueeze(-1))
+
+    def one_by_one(self, x: Tensor, offsets: Tensor) -> Tensor:
+        """[m, D] copies of tokens sorted by expert, an expert's from one of ``offsets`` to the next -> [m, D]."""
+        parts, bounds = torch.empty_like(x), offsets.tolist()
+        for expert, begin, end in zip(self.experts.values(), bounds, bounds[1:], strict=False):
+            if begin < end:
+                parts[begin:end] = expert(x[begin:end])
+        return parts
+
+    def all_at_once(self, x: Tensor, offsets: Tensor) -> Tensor:
+        """The same by the grouped product."""
+        gate, value = self.grouped(x, self.up, self.up_scale, offsets).chunk(2, dim=-1)
+        return self.grouped(F.silu(gate).mul_(value), self.down, self.down_scale, offsets)
+
+    def grouped(self, x: Tensor, w: Tensor, scale: Tensor | None, offsets: Tensor) -> Tensor:
+        kernels, dtype = self.run.kernels, self.run.dtype
+        if scale is None:
+            return kernels.grouped_gemm(x, w, offsets, dtype=dtype)
+        q, x_scale = kernels.act_quant(x, BLOCK, self.shared.many.down.scale_fmt)
+        return kernels.grouped_gemm(q, w, offsets, x_scale, scale, BLOCK, dtype)
 
 
 class FastBlock:
@@ -292,6 +323,9 @@ class Fast:
         end = (start if isinstance(start, int) else int(start.max())) + new
         if len(self.turns) < end:
             self.turns = turns(self.cfg, self.frequencies, torch.arange(2 * end, device=device))
+        lengths = None
+        if new == 1:
+            lengths = torch.full((batch,), end, device=device) if isinstance(start, int) else start + 1
         if isinstance(start, int):
             turned = self.turns[start:end].repeat(batch, 1) if batch > 1 else self.turns[start:end]
             mask = None
@@ -301,4 +335,4 @@ class Fast:
             positions = start.unsqueeze(1) + torch.arange(new, device=device)
             turned = self.turns[positions.flatten()]
             mask = (torch.arange(end, device=device) <= positions.unsqueeze(-1)).unsqueeze(1)
-        return Here(batch, start, end, turned.unsqueeze(0), mask, cache or Cache())
+        return Here(batch, start, end, turned.unsqueeze(0), mask, lengths, cache or Cache())

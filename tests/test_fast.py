@@ -1,6 +1,7 @@
 """The model laid out for speed: the same function as ``model.py`` and as transformers, in every form it can take."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from dsv3.checkpoint.load import load
 from dsv3.compiled import Compiled
 from dsv3.config import ModelConfig
 from dsv3.fast import Fast
-from dsv3.kernels import native
+from dsv3.kernels import native, reference
 from dsv3.model import Transformer, place
 from dsv3.parallel import Parallel
 from dsv3.runtime import Runtime
@@ -72,6 +73,28 @@ def test_ranks_together_equal_one_process(size, heads, vocab, inter):
     expected = whole.logits(h), whole.logits(whole.predict(h, x[:, 1:]))
     for mine in on_ranks(size, rank):
         assert all(relative(a, b) < 1e-5 for a, b in zip(mine, expected, strict=True))
+
+
+@pytest.mark.parametrize("gemm", ["bf16", "w8a16", "fp8"])
+@torch.inference_mode()
+def test_a_gpus_way_through_the_kernels_is_the_same(gemm, fp8_folder, monkeypatch):
+    """Another module than the reference is asked for attention and experts, too; here it calls the reference."""
+    monkeypatch.setattr(native, "library", lambda: None)
+    asked = []
+
+    def told(name):
+        return lambda *args, **options: asked.append(name) or getattr(reference, name)(*args, **options)
+
+    kernels = SimpleNamespace(**{name: told(name) for name in ("act_quant", "fp8_gemm", "mla_decode", "grouped_gemm")})
+    kernels.weight_dequant = reference.weight_dequant
+    plain, other = (Fast(filled(fp8_folder, gemm=gemm, kernels=k, dtype=torch.float32)) for k in (reference, kernels))
+    x = tokens(2, 9)
+    caches = Cache(), Cache()
+    for at, end in ((0, 8), (8, 9)):
+        h = [m(x[:, at:end], at, cache) for m, cache in zip((plain, other), caches, strict=True)]
+        assert drift(h[1], h[0]) < 1e-3
+    assert "mla_decode" in asked
+    assert ("grouped_gemm" in asked) == (gemm != "w8a16")
 
 
 def filled(folder, **run) -> Transformer:
