@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -69,12 +69,16 @@ def _answer(llm: LLM, speak: bool, messages: list[dict[str, str]], options: Samp
     """
     pieces: list[str] = []
     opened = llm.opens_thinking(messages)
+
+    def kept() -> Iterator[str]:
+        for piece in llm.stream(messages, **options):
+            pieces.append(piece)
+            yield piece
+
     try:
-        stream = llm.stream(messages, **options)
-        for piece in _folded(stream, opened) if not show else stream:
+        for piece in kept() if show else _folded(kept(), opened):
             if speak:
                 print(piece, end="", flush=True)
-            pieces.append(piece)
     except KeyboardInterrupt:
         if llm.model.run.tp.size > 1:  # the other ranks may be anywhere
             raise
@@ -86,11 +90,10 @@ def _answer(llm: LLM, speak: bool, messages: list[dict[str, str]], options: Samp
     else:
         if speak:
             print()
-    text = "".join(pieces)
-    return split_thinking(text, opened and show)[1].strip() or None
+    return split_thinking("".join(pieces), opened)[1].strip() or None
 
 
-def _folded(pieces: Iterable[str], opened: bool) -> Iterable[str]:
+def _folded(pieces: Iterable[str], opened: bool) -> Iterator[str]:
     """The pieces without the thinking, of which only the beginning and the end are told."""
     if opened:
         yield "(thinking ..."
