@@ -2,6 +2,7 @@
 
 python benchmarks/make_checkpoint.py many DIR      3.3 GB in 163 files
 python benchmarks/make_checkpoint.py large DIR     5.9 GB in 5 files, 237 tensors
+python benchmarks/make_checkpoint.py billion DIR   1.0 GB: a model of 1 billion parameters, 0.2 of them activated
 """
 
 import argparse
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from dsv3.checkpoint.plan import Make, Out, Plan
 from dsv3.checkpoint.write import execute
@@ -28,8 +30,13 @@ WIDTHS = {
         "q_lora_rank": 128,
     },
     "large": {"n_layers": 2, "n_dense_layers": 1, "n_routed_experts": 32, "n_mtp_layers": 0},
+    "billion": {
+        "vocab_size": 16384, "dim": 1024, "inter_dim": 4096, "moe_inter_dim": 512, "n_layers": 12, "n_dense_layers": 1,
+        "n_heads": 8, "n_routed_experts": 48, "n_expert_groups": 4, "n_limited_groups": 2, "n_activated_experts": 4,
+        "n_shared_experts": 2, "q_lora_rank": 512, "n_mtp_layers": 0,
+    },
 }  # fmt: skip
-SHARDS = {"many": 163, "large": 6}  # of about one size; a tensor larger than that takes the place of two
+SHARDS = {"many": 163, "large": 6, "billion": 2}  # of about one size; a tensor larger than that takes the place of two
 
 
 def config(kind: str) -> ModelConfig:
@@ -38,13 +45,13 @@ def config(kind: str) -> ModelConfig:
 
 
 def pools(seed: int = 0) -> dict[str, bytes]:
-    """kind of row -> random bytes: FP8 codes without NaN, weights of about 0.02, scales of about 1e-4."""
+    """kind of row -> random bytes: FP8 of a normal distribution, weights of about 0.02, scales of about 2e-4."""
     rng = np.random.default_rng(seed)
-    codes = rng.integers(0, 256, POOL, dtype=np.uint8)
-    codes[(codes & 127) == 127] = 0
+    normal = torch.from_numpy(rng.normal(0, 100, POOL).astype(np.float32))
+    codes = normal.clamp(-448, 448).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
     floats = rng.normal(0, 0.02, POOL // 4).astype(np.float32)
     bf16 = (floats.view(np.uint32) >> 16).astype(np.uint16)
-    scales = rng.uniform(5e-5, 5e-4, POOL // 4).astype(np.float32)
+    scales = rng.uniform(1e-4, 3e-4, POOL // 4).astype(np.float32)
     return {"fp8": codes.tobytes(), "bf16": bf16.tobytes(), "fp32": scales.tobytes()}
 
 
