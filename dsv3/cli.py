@@ -31,7 +31,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         spec = sys.modules["__main__"].__spec__
         module = spec.name if spec else Path(sys.argv[0]).stem
     name = module.removeprefix("dsv3.").removesuffix(".__main__")
-    rank = f" (rank {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    rank = f" (rank {os.environ['RANK']})" if os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ else ""
     try:
         main(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:

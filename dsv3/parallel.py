@@ -1,16 +1,30 @@
-"""A rank's place in a tensor-parallel group: the only file that imports ``torch.distributed``."""
+"""A rank's place in a tensor-parallel group. No other file imports ``torch.distributed``, but its launcher's twin.
 
+Collective operations carry numbers between ranks that work in step. Whatever takes its own time (a prompt that somebody
+types, a checkpoint that loads) goes as text through the job's key-value store, where nobody's patience ends.
+"""
+
+import itertools
 import os
+import socket
+import struct
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+from .traffic import Traffic
+from .watch import Timeouts, Watch
 
 if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
     from torch import Tensor
+
+POLL = 0.1  # seconds between two looks at the store, at most
 
 
 def shared_out(n: int, rank: int, size: int, unit: int = 1) -> range:
@@ -21,11 +35,20 @@ def shared_out(n: int, rank: int, size: int, unit: int = 1) -> range:
 
 @dataclass(frozen=True)
 class Parallel:
-    """A rank's place in a tensor-parallel group. ``Parallel()`` is one process and needs no ``torch.distributed``."""
+    """A rank's place in a tensor-parallel group. ``Parallel()`` is one process and needs no ``torch.distributed``.
+
+    Every rank must call the same methods in the same order.
+
+    Attributes:
+        store: the job's key-value store, for text.
+        traffic: what this rank has sent.
+    """
 
     rank: int = 0
     size: int = 1
-    group: "dist.ProcessGroup | None" = None
+    store: "dist.Store | None" = field(default=None, compare=False)
+    traffic: Traffic = field(default_factory=Traffic, compare=False)
+    serial: Iterator[int] = field(default_factory=itertools.count, compare=False)
 
     def share(self, n: int, what: str) -> int:
         """This rank's part of ``n``, an equal one.
@@ -43,62 +66,310 @@ class Parallel:
 
     def all_reduce(self, x: "Tensor") -> "Tensor":
         """The sum of ``x`` over the ranks, in place; ``x`` itself on one rank."""
-        if self.size > 1:
-            import torch.distributed as dist
-
-            dist.all_reduce(x, group=self.group)
-        return x
+        if self.size == 1:
+            return x
+        self.traffic.add("all_reduce", x.nbytes)
+        return self._all_reduce(x)
 
     def all_gather(self, x: "Tensor", n: int) -> "Tensor":
         """[..., mine] -> [..., n]: what ``mine(n)`` gave to each rank, joined along the last dimension."""
         if self.size == 1:
             return x
         import torch
-        import torch.distributed as dist
 
         lengths = [len(shared_out(n, rank, self.size)) for rank in range(self.size)]
         # Pieces travel at one length.
-        padded = torch.nn.functional.pad(x, (0, max(lengths) - x.shape[-1]))
-        pieces = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(pieces, padded.contiguous(), group=self.group)
+        padded = torch.nn.functional.pad(x, (0, max(lengths) - x.shape[-1])).contiguous()
+        self.traffic.add("all_gather", padded.nbytes)
+        pieces = self._all_gather(padded)
         return torch.cat([p[..., :length] for p, length in zip(pieces, lengths, strict=True)], dim=-1)
 
     def broadcast(self, x: "Tensor") -> "Tensor":
         """Rank 0's ``x`` on every rank, in place; shape and dtype must agree."""
-        if self.size > 1:
-            import torch.distributed as dist
+        if self.size == 1:
+            return x
+        self.traffic.add("broadcast", x.nbytes)
+        return self._broadcast(x)
 
-            dist.broadcast(x, 0, group=self.group)
-        return x
-
-    def broadcast_text(self, text: str | None, device: "torch.device") -> str:
-        """Rank 0's ``text`` on every rank; the others pass None. Plain bytes: torch's object broadcast unpickles."""
+    def broadcast_text(self, text: str | None) -> str:
+        """Rank 0's ``text`` on every rank, however long it takes to come; the others pass None."""
         if self.size == 1:
             return text or ""
-        import torch
+        return self._texts(text or "", [0])[0]
 
-        data = torch.tensor(list((text or "").encode()), dtype=torch.uint8, device=device)
-        length = self.broadcast(torch.tensor([len(data)], device=device))
-        data = data if self.rank == 0 else torch.empty(int(length), dtype=torch.uint8, device=device)
-        return bytes(self.broadcast(data).tolist()).decode()
+    def gather_text(self, text: str) -> list[str]:
+        """Every rank's ``text`` on every rank, by rank, however long they take."""
+        return [text] if self.size == 1 else self._texts(text, list(range(self.size)))
+
+    # What follows is all that talks to other processes.
+
+    def _all_reduce(self, x: "Tensor") -> "Tensor":
+        import torch.distributed as dist
+
+        with _broken_connections("all_reduce"):
+            dist.all_reduce(x)
+        return x
+
+    def _all_gather(self, x: "Tensor") -> list["Tensor"]:
+        import torch
+        import torch.distributed as dist
+
+        pieces = [torch.empty_like(x) for _ in range(self.size)]
+        with _broken_connections("all_gather"):
+            dist.all_gather(pieces, x)
+        return pieces
+
+    def _broadcast(self, x: "Tensor") -> "Tensor":
+        import torch.distributed as dist
+
+        with _broken_connections("broadcast"):
+            dist.broadcast(x, 0)
+        return x
+
+    def _texts(self, text: str, ranks: list[int]) -> list[str]:
+        """What each of ``ranks`` hands over."""
+        key = f"text/{next(self.serial)}"
+        with _broken_connections("store"):
+            if self.rank in ranks:
+                self.store.set(f"{key}/{self.rank}", text)
+            keys = [f"{key}/{rank}" for rank in ranks]
+            wait_for(self.store, keys)
+            return [value.decode() for value in self.store.multi_get(keys)]
 
 
 @contextmanager
-def launch(device: str) -> Iterator[Parallel]:
+def _broken_connections(what: str) -> Iterator[None]:
+    """torch's RuntimeErrors as ConnectionError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionError(f"{what}: {str(error).splitlines()[0]}") from None
+
+
+def agree(tp: Parallel, what: dict[str, str], kind: str) -> None:
+    """Whether ``what``, a text per item, is the same on all ranks.
+
+    Raises:
+        ValueError: on every rank; names the first item and rank that differ from rank 0, and both values.
+    """
+    texts = ["\n".join(f"{item} = {value}" for item, value in what.items())]
+    if tp.size > 1:
+        texts = tp.gather_text(texts[0])
+    first = texts[0].split("\n")
+    for rank, text in enumerate(texts):
+        for here, there in itertools.zip_longest(first, text.split("\n"), fillvalue="nothing"):
+            if here != there:
+                raise ValueError(f"ranks differ in their {kind}: {here} on rank 0, {there} on rank {rank}")
+
+
+# ------------------------------------------------------------------------------------------- joining a group
+
+
+def wait_for(store: "dist.Store", keys: list[str], deadline: float | None = None) -> list[str]:
+    """Until all ``keys`` are there, or ``time.monotonic()`` reaches ``deadline`` -> those that are missing."""
+    pause = POLL / 64
+    while missing := [key for key in keys if not store.check([key])]:
+        if deadline is not None and time.monotonic() > deadline:
+            return missing
+        time.sleep(pause)
+        pause = min(2 * pause, POLL)
+    return []
+
+
+def open_store(host: str, port: int, server: bool, seconds: float) -> "dist.TCPStore":
+    """The job's store: as the one who holds it, or as one of its clients.
+
+    Raises:
+        OSError: the address does not resolve, the port is in use, or nobody answers within ``seconds``.
+    """
+    import torch.distributed as dist
+
+    deadline = time.monotonic() + seconds
+    try:
+        socket.getaddrinfo(host, port)
+    except OSError as error:
+        raise ConnectionError(f"--master-addr {host} does not resolve ({error.strerror})") from None
+    while not server:
+        try:
+            socket.create_connection((host, port), timeout=max(deadline - time.monotonic(), 0.1)).close()
+            break
+        except OSError as error:
+            if time.monotonic() > deadline:
+                why = f"nobody answers at {host}:{port} within {seconds:g} s ({error.strerror or error})"
+                raise ConnectionError(f"{why}; has node 0 been started, with this --master-port?") from None
+            time.sleep(POLL)
+    try:
+        patience = timedelta(seconds=seconds)
+        return dist.TCPStore(host, port, None, server, patience, wait_for_workers=False, multi_tenant=server)
+    except RuntimeError as error:
+        if "EADDRINUSE" in str(error):
+            raise ConnectionError(f"port {port} is in use on {host}; choose another --master-port") from None
+        raise ConnectionError(f"{host}:{port}: {str(error).splitlines()[0]}") from None
+
+
+def check_in(store: "dist.Store", kind: str, number: int, size: int, seconds: float) -> None:
+    """Meet the others of ``size`` nodes or ranks.
+
+    Raises:
+        ValueError: another one has this number, or counts a different ``size``.
+        ConnectionError: not all came within ``seconds``; names those that are missing.
+    """
+    if store.add(f"came/{kind}/{number}", 1) > 1:
+        raise ValueError(f"there is another {kind} {number}: each needs a number of its own")
+    store.set(f"{kind}s/{number}", str(size))
+    keys = [f"{kind}s/{i}" for i in range(size)]
+    missing = [key.rpartition("/")[2] for key in wait_for(store, keys, time.monotonic() + seconds)]
+    if missing:
+        came = f"{kind} {', '.join(missing)} of {size} did not come within {seconds:g} s"
+        raise ConnectionError(f"{came}; DSV3_TIMEOUTS=start=600 allows more")
+    for i, value in enumerate(store.multi_get(keys)):
+        if int(value) != size:
+            raise ValueError(f"{kind} {i} counts {int(value)} {kind}s, this one {size}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a launcher says in the environment about this process: ``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR``, ..."""
+
+    rank: int
+    size: int
+    local_rank: int
+    host: str
+    port: int
+    one_node: bool
+    launched: bool  # by torchrun, which holds the store, rather than rank 0
+    attempt: int
+
+
+def place() -> Place:
+    """
+    Raises:
+        ValueError: a variable that is missing or impossible.
+    """
+
+    def number(name: str, default: str | None = None) -> int:
+        text = os.environ.get(name, default)
+        if text is None:
+            raise ValueError(f"WORLD_SIZE is set, but {name} is not: start with torchrun, or unset WORLD_SIZE")
+        if not text.isdecimal():
+            raise ValueError(f"{name} = {text!r} in the environment: must be a number")
+        return int(text)
+
+    size = number("WORLD_SIZE", "1")
+    if size < 2:
+        return Place(0, 1, 0, "", 0, True, False, 0)
+    rank = number("RANK")
+    if rank >= size:
+        raise ValueError(f"RANK = {rank} in the environment, but WORLD_SIZE = {size}: ranks are 0 to {size - 1}")
+    host = os.environ.get("MASTER_ADDR")
+    if not host:
+        raise ValueError("WORLD_SIZE is set, but MASTER_ADDR is not: start with torchrun, or unset WORLD_SIZE")
+    return Place(
+        rank=rank,
+        size=size,
+        local_rank=number("LOCAL_RANK", "0"),
+        host=host,
+        port=number("MASTER_PORT"),
+        one_node=number("LOCAL_WORLD_SIZE", "0") == size,
+        launched=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        attempt=number("TORCHELASTIC_RESTART_COUNT", "0"),
+    )
+
+
+def keys_of(attempt: int) -> str:
+    """The prefix of a job's keys; torchrun's restarts use one store."""
+    return f"dsv3/{attempt}"
+
+
+@contextmanager
+def launch(device: str, name: str = "generate") -> Iterator[Parallel]:
     """This process's ``Parallel`` under torchrun (``RANK``, ``WORLD_SIZE``), or a single one; always cleaned up.
+
+    All ranks leave together. When one fails or is lost, the others end at once or within ``Timeouts.silent``, each with
+    one line on stderr.
 
     Args:
         device: ``"cuda"`` talks by NCCL, ``"cpu"`` by gloo.
+        name: the verb, for that line.
+
+    Raises:
+        ValueError, OSError: the environment is wrong, or not all ranks came; says which.
     """
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if size == 1:
+    here = place()
+    if here.size == 1:
         yield Parallel()
         return
     import torch.distributed as dist
 
-    # Long enough for a chat that waits for its user; a rank that dies is noticed by its closed connection.
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(days=7))
+    timeouts = Timeouts.from_environment()
+    gpu = _own_gpu(here.local_rank) if device == "cuda" else None
+    server = here.rank == 0 and not here.launched
+    stores = []
+    for i in range(2):  # one for the ranks' work, one for the watch
+        store = open_store(here.host, here.port, server and i == 0, timeouts.start)
+        stores.append(dist.PrefixStore(keys_of(here.attempt), store))
+    holder = f"{'torchrun on node 0' if here.launched else 'rank 0'} ({here.host}:{here.port})"
+    watch = Watch(stores[1], here.rank, here.size, holder, f"dsv3 {name} (rank {here.rank})", timeouts)
+    check_in(stores[0], "rank", here.rank, here.size, timeouts.start)
+    watch.start()
     try:
-        yield Parallel(rank, size)
-    finally:
-        dist.destroy_process_group()
+        join(here, stores[0], gpu, timeouts.collective)
+        yield Parallel(here.rank, here.size, stores[0])
+        watch.finish()
+    except BaseException as error:
+        watch.fail(error)
+        raise
+    dist.destroy_process_group()
+
+
+def join(here: Place, store: "dist.Store", gpu: "torch.device | None", seconds: float) -> None:
+    """Make torch's default group of all ranks."""
+    import torch.distributed as dist
+
+    interface = None if gpu else _interface(here)
+    if interface and "GLOO_SOCKET_IFNAME" not in os.environ:
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
+    backend = "nccl" if gpu else "gloo"
+    try:
+        with _broken_connections(backend):
+            dist.init_process_group(
+                backend,
+                store=dist.PrefixStore("group", store),
+                rank=here.rank,
+                world_size=here.size,
+                timeout=timedelta(seconds=seconds),
+                device_id=gpu,
+            )
+    except ConnectionError as error:
+        hint = f"{backend.upper()}_SOCKET_IFNAME names the network interface to use"
+        raise ConnectionError(f"{error}; {hint}") from None
+
+
+def _interface(here: Place) -> str | None:
+    """The network interface that reaches node 0: gloo by itself takes the host name's address, often 127.0.0.1."""
+    if sys.platform != "linux":
+        return None
+    import fcntl
+
+    family, _, _, _, address = socket.getaddrinfo(here.host, here.port)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(address)  # sends nothing
+        ours = probe.getsockname()[0]
+        for _, name in socket.if_nameindex() if family == socket.AF_INET else ():
+            try:
+                found = fcntl.ioctl(probe, 0x8915, struct.pack("256s", name.encode()))  # SIOCGIFADDR, see netdevice(7)
+            except OSError:  # has no address
+                continue
+            if socket.inet_ntoa(found[20:24]) == ours and (here.one_node or not ours.startswith("127.")):
+                return name
+    return None
+
+
+def _own_gpu(local_rank: int) -> "torch.device":
+    """Chosen before NCCL starts: otherwise every rank would open the first one."""
+    import torch
+
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(f"--nproc-per-node is {local_rank + 1} or more, but GPUs here: {torch.cuda.device_count()}")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)

@@ -19,21 +19,28 @@ class ThreadParallel(Parallel):
     barrier: threading.Barrier = field(default=None)
     board: list = field(default=None)
 
-    def exchange(self, x: Tensor) -> list[Tensor]:
+    def exchange(self, x: T) -> list[T]:
         self.board[self.rank] = x
         self.barrier.wait(60)
-        pieces = [p.clone() for p in self.board]
+        pieces = list(self.board)
         self.barrier.wait(60)
         return pieces
 
-    def all_reduce(self, x: Tensor) -> Tensor:
-        return torch.stack(self.exchange(x)).sum(0)
+    def tensors(self, x: Tensor) -> list[Tensor]:
+        return self.exchange(x.clone())
 
-    def all_gather(self, x: Tensor, n: int) -> Tensor:
-        return torch.cat(self.exchange(x), dim=-1)
+    def _all_reduce(self, x: Tensor) -> Tensor:
+        return torch.stack(self.tensors(x)).sum(0)
 
-    def broadcast(self, x: Tensor) -> Tensor:
-        return self.exchange(x)[0]
+    def _all_gather(self, x: Tensor) -> list[Tensor]:
+        return self.tensors(x)
+
+    def _broadcast(self, x: Tensor) -> Tensor:
+        return self.tensors(x)[0].clone()
+
+    def _texts(self, text: str, ranks: list[int]) -> list[str]:
+        texts = self.exchange(text)
+        return [texts[rank] for rank in ranks]
 
 
 def on_ranks(size: int, work: Callable[[Parallel], T]) -> list[T]:

@@ -1,0 +1,143 @@
+"""``torchrun`` with its own flags and its own engine, which says in one line what went wrong, and within 30 seconds.
+
+Plain ``torchrun`` starts the same jobs. Here a wrong address, a port in use, or a node that never comes is found before
+anything starts, and the ranks on other nodes hear what killed the one that died.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from .watch import JOB, RUNNING, Timeouts
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+STOP_SECONDS = 3  # from the polite signal to the one that cannot be refused
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    debug = os.environ.get("DSV3_DEBUG") == "1"
+    if not debug:  # errors come as exceptions, too; torch's C++ side would print stack traces beside them
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    from torch.distributed import run
+
+    if not debug:
+        logging.disable(logging.CRITICAL)
+    parser = run.get_args_parser()
+    parser.prog = "dsv3 torchrun"
+    # Ctrl-C is left to Python: then the processes are ended by SIGTERM, which none of them puts off.
+    parser.set_defaults(shutdown_timeout=STOP_SECONDS, signals_to_handle="SIGTERM,SIGHUP,SIGQUIT")
+    args = parser.parse_args(argv)
+    timeouts = Timeouts.from_environment()
+    check(parser, args)
+    meeting = meet(args, timeouts) if by_address(args) else None
+    try:
+        start(args)
+    except BaseException as error:
+        if meeting is not None:
+            part(meeting, args, "interrupted" if isinstance(error, KeyboardInterrupt) else str(error))
+        raise
+
+
+def check(parser: ArgumentParser, args: Namespace) -> None:
+    """Flags that torchrun would answer with a traceback: wrong usage, exit code 2."""
+    counts = args.nnodes.split(":")
+    if len(counts) > 2 or not all(c.isdecimal() and int(c) > 0 for c in counts):
+        parser.error(f"--nnodes {args.nnodes}: give the number of nodes")
+    if not 0 <= args.node_rank < int(counts[-1]):
+        parser.error(f"--node-rank {args.node_rank}: with --nnodes {args.nnodes} it is 0 to {int(counts[-1]) - 1}")
+    if args.nproc_per_node not in ("cpu", "gpu", "xpu", "auto") and not args.nproc_per_node.isdecimal():
+        parser.error(f"--nproc-per-node {args.nproc_per_node}: give the number of processes, or gpu")
+    if args.master_port is not None and not 0 < args.master_port < 2**16:
+        parser.error(f"--master-port {args.master_port}: ports are 1 to 65535")
+
+
+def by_address(args: Namespace) -> bool:
+    """Whether the nodes meet at ``--master-addr``, torchrun's static rendezvous."""
+    one_node = args.nnodes.split(":")[-1] == "1" and args.master_port is None
+    return args.rdzv_backend == "static" and not args.standalone and not args.rdzv_endpoint and not one_node
+
+
+def meet(args: Namespace, timeouts: Timeouts) -> "dist.Store":
+    """All nodes, before any process starts -> the store that node 0 holds until ``part`` or its end.
+
+    Raises:
+        ValueError, OSError: the address or port is wrong, or a node is missing; says which.
+    """
+    import torch.distributed as dist
+
+    from .parallel import check_in, keys_of, open_store
+
+    nodes = int(args.nnodes.split(":")[-1])
+    args.master_port = args.master_port or 29500
+    patience = [item for item in args.rdzv_conf.split(",") if item.startswith("timeout=")]
+    seconds = float(patience[-1].partition("=")[2]) if patience else timeouts.start
+    # torchrun's own rendezvous shares this store, and finds the nodes there at once.
+    store = open_store(args.master_addr, args.master_port, args.node_rank == 0, seconds)
+    args.rdzv_conf = ",".join(filter(None, [args.rdzv_conf, "" if patience else f"timeout={int(seconds) + 1}"]))
+    check_in(dist.PrefixStore("dsv3", store), "node", args.node_rank, nodes, seconds)
+    return dist.PrefixStore(keys_of(args.max_restarts), store)
+
+
+def start(args: Namespace) -> None:
+    """Run the job to its end.
+
+    Raises:
+        ChildProcessError: a process failed; says which rank of which node, and how.
+        ConnectionError: the nodes lost each other.
+    """
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        run.run(args)
+    except ChildFailedError as error:
+        if {f.exitcode for f in error.failures.values()} <= {130, -signal.SIGINT, -signal.SIGTERM}:
+            raise KeyboardInterrupt from None
+        raise ChildProcessError(describe(error.failures, args.node_rank)) from None
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+    except RuntimeError as error:
+        raise ConnectionError(str(error).splitlines()[0]) from None
+
+
+def describe(failures: "dict[int, ProcessFailure]", node: int) -> str:
+    """The failure that explains the others: the first, but rather a signal than an exit code."""
+    ours = (0, -signal.SIGTERM)  # torchrun ends the others by SIGTERM
+    rank, failure = min(
+        failures.items(), key=lambda item: (item[1].exitcode in ours, item[1].exitcode > 0, item[1].timestamp)
+    )
+    who = f"rank {rank} (node {node}, process {failure.pid})"
+    if failure.exitcode > 0:
+        return f"{who} ended with exit code {failure.exitcode}; its own words stand above"
+    name = signal.Signals(-failure.exitcode).name
+    hint = "; the kernel does that when memory runs out" if name == "SIGKILL" else ""
+    return f"{who} was killed by {name}{hint}"
+
+
+def part(store: "dist.Store", args: Namespace, why: str) -> None:
+    """Tell the ranks on other nodes why the job ends; node 0, which holds the store, waits until they know."""
+    from .parallel import wait_for
+
+    try:
+        store.compare_set(JOB, RUNNING, why)
+        store.set(f"left/{args.node_rank}", "")
+        if args.node_rank == 0:
+            nodes = int(args.nnodes.split(":")[-1])
+            wait_for(store, [f"left/{i}" for i in range(nodes)], time.monotonic() + STOP_SECONDS)
+    except RuntimeError:
+        pass  # node 0 is gone already
+
+
+if __name__ == "__main__":
+    from .cli import run as run_verb
+
+    run_verb(main)
