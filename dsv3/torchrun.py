@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING
 from .watch import JOB, RUNNING, Timeouts
 
 if TYPE_CHECKING:
-    import torch.distributed as dist
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 STOP_SECONDS = 3  # from the polite signal to the one that cannot be refused
@@ -37,12 +37,14 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     timeouts = Timeouts.from_environment()
     check(parser, args)
-    meeting = meet(args, timeouts) if by_address(args) else None
+    nodes = Nodes(args, timeouts) if by_address(args) else None
     try:
         start(args)
     except BaseException as error:
-        if meeting is not None:
-            part(meeting, args, "interrupted" if isinstance(error, KeyboardInterrupt) else str(error))
+        if nodes:
+            nodes.part(f"node {args.node_rank} was interrupted" if isinstance(error, KeyboardInterrupt) else str(error))
+            if isinstance(error, SystemExit) and nodes.lost:
+                raise ChildProcessError(nodes.lost) from None
         raise
 
 
@@ -65,25 +67,61 @@ def by_address(args: Namespace) -> bool:
     return args.rdzv_backend == "static" and not args.standalone and not args.rdzv_endpoint and not one_node
 
 
-def meet(args: Namespace, timeouts: Timeouts) -> "dist.Store":
-    """All nodes, before any process starts -> the store that node 0 holds until ``part`` or its end.
+class Nodes:
+    """All nodes of a job, at the store that node 0 holds; each follows there what becomes of the ranks.
 
     Raises:
         ValueError, OSError: the address or port is wrong, or a node is missing; says which.
     """
-    import torch.distributed as dist
 
-    from .parallel import check_in, keys_of, open_store
+    def __init__(self, args: Namespace, timeouts: Timeouts):
+        import torch.distributed as dist
 
-    nodes = int(args.nnodes.split(":")[-1])
-    args.master_port = args.master_port or 29500
-    patience = [item for item in args.rdzv_conf.split(",") if item.startswith("timeout=")]
-    seconds = float(patience[-1].partition("=")[2]) if patience else timeouts.start
-    # torchrun's own rendezvous shares this store, and finds the nodes there at once.
-    store = open_store(args.master_addr, args.master_port, args.node_rank == 0, seconds)
-    args.rdzv_conf = ",".join(filter(None, [args.rdzv_conf, "" if patience else f"timeout={int(seconds) + 1}"]))
-    check_in(dist.PrefixStore("dsv3", store), "node", args.node_rank, nodes, seconds)
-    return dist.PrefixStore(keys_of(args.max_restarts), store)
+        from .parallel import check_in, keys_of, open_store
+
+        args.master_port = args.master_port or 29500
+        patience = [item for item in args.rdzv_conf.split(",") if item.startswith("timeout=")]
+        seconds = float(patience[-1].partition("=")[2]) if patience else timeouts.start
+        args.rdzv_conf = ",".join(filter(None, [args.rdzv_conf, "" if patience else f"timeout={int(seconds) + 1}"]))
+        self.node, self.size = args.node_rank, int(args.nnodes.split(":")[-1])
+        self.beat, self.lost, self.over = timeouts.beat, "", threading.Event()
+        stores = []
+        for i in range(2):  # one for this thread, one for ``_follow``
+            server = self.node == 0 and i == 0  # torchrun's own rendezvous shares it, and finds the nodes there at once
+            stores.append(open_store(args.master_addr, args.master_port, server, seconds))
+        check_in(dist.PrefixStore("dsv3", stores[0]), "node", self.node, self.size, seconds)
+        self.store, self.followed = (dist.PrefixStore(keys_of(args.max_restarts), store) for store in stores)
+        self.store.compare_set(JOB, "", RUNNING)
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def _follow(self) -> None:
+        """Thread: once the job is lost, the ranks here end by themselves; those that cannot are ended."""
+        while not self.lost and not self.over.wait(self.beat):
+            try:
+                job = self.followed.get(JOB).decode()
+                self.lost = "" if job == RUNNING else job
+            except RuntimeError:
+                self.lost = "torchrun on node 0 is gone; its own output says why"
+        if not self.over.wait(STOP_SECONDS):
+            os.kill(os.getpid(), signal.SIGTERM)  # which torchrun's engine handles
+
+    def part(self, why: str) -> None:
+        """The job ends here, because of ``why``: the ranks on other nodes hear it before the store goes."""
+        self.over.set()
+        teller = threading.Thread(target=self._tell, args=(why,), daemon=True)
+        teller.start()
+        teller.join(STOP_SECONDS + 1)  # a store that does not answer must not hold up the end
+
+    def _tell(self, why: str) -> None:
+        from .parallel import wait_for
+
+        try:
+            self.store.compare_set(JOB, RUNNING, why)
+            self.store.set(f"left/{self.node}", "")
+            if self.node == 0:
+                wait_for(self.store, [f"left/{i}" for i in range(self.size)], time.monotonic() + STOP_SECONDS)
+        except RuntimeError:
+            pass  # node 0 is gone already
 
 
 def start(args: Namespace) -> None:
@@ -117,24 +155,10 @@ def describe(failures: "dict[int, ProcessFailure]", node: int) -> str:
     )
     who = f"rank {rank} (node {node}, process {failure.pid})"
     if failure.exitcode > 0:
-        return f"{who} ended with exit code {failure.exitcode}; its own words stand above"
+        return f"{who} ended with exit code {failure.exitcode}; its output says why"
     name = signal.Signals(-failure.exitcode).name
     hint = "; the kernel does that when memory runs out" if name == "SIGKILL" else ""
     return f"{who} was killed by {name}{hint}"
-
-
-def part(store: "dist.Store", args: Namespace, why: str) -> None:
-    """Tell the ranks on other nodes why the job ends; node 0, which holds the store, waits until they know."""
-    from .parallel import wait_for
-
-    try:
-        store.compare_set(JOB, RUNNING, why)
-        store.set(f"left/{args.node_rank}", "")
-        if args.node_rank == 0:
-            nodes = int(args.nnodes.split(":")[-1])
-            wait_for(store, [f"left/{i}" for i in range(nodes)], time.monotonic() + STOP_SECONDS)
-    except RuntimeError:
-        pass  # node 0 is gone already
 
 
 if __name__ == "__main__":

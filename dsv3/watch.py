@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Protocol
 
 BEATS = 15  # in the time after which a silent rank counts as lost
@@ -60,7 +61,7 @@ class Store(Protocol):
     def compare_set(self, key: str, expected: str, desired: str) -> bytes: ...
 
 
-JOB = "job"  # the key under which whoever started the ranks says why they must end
+JOB = "job"  # the key under which the first who knows says why the job is lost
 RUNNING = "running"
 
 
@@ -83,7 +84,8 @@ class Watch:
     def __init__(self, store: Store, rank: int, size: int, host: str, prefix: str, timeouts: Timeouts):
         self.store, self.rank, self.size, self.host, self.prefix = store, rank, size, host, prefix
         self.beat, self.silent = timeouts.beat, timeouts.silent
-        self.status = RUNNING
+        self.status = RUNNING  # then "done" or "failed"
+        self.cause = ""  # why it failed
         self.speaker = threading.Lock()  # who holds it says this process's last words
         self.wake, self.settled = threading.Event(), threading.Event()
         self.answered = 0.0
@@ -109,9 +111,10 @@ class Watch:
             thread.join(self.beat)
 
     def fail(self, error: BaseException) -> None:
-        """This rank ends with ``error``: the others hear why, before it is gone. Does not return if they ended first.
+        """This rank ends with ``error``: the others hear why before it is gone.
 
-        A broken connection is mostly another rank's end, so that one gets the time to be found.
+        A broken connection is mostly another rank's end, so that one gets the time to be found; then this process ends
+        here, as theirs do.
         """
         if isinstance(error, ConnectionError):
             self.silent = min(self.silent, SUSPICIOUS * self.beat)
@@ -119,7 +122,9 @@ class Watch:
         if not self.speaker.acquire(blocking=False):
             time.sleep(self.silent)  # the watch is ending this process
         end_within(self.silent)
-        self.status = "interrupted" if isinstance(error, KeyboardInterrupt) else f"failed {reason(error)}"
+        interrupted = isinstance(error, KeyboardInterrupt)
+        self.cause = f"rank {self.rank} " + ("was interrupted" if interrupted else f"stopped: {reason(error)}")
+        self.status = "failed"
         self.wake.set()
         self.settled.wait(3 * self.beat + 1)
 
@@ -129,6 +134,8 @@ class Watch:
         try:
             while not self.settled.is_set():
                 n += 1
+                if os.getppid() != self.parent:
+                    self.leave("the process that started this one is gone", tell=True)
                 self._publish(n)
                 job, *ranks = self.store.multi_get([JOB, *map(rank_key, range(self.size))])
                 self.answered = time.monotonic()
@@ -141,7 +148,11 @@ class Watch:
             self.settled.set()
 
     def _publish(self, n: int) -> None:
-        self.store.set(rank_key(self.rank), f"{self.status} {n}" if self.status == RUNNING else self.status)
+        """A beat is a value that changes."""
+        if self.status == "failed":
+            self.store.compare_set(JOB, RUNNING, self.cause)
+        beat = f"{RUNNING} {os.getpid()} {n}"
+        self.store.set(rank_key(self.rank), beat if self.status == RUNNING else self.status)
 
     def _judge(self, job: str, ranks: list[bytes]) -> None:
         """End this process if the job is lost; ``settled`` once this rank may go."""
@@ -149,56 +160,46 @@ class Watch:
         for r, value in enumerate(ranks):
             if value != self.heard[r][0]:
                 self.heard[r] = (value, now)
-        texts = [value.decode(errors="replace") for value in ranks]
-        others = [text for r, text in enumerate(texts) if r != self.rank]
-        if self.status == "done":
-            done = all(text == "done" for text in others)
-        else:
-            done = self.status != RUNNING and not any(text.startswith(RUNNING) for text in others)
-        if done:
+        running = [r for r, value in enumerate(ranks) if value.startswith(RUNNING.encode()) and r != self.rank]
+        if self.status != "failed" and job != RUNNING:
+            self.leave(job)
+        if self.status != RUNNING and not running:
             self.settled.set()
-        elif (why := self._lost(job, texts, now)) is not None:
-            self.leave(*why, tell=True)
+        for r in running:
+            value, since = self.heard[r]
+            if now - since > self.silent:
+                self._kill_sibling(int(value.split()[1]))
+                self.leave(f"rank {r} has not been heard of for {now - since:.0f} s", tell=True)
 
-    def _lost(self, job: str, texts: list[str], now: float) -> tuple[str, int] | None:
-        """Why the job is lost, and the exit code; None while it is not."""
-        for r, text in enumerate(texts):
-            word, _, why = text.partition(" ")
-            if r == self.rank:
-                continue
-            if word == "failed":
-                return f"rank {r} stopped: {why}", 1
-            if word == "interrupted":
-                return f"rank {r} was interrupted", 130
-            if word == "lost":
-                return why, 1
-        if job != RUNNING:
-            return job, 1
-        for r, (value, since) in self.heard.items():
-            if value.startswith(RUNNING.encode()) and now - since > self.silent and r != self.rank:
-                return f"rank {r} has not been heard of for {now - since:.0f} s", 1
-        return None
+    def _kill_sibling(self, pid: int) -> None:
+        """A process that is stopped obeys only SIGKILL, and torchrun would be polite to it for half a minute."""
+        try:
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return  # on another machine
+        if parent == self.parent:
+            os.kill(pid, signal.SIGKILL)
 
     def _guard(self) -> None:
         """Thread: notices when the other one hangs in a call to a store that does not answer."""
         while not self.settled.wait(self.beat):
             if time.monotonic() - self.answered > self.silent + 2 * self.beat:
-                self.leave(f"{self.host} has not answered for {self.silent:.0f} s")
-            if os.getppid() != self.parent:
-                self.leave("the process that started this one is gone", tell=True)
+                self.leave(f"{self.host} has not answered for {self.silent:.0f} s", hung=True)
 
-    def leave(self, why: str, code: int = 1, tell: bool = False) -> None:
-        """End this process, unless it is ending by itself."""
+    def leave(self, why: str, tell: bool = False, hung: bool = False) -> None:
+        """End this process, unless it is ending by itself; ``tell`` the others if they may not know."""
         if not self.speaker.acquire(blocking=False):
             return
         end_within(self.silent)
         os.write(2, f"{self.prefix}: error: {why}\n".encode())
-        if tell:
-            try:
-                self.store.set(rank_key(self.rank), f"lost {why}")
-            except RuntimeError:
-                pass  # the store went, too
-        os._exit(code)
+        try:
+            if tell:
+                self.store.compare_set(JOB, RUNNING, why)
+            if not hung:
+                self.store.set(rank_key(self.rank), "failed")
+        except RuntimeError:
+            pass  # the store went, too
+        os._exit(1)
 
 
 def end_within(seconds: float) -> None:
