@@ -1,1 +1,148 @@
-"""Stub"""
+"""Prints a script that starts generation on several hosts, for Slurm or for plain ssh; runs nothing.
+
+dsv3 launch --ssh --hosts gpu01,gpu02 --gpus-per-host 8 --ckpt-path /data/R1-mp16 -- --interactive
+"""
+
+import argparse
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .checkpoint import read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What runs where.
+
+    Attributes:
+        hosts: the first one is node 0: it must be reached by the others, and has the keyboard.
+        gpus: per host, and as many ranks.
+        folder: where the hosts run it; a shared file system.
+        options: of ``dsv3 generate``.
+        python: the interpreter that has dsv3, on every host.
+    """
+
+    hosts: tuple[str, ...]
+    gpus: int
+    ckpt_path: str
+    options: tuple[str, ...]
+    folder: str
+    port: int = 29500
+    python: str = "python"
+
+    def __post_init__(self) -> None:
+        for host in self.hosts:
+            if not re.fullmatch(r"(\w[\w.-]*@)?[A-Za-z0-9][A-Za-z0-9._-]*", host):
+                raise ValueError(f"--hosts: {host!r} is not a host name; give them as gpu01,gpu02")
+        if len(set(self.hosts)) < len(self.hosts):
+            raise ValueError("--hosts: a host is named twice")
+        if self.gpus < 1:
+            raise ValueError(f"--gpus-per-host {self.gpus}: must be 1 or more")
+        ranks = len(self.hosts) * self.gpus
+        sizes = read.converted_for(Path(self.ckpt_path)) if Path(self.ckpt_path).is_dir() else ()
+        if sizes and ranks not in sizes:
+            was = " or ".join(map(str, sorted(sizes)))
+            raise ValueError(f"{self.ckpt_path}: converted for {was} ranks, but hosts x GPUs are {ranks}")
+
+    def torchrun(self, node_rank: str, master: str) -> str:
+        """The command of one node; ``node_rank`` and ``master`` are words of the shell, quoted already."""
+        words = [self.python, "-m", "dsv3", "torchrun", "--nnodes", str(len(self.hosts))]
+        words += ["--nproc-per-node", str(self.gpus), "--master-port", str(self.port)]
+        job = ["-m", "dsv3.generate", "--ckpt-path", self.ckpt_path, *self.options]
+        return f"{shlex.join(words)} --node-rank {node_rank} --master-addr {master} {shlex.join(job)}"
+
+
+def ssh(job: Job) -> str:
+    """A script to run where all hosts are reached by ssh without a password."""
+    master = job.hosts[0].rpartition("@")[2]
+
+    def remote(node_rank: int) -> str:
+        return shlex.quote(f"cd {shlex.quote(job.folder)} && exec {job.torchrun(str(node_rank), master)}")
+
+    others = [
+        f"ssh -o BatchMode=yes {host} {remote(rank)} < /dev/null &\n" for rank, host in enumerate(job.hosts) if rank
+    ]
+    return f"""\
+#!/bin/bash
+# DeepSeek on {_count(job)}, by ssh. Needs the same folders and Python on every host.
+set -uo pipefail
+trap 'kill $(jobs -p) 2> /dev/null' EXIT
+
+{"".join(others)}# Node 0 in the foreground: it has the keyboard. When it ends, the others end by themselves.
+ssh -t -o BatchMode=yes {job.hosts[0]} {remote(0)}
+code=$?
+wait
+exit $code
+"""
+
+
+def slurm(job: Job) -> str:
+    """A script for sbatch.
+
+    Raises:
+        ValueError: a chat, for which a batch job has no keyboard.
+    """
+    if "--interactive" in job.options:
+        raise ValueError("a Slurm job has no keyboard for --interactive: give --input-file, or use --ssh")
+    command = job.torchrun('"$SLURM_NODEID"', '"$MASTER_ADDR"')
+    return f"""\
+#!/bin/bash
+# DeepSeek on {_count(job)}: sbatch THIS_FILE
+#SBATCH --job-name=dsv3
+#SBATCH --nodes={len(job.hosts)}
+#SBATCH --nodelist={",".join(job.hosts)}
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node={job.gpus}
+#SBATCH --output=dsv3-%j.log
+set -euo pipefail
+cd {shlex.quote(job.folder)}
+
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export MASTER_ADDR
+
+# One torchrun per node; a node that fails ends the job.
+srun --kill-on-bad-exit=1 bash -c {shlex.quote("exec " + command)}
+"""
+
+
+def _count(job: Job) -> str:
+    return f"{len(job.hosts)} host(s) of {job.gpus} GPU(s)"
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="dsv3 launch",
+        usage="%(prog)s (--slurm | --ssh) --hosts A,B --gpus-per-host N --ckpt-path DIR -- OPTIONS OF GENERATE",
+        description=__doc__.splitlines()[0],
+    )
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--slurm", action="store_true", help="a script for sbatch")
+    kind.add_argument("--ssh", action="store_true", help="a script that logs in to each host")
+    parser.add_argument("--hosts", required=True, metavar="A,B", help="host names; the first is node 0")
+    parser.add_argument("--gpus-per-host", required=True, type=int, metavar="N")
+    parser.add_argument("--ckpt-path", required=True, metavar="DIR", help="as on every host")
+    parser.add_argument("--master-port", type=int, default=Job.port, metavar="PORT")
+    parser.add_argument("--python", default=Job.python, help="the interpreter that has dsv3, on every host")
+    argv = list(argv)
+    cut = argv.index("--") if "--" in argv else len(argv)
+    args = parser.parse_args(argv[:cut])
+    job = Job(
+        hosts=tuple(args.hosts.split(",")),
+        gpus=args.gpus_per_host,
+        ckpt_path=args.ckpt_path,
+        options=tuple(argv[cut + 1 :]),
+        folder=str(Path.cwd()),
+        port=args.master_port,
+        python=args.python,
+    )
+    print(slurm(job) if args.slurm else ssh(job), end="")
+
+
+if __name__ == "__main__":
+    from .cli import run
+
+    run(main)

@@ -152,12 +152,9 @@ def agree(tp: Parallel, what: dict[str, str], kind: str) -> None:
     Raises:
         ValueError: on every rank; names the first item and rank that differ from rank 0, and both values.
     """
-    texts = ["\n".join(f"{item} = {value}" for item, value in what.items())]
-    if tp.size > 1:
-        texts = tp.gather_text(texts[0])
-    first = texts[0].split("\n")
-    for rank, text in enumerate(texts):
-        for here, there in itertools.zip_longest(first, text.split("\n"), fillvalue="nothing"):
+    ranks = [text.splitlines() for text in tp.gather_text("\n".join(f"{k} = {v}" for k, v in what.items()))]
+    for rank, items in enumerate(ranks):
+        for here, there in itertools.zip_longest(ranks[0], items, fillvalue="nothing"):
             if here != there:
                 raise ValueError(f"ranks differ in their {kind}: {here} on rank 0, {there} on rank {rank}")
 
@@ -218,13 +215,14 @@ def check_in(store: "dist.Store", kind: str, number: int, size: int, seconds: fl
         raise ValueError(f"there is another {kind} {number}: each needs a number of its own")
     store.set(f"{kind}s/{number}", str(size))
     keys = [f"{kind}s/{i}" for i in range(size)]
-    missing = [key.rpartition("/")[2] for key in wait_for(store, keys, time.monotonic() + seconds)]
+    missing = wait_for(store, keys, time.monotonic() + seconds)
+    for key in keys:
+        if key not in missing and (theirs := int(store.get(key))) != size:
+            raise ValueError(f"{kind} {key.rpartition('/')[2]} counts {theirs} {kind}s, this one {size}")
     if missing:
-        came = f"{kind} {', '.join(missing)} of {size} did not come within {seconds:g} s"
-        raise ConnectionError(f"{came}; DSV3_TIMEOUTS=start=600 allows more")
-    for i, value in enumerate(store.multi_get(keys)):
-        if int(value) != size:
-            raise ValueError(f"{kind} {i} counts {int(value)} {kind}s, this one {size}")
+        who = ", ".join(key.rpartition("/")[2] for key in missing)
+        hint = "DSV3_TIMEOUTS=start=600 allows more"
+        raise ConnectionError(f"{kind} {who} of {size} did not come within {seconds:g} s; {hint}")
 
 
 @dataclass(frozen=True)

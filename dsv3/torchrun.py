@@ -18,7 +18,7 @@ from .watch import JOB, RUNNING, Timeouts
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-STOP_SECONDS = 3  # from the polite signal to the one that cannot be refused
+STOP_SECONDS = 2  # from the polite signal to the one that cannot be refused
 
 
 def main(argv: list[str]) -> None:

@@ -98,7 +98,7 @@ class Watch:
     def start(self) -> None:
         """Begin; all ranks have made their ``Watch``."""
         self.answered = time.monotonic()
-        self.heard = {r: (b"", self.answered) for r in range(self.size)}
+        self.heard = dict.fromkeys(range(self.size), (b"", self.answered))
         for thread in self.threads:
             thread.start()
 
