@@ -93,7 +93,7 @@ def slurm(job: Job) -> str:
 # DeepSeek on {_count(job)}: sbatch THIS_FILE
 #SBATCH --job-name=dsv3
 #SBATCH --nodes={len(job.hosts)}
-#SBATCH --nodelist={",".join(job.hosts)}
+#SBATCH --nodelist={",".join(host.rpartition("@")[2] for host in job.hosts)}
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node={job.gpus}
 #SBATCH --output=dsv3-%j.log
