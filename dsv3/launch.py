@@ -100,7 +100,7 @@ def slurm(job: Job) -> str:
 set -euo pipefail
 cd {shlex.quote(job.folder)}
 
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export MASTER_ADDR
 
 # One torchrun per node; a node that fails ends the job.

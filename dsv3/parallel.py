@@ -1,4 +1,4 @@
-"""A rank's place in a tensor-parallel group. No other file imports ``torch.distributed``, but its launcher's twin.
+"""A rank's place in a tensor-parallel group. Only this file and ``torchrun.py`` import ``torch.distributed``.
 
 Collective operations carry numbers between ranks that work in step. Whatever takes its own time (a prompt that somebody
 types, a checkpoint that loads) goes as text through the job's key-value store, where nobody's patience ends.
@@ -173,6 +173,14 @@ def wait_for(store: "dist.Store", keys: list[str], deadline: float | None = None
     return []
 
 
+def resolve(host: str) -> None:
+    """Whether this machine knows an address for ``host``; raises ConnectionError."""
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise ConnectionError(f"the address {host!r} of node 0 does not resolve ({error.strerror})") from None
+
+
 def open_store(host: str, port: int, server: bool, seconds: float) -> "dist.TCPStore":
     """The job's store: as the one who holds it, or as one of its clients.
 
@@ -182,10 +190,7 @@ def open_store(host: str, port: int, server: bool, seconds: float) -> "dist.TCPS
     import torch.distributed as dist
 
     deadline = time.monotonic() + seconds
-    try:
-        socket.getaddrinfo(host, port)
-    except OSError as error:
-        raise ConnectionError(f"--master-addr {host} does not resolve ({error.strerror})") from None
+    resolve(host)
     while not server:
         try:
             socket.create_connection((host, port), timeout=max(deadline - time.monotonic(), 0.1)).close()

@@ -13,11 +13,13 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
+from .parallel import check_in, keys_of, open_store, resolve, wait_for
 from .watch import JOB, RUNNING, Timeouts
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+LEAVE_SECONDS = 4  # for ranks of a lost job to end by themselves
 STOP_SECONDS = 2  # from the polite signal to the one that cannot be refused
 
 
@@ -37,15 +39,29 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     timeouts = Timeouts.from_environment()
     check(parser, args)
-    nodes = Nodes(args, timeouts) if by_address(args) else None
+    if not by_address(args):
+        limits = f"join_timeout={timeouts.start:.0f},read_timeout={max(timeouts.start // 3, 1):.0f}"
+        args.rdzv_conf = ",".join(filter(None, [limits, args.rdzv_conf]))
+        if args.rdzv_endpoint:
+            resolve(args.rdzv_endpoint.rpartition(":")[0] or args.rdzv_endpoint)
+        start(args)
+        return
+    nodes = Nodes(args, timeouts)
     try:
         start(args)
-    except BaseException as error:
-        if nodes:
-            nodes.part(f"node {args.node_rank} was interrupted" if isinstance(error, KeyboardInterrupt) else str(error))
-            if isinstance(error, SystemExit) and nodes.lost:
-                raise ChildProcessError(nodes.lost) from None
+    except SystemExit:  # by a signal, perhaps our own
+        nodes.part(f"node {args.node_rank} was ended")
+        if nodes.lost:
+            raise ChildProcessError(nodes.lost) from None
         raise
+    except KeyboardInterrupt:
+        nodes.part(f"node {args.node_rank} was interrupted")
+        raise
+    except Exception as error:
+        nodes.part(str(error))
+        raise
+    finally:
+        nodes.over.set()
 
 
 def check(parser: ArgumentParser, args: Namespace) -> None:
@@ -77,8 +93,6 @@ class Nodes:
     def __init__(self, args: Namespace, timeouts: Timeouts):
         import torch.distributed as dist
 
-        from .parallel import check_in, keys_of, open_store
-
         args.master_port = args.master_port or 29500
         patience = [item for item in args.rdzv_conf.split(",") if item.startswith("timeout=")]
         seconds = float(patience[-1].partition("=")[2]) if patience else timeouts.start
@@ -102,7 +116,7 @@ class Nodes:
                 self.lost = "" if job == RUNNING else job
             except RuntimeError:
                 self.lost = "torchrun on node 0 is gone; its own output says why"
-        if not self.over.wait(STOP_SECONDS):
+        if not self.over.wait(LEAVE_SECONDS):
             os.kill(os.getpid(), signal.SIGTERM)  # which torchrun's engine handles
 
     def part(self, why: str) -> None:
@@ -113,8 +127,6 @@ class Nodes:
         teller.join(STOP_SECONDS + 1)  # a store that does not answer must not hold up the end
 
     def _tell(self, why: str) -> None:
-        from .parallel import wait_for
-
         try:
             self.store.compare_set(JOB, RUNNING, why)
             self.store.set(f"left/{self.node}", "")
@@ -134,24 +146,28 @@ def start(args: Namespace) -> None:
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousTimeoutError
 
     try:
         run.run(args)
     except ChildFailedError as error:
-        if {f.exitcode for f in error.failures.values()} <= {130, -signal.SIGINT, -signal.SIGTERM}:
+        codes = {f.exitcode for f in error.failures.values()}
+        if 130 in codes and codes <= {130, -signal.SIGTERM}:
             raise KeyboardInterrupt from None
         raise ChildProcessError(describe(error.failures, args.node_rank)) from None
     except SignalException as error:
         sys.exit(128 + error.sigval)
-    except RuntimeError as error:
-        raise ConnectionError(str(error).splitlines()[0]) from None
+    except RendezvousTimeoutError:
+        raise ConnectionError(f"not all of --nnodes {args.nnodes} nodes came in time") from None
+    except (RuntimeError, RendezvousError) as error:
+        raise ConnectionError(str(error.__cause__ or error).splitlines()[0]) from None
 
 
 def describe(failures: "dict[int, ProcessFailure]", node: int) -> str:
-    """The failure that explains the others: the first, but rather a signal than an exit code."""
-    ours = (0, -signal.SIGTERM)  # torchrun ends the others by SIGTERM
+    """The failure that explains the others, which torchrun ends by SIGTERM or, if they are stopped, by SIGKILL."""
     rank, failure = min(
-        failures.items(), key=lambda item: (item[1].exitcode in ours, item[1].exitcode > 0, item[1].timestamp)
+        failures.items(),
+        key=lambda item: (item[1].exitcode == -signal.SIGTERM, item[1].exitcode < 0, item[1].timestamp),
     )
     who = f"rank {rank} (node {node}, process {failure.pid})"
     if failure.exitcode > 0:

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd '/home/me/my course'
 
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export MASTER_ADDR
 
 # One torchrun per node; a node that fails ends the job.
