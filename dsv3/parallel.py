@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from .traffic import Traffic
-from .watch import Timeouts, Watch
+from .watch import Timeouts, Watch, end_within
 
 if TYPE_CHECKING:
     import torch
@@ -128,6 +128,8 @@ class Parallel:
 
     def _texts(self, text: str, ranks: list[int]) -> list[str]:
         """What each of ``ranks`` hands over."""
+        if self.store is None:  # a rank by itself, of which only the slices are looked at
+            return [text] * len(ranks)
         key = f"text/{next(self.serial)}"
         with _broken_connections("store"):
             if self.rank in ranks:
@@ -146,8 +148,8 @@ def _broken_connections(what: str) -> Iterator[None]:
         raise ConnectionError(f"{what}: {str(error).splitlines()[0]}") from None
 
 
-def agree(tp: Parallel, what: dict[str, str], kind: str) -> None:
-    """Whether ``what``, a text per item, is the same on all ranks.
+def agree(tp: Parallel, what: dict[str, object], kind: str) -> None:
+    """Whether the items of ``what``, as text, are the same on all ranks; ``kind`` says what they are.
 
     Raises:
         ValueError: on every rank; names the first item and rank that differ from rank 0, and both values.
@@ -322,7 +324,9 @@ def launch(device: str, name: str = "generate") -> Iterator[Parallel]:
     except BaseException as error:
         watch.fail(error)
         raise
+    end_within(timeouts.silent)
     dist.destroy_process_group()
+    end_within(0)
 
 
 def join(here: Place, store: "dist.Store", gpu: "torch.device | None", seconds: float) -> None:

@@ -116,7 +116,7 @@ class Watch:
         A broken connection is mostly another rank's end, so that one gets the time to be found; then this process ends
         here, as theirs do.
         """
-        if isinstance(error, ConnectionError):
+        if type(error) is ConnectionError:  # not its kin: a reader who closed his pipe is nobody's death
             self.silent = min(self.silent, SUSPICIOUS * self.beat)
             self.settled.wait((SUSPICIOUS + 2) * self.beat)
         if not self.speaker.acquire(blocking=False):
@@ -203,7 +203,11 @@ class Watch:
 
 
 def end_within(seconds: float) -> None:
-    """The kernel's own alarm: nothing that hangs while this process ends (a driver, a full pipe) can hold it up."""
+    """The kernel's own alarm: nothing that hangs while this process ends, a driver or a full pipe, can hold it up.
+
+    Args:
+        seconds: 0 calls it off.
+    """
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 

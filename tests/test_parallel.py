@@ -7,15 +7,20 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
+from conftest import SMALL
 from jobs import Job, free_port, linux
 from threads import on_ranks
 
 from dsv3 import parallel
+from dsv3.checkpoint.load import fingerprints
 from dsv3.divergence import first_difference
+from dsv3.model import Transformer
 from dsv3.parallel import Parallel, agree
+from dsv3.runtime import Runtime
 from dsv3.watch import Timeouts
 
 ENVIRONMENT = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -80,6 +85,11 @@ def test_the_same_number_twice_and_another_count(store):
 def test_somebody_elses_port():
     with pytest.raises(ConnectionError, match=r"nobody answers at 127\.0\.0\.1:1 within 0\.3 s"):
         parallel.open_store("127.0.0.1", 1, False, 0.3)
+
+
+def test_more_processes_than_gpus():
+    with pytest.raises(ValueError, match=r"--nproc-per-node is 100 or more, but GPUs here: \d+"):
+        parallel._own_gpu(99)
 
 
 def test_text_waits_for_as_long_as_it_takes(store):
@@ -223,6 +233,18 @@ def test_a_chat_that_idles_longer_than_any_collective_may(tmp_path):
             job.clean()
 
 
-def test_ranks_are_compared_by_place_alone():
-    assert Parallel(1, 2) == Parallel(1, 2)
-    assert torch.equal(Parallel().all_reduce(torch.ones(2)), torch.ones(2))
+def test_every_rank_has_the_same_fingerprints(small_weights):
+    changed = small_weights | {"layers.1.ffn_norm.weight": small_weights["layers.1.ffn_norm.weight"] + 1}
+
+    def work(tp, weights):
+        model = Transformer(replace(SMALL, dtype="bf16"), Runtime(dtype=torch.float32, tp=tp))
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.copy_(weights[name])
+        return fingerprints(model)
+
+    first, second = on_ranks(2, lambda tp: work(tp, small_weights))
+    assert first == second
+    assert set(first) == {name for name, weight in small_weights.items() if weight.dim() == 1}
+    other = work(Parallel(), changed)
+    assert [name for name in first if first[name] != other[name]] == ["layers.1.ffn_norm.weight"]
