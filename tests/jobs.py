@@ -63,7 +63,7 @@ class Job:
         end = time.monotonic() + seconds
         while not true():
             assert time.monotonic() < end, (self.alive(), self.out(), [self.err(i) for i in range(len(self.nodes))])
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def idle(self, prompts: int = 1) -> None:
         """Wait until the chat asks for the n-th prompt."""
