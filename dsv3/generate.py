@@ -135,11 +135,7 @@ def load(
     )
     if cfg.fp8 and tp.rank == 0 and gemm == choice.gemm:
         print(choice.why, file=sys.stderr)
-    agree(
-        tp,
-        {k: str(v) for k, v in asdict(cfg).items()} | {"gemm": gemm, "attn": attn, "activations": str(dtype)},
-        "config",
-    )
+    agree(tp, asdict(cfg) | {"gemm": gemm, "attn": attn, "activations": dtype}, "config")
     tokenizer = Tokenizer(folder)
     model = Transformer(cfg if mtp else replace(cfg, n_mtp_layers=0), run)
     load_weights(model, folder, cfg)
