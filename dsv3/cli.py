@@ -17,6 +17,8 @@ VERBS = {
     "verify": "is a cast or converted folder what its source gives?",
     "explain": "what does this error mean, and what cures it?",
     "generate": "answer prompts; under torchrun on several ranks",
+    "torchrun": "torchrun, with its flags, that says in one line what went wrong",
+    "launch": "print the Slurm or ssh script that starts generation on given hosts",
     "compile": "a kernel's machine code for a named GPU, without one",
 }
 

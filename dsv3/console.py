@@ -11,6 +11,7 @@ from .chat import END_THINK, split_thinking
 from .generate import LLM
 from .parallel import Parallel
 from .sampling import Sampling
+from .traffic import Traffic
 
 HELP = """/clear       forget the conversation
 /think off   show only that the model thinks, not what (/think on: show it again)
@@ -31,7 +32,7 @@ def interactive(llm: LLM, tp: Parallel, options: Sampling, system: str | None = 
     start = [{"role": "system", "content": system}] if system else []
     messages, show = list(start), True
     while True:
-        prompt = tp.broadcast_text(_ask() if tp.rank == 0 else None, llm.model.run.device).strip()
+        prompt = tp.broadcast_text(_ask() if tp.rank == 0 else None).strip()
         if prompt == "/exit":
             return
         if prompt.startswith("/"):
@@ -46,12 +47,13 @@ def interactive(llm: LLM, tp: Parallel, options: Sampling, system: str | None = 
         if not prompt:
             continue
         messages.append({"role": "user", "content": prompt})
+        sent = tp.traffic.copy()
         answer = _answer(llm, tp.rank == 0, messages, options, show)
         if answer is None:
             messages.pop()
             continue
         if stats and tp.rank == 0:
-            print(llm.stats, file=sys.stderr)
+            _tell(llm, tp, sent)
         messages.append({"role": "assistant", "content": answer})
 
 
@@ -108,15 +110,46 @@ def _folded(pieces: Iterable[str], opened: bool) -> Iterator[str]:
         yield " unfinished)"
 
 
-def batch(llm: LLM, tp: Parallel, options: Sampling, source: Path, target: Path | None, stats: bool = False) -> None:
-    """Answer each line of ``source`` (blank ones are skipped); print, and write JSON lines to ``target``.
+def _tell(llm: LLM, tp: Parallel, before: Traffic) -> None:
+    """What the latest call took, and sent since ``before``."""
+    print(llm.stats, file=sys.stderr)
+    if tp.size > 1:
+        sent = tp.traffic - before
+        tokens = max(llm.stats.tokens, 1)
+        print(
+            f"each rank: {sent.collectives.total()} collectives, {sent.nbytes.total()} bytes; "
+            f"{sent.collectives.total() / tokens:.1f} and {sent.nbytes.total() / tokens:.0f} for each new token",
+            file=sys.stderr,
+        )
+
+
+def read_prompts(source: Path, tp: Parallel) -> list[str]:
+    """The lines of rank 0's ``source`` on every rank, without blank ones.
 
     Raises:
         ValueError: ``source`` holds no prompt, or is not UTF-8.
+        FileNotFoundError: no such file.
     """
-    prompts = [line for line in _text(source).splitlines() if line.strip()]
+    if tp.rank > 0:
+        return tp.broadcast_text(None).split("\n")
+    if not source.is_file():
+        raise FileNotFoundError(f"{source}: no such file")
+    try:
+        text = source.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source}: not UTF-8 text (byte {error.start})") from None
+    prompts = [line for line in text.splitlines() if line.strip()]
     if not prompts:
         raise ValueError(f"{source}: holds no prompt; write one a line")
+    tp.broadcast_text("\n".join(prompts))
+    return prompts
+
+
+def batch(
+    llm: LLM, tp: Parallel, options: Sampling, prompts: list[str], target: Path | None = None, stats: bool = False
+) -> None:
+    """Answer ``prompts``; print, and write JSON lines to ``target``."""
+    sent = tp.traffic.copy()
     replies = llm.generate(prompts, **options)
     if tp.rank != 0:
         return
@@ -128,16 +161,9 @@ def batch(llm: LLM, tp: Parallel, options: Sampling, source: Path, target: Path 
             size = llm.model.cfg.max_seq_len
             print(f"(cut off after {reply.tokens} tokens: the context of {size} tokens is full)", file=sys.stderr)
     if stats:
-        print(llm.stats, file=sys.stderr)
+        _tell(llm, tp, sent)
     if target:
         rows = ({"prompt": p} | asdict(r) for p, r in zip(prompts, replies, strict=True))
         part = target.with_name(target.name + ".part")
         part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         os.replace(part, target)
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text (byte {error.start})") from None

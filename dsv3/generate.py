@@ -1,16 +1,17 @@
 """Generation from text to text: ``load`` gives an ``LLM``; ``main`` is the official command line, torchrun's, too."""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal, Unpack
 
 import torch
 
 from .chat import Reply, Tokenizer, opens_thinking, split_thinking
+from .checkpoint.load import fingerprints
 from .checkpoint.load import load as load_weights
 from .config import ModelConfig
 from .decode import Stats, generate
@@ -19,7 +20,7 @@ from .fast import Fast
 from .kernels import pick
 from .layout import check_ranks
 from .model import Transformer
-from .parallel import Parallel, launch
+from .parallel import Parallel, agree, launch
 from .runtime import EXACT, NUMERICS, Runtime
 from .sampling import Sampling
 
@@ -135,10 +136,13 @@ def load(
     )
     if cfg.fp8 and tp.rank == 0 and gemm == choice.gemm:
         print(choice.why, file=sys.stderr)
-    agree(tp, asdict(cfg) | {"gemm": gemm, "attn": attn, "activations": dtype}, "config")
+    forms = {"gemm": gemm, "attn": attn, "activations": dtype, "numerics": numerics, "mtp": mtp}
+    agree(tp, asdict(cfg) | forms, "config")
     tokenizer = Tokenizer(folder)
     model = Transformer(cfg if mtp else replace(cfg, n_mtp_layers=0), run)
     load_weights(model, folder, cfg)
+    if tp.size > 1:
+        agree(tp, fingerprints(model), "weights")
     if compile:
         from .compiled import Compiled
 
@@ -171,10 +175,13 @@ def main(argv: list[str]) -> None:
     add("--attn", choices=("absorb", "naive"), default="absorb", help="cache the latent, or whole keys and values")
     add("--numerics", choices=tuple(NUMERICS), default="exact", help="demo, hf: BF16 where those have it")
     add("--compile", action="store_true", help="compile the step of a single sequence: slower start, faster then")
-    add("--stats", action="store_true", help="say what it took")
+    add("--stats", action="store_true", help="say what it took, and what crossed between ranks")
+    add("--check-ranks", action="store_true", help="name the first layer and rank that compute something else; slow")
     args = parser.parse_args(argv)
     if bool(args.input_file) == args.interactive:
         parser.error("give either --interactive or --input-file")
+    if args.compile and args.check_ranks:
+        parser.error("--check-ranks looks into model.py, --compile leaves it; give one of them")
     if args.system and not args.interactive:
         parser.error("--system needs --interactive")
     for name, least in (("max_new_tokens", 1), ("max_batch_size", 1), ("max_seq_len", 2), ("mtp", 0)):
@@ -185,22 +192,24 @@ def main(argv: list[str]) -> None:
         max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p, top_k=args.top_k,
         seed=args.seed, think_budget=args.think_budget,
     )  # fmt: skip
-    if args.input_file and not args.input_file.is_file():
-        raise FileNotFoundError(f"{args.input_file}: no such file")
-    from .console import batch, interactive
+    from .console import batch, interactive, read_prompts
+    from .divergence import compare_layers
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     with launch(device) as tp:
+        own = ("ckpt_path", "config", "input_file", "output_file", "system")  # only rank 0's count, or paths
+        agree(tp, {name: value for name, value in vars(args).items() if name not in own}, "options")
+        prompts = [] if args.interactive else read_prompts(args.input_file, tp)
         llm = load(
             args.ckpt_path, config=args.config, attn=args.attn, gemm=args.gemm, numerics=args.numerics, device=device,
-            max_batch_size=args.max_batch_size, max_seq_len=args.max_seq_len, mtp=args.mtp, compile=args.compile, tp=tp,
+            max_batch_size=args.max_batch_size, max_seq_len=args.max_seq_len, mtp=args.mtp, fast=not args.check_ranks,
+            compile=args.compile, tp=tp,
         )  # fmt: skip
-        if args.interactive:
-            interactive(llm, tp, options, args.system, args.stats)
-        else:
-            batch(llm, tp, options, args.input_file, args.output_file, args.stats)
+        with compare_layers(llm.model) if args.check_ranks else nullcontext():
+            if args.interactive:
+                interactive(llm, tp, options, args.system, args.stats)
+            else:
+                batch(llm, tp, options, prompts, args.output_file, args.stats)
 
 
 if __name__ == "__main__":
