@@ -1,10 +1,11 @@
-/* Products for a few tokens, and the FP8 dequantiser, for any CPU whose C compiler vectorises (gcc, clang).
+/* Products for a few tokens, and the FP8 dequantiser, for any little-endian CPU with a C compiler that vectorises.
  *
  * Generating text reads every weight once per token, so bytes are what counts: FP8 weights stay FP8 until they are in
  * a register. The float32 sums of a row do not depend on the number of threads. Activations are BF16.
  */
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #define BLOCK 128 /* rows and columns that share one FP8 scale */
 #define TILE 32   /* rows that a thread takes at a time; divides BLOCK */
@@ -22,10 +23,11 @@ static inline uint16_t to_bf16(float f) {
     return (v.u + 0x7FFF + (v.u >> 16 & 1)) >> 16;
 }
 
-/* The number * 2^-120: sign and magnitude moved to where float32 has them, whose exponent is biased by 127 instead of
- * 7. Subnormals are right, too; NaN (magnitude 127) is read as 480. */
-static inline float from_fp8(int8_t b) { return as_float((uint32_t)(int32_t)b << 20 & 0x87F00000u); }
+/* The FP8 number in the top byte * 2^-120: sign and magnitude moved to where float32 has them, whose exponent is biased
+ * by 127 instead of 7. Subnormals are right, too; NaN (magnitude 127) is read as 480. */
+static inline float from_fp8(int32_t top) { return as_float((uint32_t)(top >> 4) & 0x87F00000u); }
 
+/* Products of a row with one vector, and with two, for which the row is converted once. */
 static float dot_bf16(const uint16_t *w, const float *x, long k) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -33,11 +35,52 @@ static float dot_bf16(const uint16_t *w, const float *x, long k) {
     return sum;
 }
 
-static float dot_fp8(const int8_t *w, const float *x, long k) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (long i = 0; i < k; i++) sum += from_fp8(w[i]) * x[i];
-    return sum;
+static void two_dots_bf16(const uint16_t *w, const float *x, const float *y, long k, float *out_x, float *out_y) {
+    float a = 0, b = 0;
+#pragma omp simd reduction(+ : a, b)
+    for (long i = 0; i < k; i++) {
+        float v = from_bf16(w[i]);
+        a += v * x[i];
+        b += v * y[i];
+    }
+    *out_x = a;
+    *out_y = b;
+}
+
+/* Four FP8 numbers are read as a word, so the vector comes in four parts: x[q * words + i] belongs to w[4 * i + q].
+ * Each part has a sum of its own, since every addition to one waits for the addition before. */
+static inline uint32_t word(const int8_t *w, long i) {
+    uint32_t v;
+    memcpy(&v, w + 4 * i, 4);
+    return v;
+}
+
+static float dot_fp8(const int8_t *w, const float *x, long words) {
+    float a = 0, b = 0, c = 0, d = 0;
+#pragma omp simd reduction(+ : a, b, c, d)
+    for (long i = 0; i < words; i++) {
+        uint32_t v = word(w, i);
+        a += from_fp8(v << 24) * x[i];
+        b += from_fp8(v << 16) * x[words + i];
+        c += from_fp8(v << 8) * x[2 * words + i];
+        d += from_fp8(v) * x[3 * words + i];
+    }
+    return (a + b) + (c + d);
+}
+
+static void two_dots_fp8(const int8_t *w, const float *x, const float *y, long words, float *out_x, float *out_y) {
+    float a = 0, b = 0, c = 0, d = 0;
+#pragma omp simd reduction(+ : a, b, c, d)
+    for (long i = 0; i < words; i++) {
+        uint32_t all = word(w, i);
+        float s = from_fp8(all << 24), t = from_fp8(all << 16), u = from_fp8(all << 8), v = from_fp8(all);
+        a += s * x[i] + t * x[words + i];
+        b += u * x[2 * words + i] + v * x[3 * words + i];
+        c += s * y[i] + t * y[words + i];
+        d += u * y[2 * words + i] + v * y[3 * words + i];
+    }
+    *out_x = a + b;
+    *out_y = c + d;
 }
 
 /* A matrix, row-major; BF16 without scales, FP8 with one for each block of 128 x 128. */
@@ -46,16 +89,34 @@ struct matrix {
     const float *scale;
 };
 
-/* out[0 .. count) = rows first .. first + count of a [.., k] times x [k]; the rows lie in one block. */
-static void dots(struct matrix a, long first, long count, long k, const float *x, float *out) {
+/* out[m][TILE] = rows first .. first + count of a [.., k] times each of x [m, k]; m is 1 or 2, the rows of one block.
+ * In FP8 all rows of a block share its scales, so these go to x; 2^120 in two steps, lest it overflow. */
+static void dots(struct matrix a, long first, long count, long k, const float *x, long m, float out[][TILE]) {
     if (!a.scale) {
-        for (long r = 0; r < count; r++) out[r] = dot_bf16((const uint16_t *)a.w + (first + r) * k, x, k);
+        for (long r = 0; r < count; r++) {
+            const uint16_t *row = (const uint16_t *)a.w + (first + r) * k;
+            if (m == 2) two_dots_bf16(row, x, x + k, k, &out[0][r], &out[1][r]);
+            else out[0][r] = dot_bf16(row, x, k);
+        }
         return;
     }
-    float scaled[k]; /* all rows of a block share its scales, so they go to x; 2^120 in two steps, lest it overflow */
+    long words = k / 4;
+    float scaled[m * k];
     const float *scale = a.scale + first / BLOCK * ((k + BLOCK - 1) / BLOCK);
-    for (long i = 0; i < k; i++) scaled[i] = x[i] * (scale[i / BLOCK] * 0x1p60f);
-    for (long r = 0; r < count; r++) out[r] = 0x1p60f * dot_fp8((const int8_t *)a.w + (first + r) * k, scaled, k);
+    for (long t = 0; t < m; t++)
+        for (long i = 0; i < k; i++) {
+            float *to = scaled + t * k + (i < 4 * words ? i % 4 * words + i / 4 : i);
+            *to = x[t * k + i] * (scale[i / BLOCK] * 0x1p60f);
+        }
+    for (long r = 0; r < count; r++) {
+        const int8_t *row = (const int8_t *)a.w + (first + r) * k;
+        if (m == 2) two_dots_fp8(row, scaled, scaled + k, words, &out[0][r], &out[1][r]);
+        else out[0][r] = dot_fp8(row, scaled, words);
+        for (long t = 0; t < m; t++) {
+            for (long i = 4 * words; i < k; i++) out[t][r] += from_fp8((int32_t)row[i] << 24) * scaled[t * k + i];
+            out[t][r] *= 0x1p60f;
+        }
+    }
 }
 
 static inline long least(long a, long b) { return a < b ? a : b; }
@@ -69,11 +130,15 @@ void linear(const uint16_t *x, const void *w, const float *scale, uint16_t *out,
         long group = tile / tiles, first = tile % tiles * TILE, count = least(TILE, rows - first);
         struct matrix a = {(const uint16_t *)w + group * rows * k, 0};
         if (scale) a = (struct matrix){w, scale};
-        for (long t = 0; t < m; t++) {
-            float xt[k], sums[TILE];
-            for (long i = 0; i < k; i++) xt[i] = from_bf16(x[(t * groups + group) * k + i]);
-            dots(a, first, count, k, xt, sums);
-            for (long r = 0; r < count; r++) out[(t * groups + group) * rows + first + r] = to_bf16(sums[r]);
+        for (long t = 0; t < m; t += 2) {
+            long some = least(2, m - t);
+            float xt[some * k], sums[2][TILE];
+            for (long u = 0; u < some; u++)
+                for (long i = 0; i < k; i++) xt[u * k + i] = from_bf16(x[((t + u) * groups + group) * k + i]);
+            dots(a, first, count, k, xt, some, sums);
+            for (long u = 0; u < some; u++)
+                for (long r = 0; r < count; r++)
+                    out[((t + u) * groups + group) * rows + first + r] = to_bf16(sums[u][r]);
         }
     }
 }
@@ -101,11 +166,11 @@ void mlp(const uint16_t *x, const struct mlp *table, const int64_t *chosen, cons
                 long e = tile / wide, first = tile % wide * TILE, count = least(TILE, width - first);
                 struct matrix up = table[ids[e]].up;
                 if (!up.w) continue;
-                float gate[TILE], value[TILE];
-                dots(up, first, count, dim, xt, gate);
-                dots(up, width + first, count, dim, xt, value);
+                float gate[1][TILE], value[1][TILE];
+                dots(up, first, count, dim, xt, 1, gate);
+                dots(up, width + first, count, dim, xt, 1, value);
                 for (long r = 0; r < count; r++) {
-                    float g = from_bf16(to_bf16(gate[r])), v = from_bf16(to_bf16(value[r]));
+                    float g = from_bf16(to_bf16(gate[0][r])), v = from_bf16(to_bf16(value[0][r]));
                     g = from_bf16(to_bf16(g / (1 + expf(-g))));
                     hidden[e * width + first + r] = from_bf16(to_bf16(g * v));
                 }
@@ -116,10 +181,10 @@ void mlp(const uint16_t *x, const struct mlp *table, const int64_t *chosen, cons
                 for (long e = 0; e < n; e++) {
                     struct matrix down = table[ids[e]].down;
                     if (!down.w) continue;
-                    float sums[TILE];
-                    dots(down, first, count, width, hidden + e * width, sums);
+                    float sums[1][TILE];
+                    dots(down, first, count, width, hidden + e * width, 1, sums);
                     for (long r = 0; r < count; r++)
-                        y[t * dim + first + r] += weights[t * n + e] * from_bf16(to_bf16(sums[r]));
+                        y[t * dim + first + r] += weights[t * n + e] * from_bf16(to_bf16(sums[0][r]));
                 }
             }
         }
@@ -138,7 +203,7 @@ int weight_dequant(const int8_t *w, const float *scale, uint16_t *out, long rows
             for (long i = begin; i < end; i++) {
                 int8_t b = w[r * k + i];
                 nan |= (b & 127) == 127;
-                out[r * k + i] = to_bf16(from_fp8(b) * 0x1p120f * factor);
+                out[r * k + i] = to_bf16(from_fp8((int32_t)b << 24) * 0x1p120f * factor);
             }
         }
     }
