@@ -88,15 +88,18 @@ class Compiled(Fast):
         # Before each step torch would look at every weight, but those of one model do not change.
         self.number = secrets.randbits(62)
         options = {"guard_filter_fn": lambda guards: [guard.name == "model_number" for guard in guards]}
+        self.entry = self.embed.weight.new_empty(1, 1, self.cfg.kv_lora_rank + self.cfg.qk_rope_head_dim)  # of a cache
+        self.is_compiled = False
         self.step = torch.compile(self._step, dynamic=False, fullgraph=True, options=options)
 
     def __call__(self, tokens: Tensor, start: int | Tensor = 0, cache: Cache | None = None) -> Tensor:
         if tokens.shape != (1, 1) or not isinstance(start, int) or cache is None:
             return super().__call__(tokens, start, cache)
-        entry = self.embed.weight.new_empty(1, 1, self.cfg.kv_lora_rank + self.cfg.qk_rope_head_dim)
-        kept = [cache.room(layer.attn.layer, start + 1, entry)[0][0] for layer in self.layers]
-        for own in kept:
-            torch._dynamo.mark_dynamic(own, 0)
+        kept = [cache.room(layer.attn.layer, start + 1, self.entry)[0][0] for layer in self.layers]
+        if not self.is_compiled:  # the first call compiles, for caches of any length
+            self.is_compiled = True
+            for own in kept:
+                torch._dynamo.mark_dynamic(own, 0)
         return self.step(self.number, tokens[0], torch.tensor([start], device=tokens.device), kept).view(1, 1, -1)
 
     def _step(self, model_number: int, token: Tensor, position: Tensor, kept: list[Tensor]) -> Tensor:

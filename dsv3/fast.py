@@ -67,8 +67,12 @@ class Norm:
         n = len(self.weight)
         self.scaled = self.weight * n**0.5
         self.least = torch.full((), (n * layer.eps) ** 0.5, device=self.weight.device)
+        cpu = self.weight.device.type == "cpu" and layer.weight.dtype == torch.bfloat16
+        self.native = cpu and native.library() is not None
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.native and x.shape[0] <= native.MOST_TOKENS:
+            return native.rms_norm(x, self.weight, self.eps)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         return (x * self.scaled).div_(length.hypot_(self.least)).to(x.dtype)
 

@@ -41,6 +41,14 @@ def test_linear_takes_a_matrix_for_each_head(n, heads, rows, k):
     assert close(native.linear(x, w), torch.einsum("nhk,hrk->nhr", x.double(), w.double()))
 
 
+@given(st.integers(1, 8), st.integers(1, 300), st.sampled_from([1e-6, 1e-3]))
+@settings(max_examples=30, deadline=None)
+def test_rms_norm_is_the_models(n, k, eps):
+    x, weight = (torch.randn(n, k) * 3).to(BF16), torch.rand(k) + 0.5
+    expected = F.rms_norm(x.double(), (k,), weight.double(), eps)
+    assert close(native.rms_norm(x, weight, eps), expected)
+
+
 def test_threads_change_nothing():
     x, w = torch.randn(2, 512).to(BF16), torch.randn(1024, 512).to(BF16)
     assert w.numel() >= native.LARGE

@@ -191,6 +191,18 @@ void mlp(const uint16_t *x, const struct mlp *table, const int64_t *chosen, cons
     }
 }
 
+/* out [m, k] = x [m, k] / rms(x) * weight, BF16, in float32. */
+void rms_norm(const uint16_t *x, const float *weight, uint16_t *out, long m, long k, float eps) {
+    for (long t = 0; t < m; t++, x += k, out += k) {
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (long i = 0; i < k; i++) sum += from_bf16(x[i]) * from_bf16(x[i]);
+        float factor = 1 / sqrtf(sum / k + eps);
+#pragma omp simd
+        for (long i = 0; i < k; i++) out[i] = to_bf16(from_bf16(x[i]) * factor * weight[i]);
+    }
+}
+
 /* out [rows, k] BF16 = w FP8 * its blocks' scales, rounded once. Returns 1 if there was a NaN, which it misreads. */
 int weight_dequant(const int8_t *w, const float *scale, uint16_t *out, long rows, long k) {
     int nan = 0;

@@ -42,6 +42,7 @@ def library() -> ctypes.CDLL | None:
             found = ctypes.CDLL(str(file))
             found.linear.argtypes = [POINTER] * 4 + [LONG] * 4 + [INT]
             found.mlp.argtypes = [POINTER] * 5 + [LONG] * 4 + [INT]
+            found.rms_norm.argtypes = [POINTER] * 3 + [LONG] * 2 + [ctypes.c_float]
             found.weight_dequant.argtypes = [POINTER] * 3 + [LONG] * 2
             return found
     return None
@@ -116,6 +117,14 @@ class MLPs:
                 n, k, self.dim, self.width, _threads(3 * k * self.dim * self.width),
             )  # fmt: skip
         return y
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """``x / rms(x) * weight`` over the last dimension: x [n, D] bfloat16, weight [D] float32 -> [n, D] bfloat16."""
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    library().rms_norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), *x.shape, eps)
+    return out
 
 
 def weight_dequant(w: Tensor, scale: Tensor, block: int = 128, dtype: torch.dtype = torch.bfloat16) -> Tensor:
