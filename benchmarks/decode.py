@@ -40,7 +40,7 @@ options = json.loads(sys.argv[3])
 prompt = torch.randint(10, 1000, (32,), generator=torch.Generator().manual_seed(0)).tolist()
 {build}
 speak = sys.stdout
-for batch in (1, 8):
+for batch in json.loads(sys.argv[4]):
     decode(batch)
 print("ready", file=speak, flush=True)
 for line in sys.stdin:
@@ -83,9 +83,11 @@ def decode(batch):
 class Contender:
     """A process that decodes when asked."""
 
-    def __init__(self, python: str, build: str, folder: Path, threads: int, options: dict[str, object]):
+    def __init__(
+        self, python: str, build: str, folder: Path, threads: int, options: dict[str, object], batches: tuple[int, ...]
+    ):
         code = SERVER.replace("{build}", build)
-        command = [python, "-c", code, str(folder), str(threads), json.dumps(options)]
+        command = [python, "-c", code, str(folder), str(threads), json.dumps(options), json.dumps(batches)]
         env = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env
@@ -203,12 +205,12 @@ def main(argv: list[str]) -> None:
         work: str, folder: Path, ours: dict[str, tuple[Path, dict[str, object]]], batches: tuple[int, ...]
     ) -> None:
         contenders = {
-            name: Contender(sys.executable, OURS, where, args.threads, device | options)
+            name: Contender(sys.executable, OURS, where, args.threads, device | options, batches)
             for name, (where, options) in ours.items()
         }
-        contenders["transformers"] = Contender(sys.executable, TRANSFORMERS, folder, args.threads, device)
+        contenders["transformers"] = Contender(sys.executable, TRANSFORMERS, folder, args.threads, device, batches)
         if args.vllm:
-            contenders["vllm"] = Contender(args.vllm, VLLM, folder, args.threads, {})
+            contenders["vllm"] = Contender(args.vllm, VLLM, folder, args.threads, {}, batches)
         for batch, speeds in side_by_side(contenders, batches, args.repeat).items():
             others = max(speeds[name] for name in ("transformers", "vllm") if name in speeds)
             for name, speed in speeds.items():
@@ -223,7 +225,7 @@ def main(argv: list[str]) -> None:
         rows.append(row)
         print(json.dumps(row), flush=True)
     forms = {"dsv3": (bf16, {}), "dsv3 --gemm w8a16": (folders["fp8"], {"gemm": "w8a16"})}
-    compare("1 B BF16", bf16, forms, (1, 8))
+    compare("1 B BF16", bf16, forms, (1,))
     rate = bandwidth(args.device, args.repeat)
     cfg = ModelConfig.load(bf16)
     for row in rows:

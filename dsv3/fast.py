@@ -13,6 +13,7 @@ two it has. Read ``model.py`` for what is computed; here is how it is computed q
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -85,9 +86,21 @@ class Here:
     start: int | Tensor
     end: int
     turns: Tensor  # [1, n, R / 2] complex
-    mask: Tensor | None  # [B or 1, 1, S, T] bool, True where a query may look
-    lengths: Tensor | None  # [B] int32, all tokens of each sequence, where each has one new one
+    lengths: Tensor  # [n] int64, what each token sees of its sequence, itself included
     cache: Cache
+
+    @property
+    def one_each(self) -> bool:
+        """Whether each sequence has one new token."""
+        return len(self.lengths) == self.batch
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """[B, 1, S, T] bool, True where a query may look; None if all may look everywhere."""
+        if self.one_each and isinstance(self.start, int):
+            return None
+        lengths = self.lengths.view(self.batch, 1, -1, 1)
+        return torch.arange(self.end, device=lengths.device) < lengths
 
     def write(self, layer: int, new: Tensor) -> Tensor:
         """[n, C + R] into the cache -> all up to ``end``, [B, T, C + R]."""
@@ -128,11 +141,11 @@ class FastMLA:
         turned = rotate(torch.cat([q_pe, k_pe.unsqueeze(1)], dim=1).unsqueeze(0), here.turns)[0]
         kept = here.write(self.layer, torch.cat([self.kv_norm(c), turned[:, heads]], dim=-1))
         q_c = self.heads_times(q_nope, self.key)
-        if self.kernels is not reference and here.lengths is not None:
+        if self.kernels is not reference and here.one_each:
             c, k_pe = kept.split([cfg.kv_lora_rank, cfg.qk_rope_head_dim], dim=-1)
             mixed = self.kernels.mla_decode(q_c, turned[:, :heads], c, k_pe, here.lengths, self.scale)
         else:
-            mixed = self.attend(torch.cat([q_c, turned[:, :heads]], dim=-1), kept, here.mask)
+            mixed = self.attend(torch.cat([q_c, turned[:, :heads]], dim=-1), kept, here)
         return self.wo(self.heads_times(mixed, self.value).flatten(1))
 
     def heads_times(self, x: Tensor, matrices: Tensor) -> Tensor:
@@ -141,20 +154,21 @@ class FastMLA:
             return native.linear(x, matrices)
         return torch.bmm(x.transpose(0, 1), matrices.transpose(1, 2)).transpose(0, 1)
 
-    def attend(self, q: Tensor, kept: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, kept: Tensor, here: Here) -> Tensor:
         """[n, H, C + R] queries over the cache [B, T, C + R] -> [n, H, C].
 
         All heads look at the same cache. It serves as keys and values at once; what the rotary part adds to the values
         is dropped.
         """
-        batch = kept.shape[0]
+        if self.wo.native and q.shape[0] <= native.MOST_TOKENS and self.heads <= native.MOST_HEADS:
+            return native.attend(q, kept, here.lengths, self.cfg.kv_lora_rank, self.scale)
         kept = kept.unsqueeze(1)
-        if q.shape[0] == batch:  # one new token each: its heads stand where the tokens of a sequence would
-            mixed = F.scaled_dot_product_attention(q.unsqueeze(1), kept, kept, mask, scale=self.scale)
+        if here.one_each:  # a token's heads stand where the tokens of a sequence would
+            mixed = F.scaled_dot_product_attention(q.unsqueeze(1), kept, kept, here.mask, scale=self.scale)
         else:
-            q = q.unflatten(0, (batch, -1)).transpose(1, 2)
+            q = q.unflatten(0, (here.batch, -1)).transpose(1, 2)
             kept = kept.expand(-1, self.heads, -1, -1)
-            mixed = F.scaled_dot_product_attention(q, kept, kept, mask, scale=self.scale).transpose(1, 2)
+            mixed = F.scaled_dot_product_attention(q, kept, kept, here.mask, scale=self.scale).transpose(1, 2)
         return mixed.reshape(-1, self.heads, mixed.shape[-1])[..., : self.cfg.kv_lora_rank]
 
 
@@ -327,16 +341,11 @@ class Fast:
         end = (start if isinstance(start, int) else int(start.max())) + new
         if len(self.turns) < end:
             self.turns = turns(self.cfg, self.frequencies, torch.arange(2 * end, device=device))
-        lengths = None
-        if new == 1:
-            lengths = torch.full((batch,), end, device=device) if isinstance(start, int) else start + 1
         if isinstance(start, int):
-            turned = self.turns[start:end].repeat(batch, 1) if batch > 1 else self.turns[start:end]
-            mask = None
-            if new > 1:
-                mask = torch.ones(new, end, dtype=torch.bool, device=device).tril(start)[None, None]
+            turned, lengths = self.turns[start:end], torch.arange(start + 1, end + 1, device=device)
+            if batch > 1:
+                turned, lengths = turned.repeat(batch, 1), lengths.repeat(batch)
         else:
-            positions = start.unsqueeze(1) + torch.arange(new, device=device)
-            turned = self.turns[positions.flatten()]
-            mask = (torch.arange(end, device=device) <= positions.unsqueeze(-1)).unsqueeze(1)
-        return Here(batch, start, end, turned.unsqueeze(0), mask, lengths, cache or Cache())
+            lengths = (start.unsqueeze(1) + torch.arange(1, new + 1, device=device)).flatten()
+            turned = self.turns[lengths - 1]
+        return Here(batch, start, end, turned.unsqueeze(0), lengths, cache or Cache())

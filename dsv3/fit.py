@@ -150,7 +150,7 @@ def _even(cfg: ModelConfig, precision: Precision, tp: int) -> bool:
     """Whether ``tp`` ranks get equal shares of every tensor that is cut."""
     one_layer = replace(cfg, dtype="bf16" if precision in ("bf16", "int4") else "fp8", n_layers=2, n_mtp_layers=0)
     one_layer = replace(one_layer, n_dense_layers=min(cfg.n_dense_layers, 1))
-    return all(
+    return tp == 1 or all(
         row.shape[row.cut] % (tp * row.unit) == 0
         for row in layout(one_layer)
         if row.cut is not None and not row.is_scale

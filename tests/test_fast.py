@@ -114,7 +114,8 @@ def drift(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_bf16_and_fp8_layers_stay_within_their_rounding(gemm, native_too, fp8_folder, monkeypatch):
     """A block of each kind, fed with the same input: what differs is the rounding to BF16, 2^-9 an operation.
 
-    Where activations are quantised, such a difference now and then becomes a step of FP8, 2^-3.
+    Where activations are quantised, such a difference now and then becomes a step of FP8, 2^-3; and where a token's
+    experts were nearly a tie, it has others. So the middle token counts.
     """
     if not native_too:
         monkeypatch.setattr(native, "library", lambda: None)
@@ -125,7 +126,9 @@ def test_bf16_and_fp8_layers_stay_within_their_rounding(gemm, native_too, fp8_fo
         here = fast.place(torch.zeros(1, n, dtype=torch.long), 0, None)
         there = place(slow.cfg, slow.frequencies, torch.zeros(1, n, dtype=torch.long), 0, None)
         for mine, theirs in zip(fast.layers, slow.layers, strict=True):
-            assert drift(mine(x[0, :n], here), theirs(x[:, :n], there)[0]) < (0.03 if gemm == "fp8" else 0.01)
+            a, b = mine(x[0, :n], here).float(), theirs(x[:, :n], there)[0].float()
+            rows = (a - b).norm(dim=-1) / b.norm(dim=-1)
+            assert rows.median() < (0.03 if gemm == "fp8" else 0.01)
 
 
 @torch.inference_mode()

@@ -56,6 +56,31 @@ def test_naive_attention_equals_absorbed(alone):
     assert g.load("tiny-r1", attn="naive").generate(QUESTIONS, temperature=0) == alone
 
 
+@pytest.mark.parametrize("form", [{"fast": False}, {"gemm": "w8a16"}, {"gemm": "w8a16", "fast": False}, {"mtp": 2}])
+def test_every_form_gives_the_same_tokens(form, alone):
+    assert g.load("tiny-r1", **form).generate(QUESTIONS, temperature=0) == alone
+
+
+def test_the_compiled_step_gives_the_same_tokens(alone):
+    llm = g.load("tiny-r1", compile=True, max_batch_size=1)
+    assert llm.generate(QUESTIONS[:4], temperature=0) == alone[:4]
+
+
+@torch.inference_mode()
+def test_no_choice_was_near_a_tie(llm, alone):
+    """How much the likeliest token is ahead, along the sums, and how far two forms of the model differ."""
+    other = g.load("tiny-r1", fast=False, attn="naive").model
+    margins, differences = [], []
+    for question, reply in list(zip(QUESTIONS, alone, strict=True))[:6]:
+        prompt = llm.tokenizer.prompt([{"role": "user", "content": question}])
+        tokens = torch.tensor([prompt + llm.tokenizer.encode(reply.text)])
+        logits, others = (m.logits(m(tokens))[0, len(prompt) - 1 :] for m in (llm.model, other))
+        best = logits.topk(2, dim=-1).values
+        margins.append((best[:, 0] - best[:, 1]).min().item())
+        differences.append((logits - others).abs().max().item())
+    assert min(margins) > 2 * max(differences), (min(margins), max(differences))
+
+
 def test_transformers_gives_the_same_tokens_on_the_cast(alone, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -121,8 +146,11 @@ def test_a_seed_fixes_the_answer(llm):
     assert len({ask(seed) for seed in range(4)}) > 1
 
 
-@pytest.mark.parametrize(("precision", "ranks"), [("fp8", 2), ("bf16", 2), ("bf16", 4)])
-def test_torchrun_on_every_split_equals_one_process(precision, ranks, alone, tmp_path):
+@pytest.mark.parametrize(
+    ("precision", "ranks", "flags"),
+    [("fp8", 2, ["--gemm", "w8a16"]), ("bf16", 2, ["--mtp", "2"]), ("bf16", 4, ["--check-ranks"])],
+)
+def test_torchrun_on_every_split_equals_one_process(precision, ranks, flags, alone, tmp_path):
     source = TINY_R1
     if precision == "bf16":
         source = tmp_path / "bf16"
@@ -139,7 +167,7 @@ def test_torchrun_on_every_split_equals_one_process(precision, ranks, alone, tmp
         "dsv3.generate",
     ]
     run += ["--ckpt-path", str(tmp_path / "ranks"), "--config", str(TINY_R1 / "config.json"), "--temperature", "0"]
-    run += ["--input-file", str(tmp_path / "prompts"), "--output-file", str(tmp_path / "out.jsonl")]
+    run += ["--input-file", str(tmp_path / "prompts"), "--output-file", str(tmp_path / "out.jsonl"), *flags]
     done = subprocess.run(run, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -41,6 +41,22 @@ def test_linear_takes_a_matrix_for_each_head(n, heads, rows, k):
     assert close(native.linear(x, w), torch.einsum("nhk,hrk->nhr", x.double(), w.double()))
 
 
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.integers(1, 40), st.integers(0, 9))
+@settings(max_examples=40, deadline=None)
+def test_attention_sees_what_it_may(batch, new, heads, length, spare):
+    width, rank, scale = 24, 16, 0.3
+    cache = torch.randn(batch, length + new + spare, width).to(BF16)
+    cache[:, length + new :] = torch.nan
+    kept = cache[:, : length + new]
+    q = torch.randn(batch * new, heads, width).to(BF16)
+    lengths = torch.arange(length + 1, length + new + 1).repeat(batch)
+    mine = native.attend(q, kept, lengths, rank, scale)
+    for t in range(batch * new):
+        seen = kept[t // new, : lengths[t]].double()
+        weights = (q[t].double() @ seen.T * scale).softmax(-1)
+        assert close(mine[t], weights @ seen[:, :rank])
+
+
 @given(st.integers(1, 8), st.integers(1, 300), st.sampled_from([1e-6, 1e-3]))
 @settings(max_examples=30, deadline=None)
 def test_rms_norm_is_the_models(n, k, eps):

@@ -143,6 +143,31 @@ void linear(const uint16_t *x, const void *w, const float *scale, uint16_t *out,
     }
 }
 
+/* Attention of a few tokens over their sequences' caches, in float32: q [n, heads, width], kept [sequences, room, width],
+ * token t of sequence t / per sees the first lengths[t] entries -> out [n, heads, rank], their first numbers mixed. */
+void attend(const uint16_t *q, const uint16_t *kept, const int64_t *lengths, uint16_t *out, long n, long heads, long width,
+            long rank, long room, long per, float scale, int threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long row = 0; row < n * heads; row++) {
+        long t = row / heads, length = lengths[t];
+        const uint16_t *own = kept + t / per * room * width;
+        float query[width], scores[length], mixed[rank], most = -INFINITY, sum = 0;
+        for (long i = 0; i < width; i++) query[i] = from_bf16(q[row * width + i]) * scale;
+        for (long e = 0; e < length; e++) {
+            scores[e] = dot_bf16(own + e * width, query, width);
+            most = scores[e] > most ? scores[e] : most;
+        }
+        for (long i = 0; i < rank; i++) mixed[i] = 0;
+        for (long e = 0; e < length; e++) {
+            float weight = expf(scores[e] - most);
+            sum += weight;
+#pragma omp simd
+            for (long i = 0; i < rank; i++) mixed[i] += weight * from_bf16(own[e * width + i]);
+        }
+        for (long i = 0; i < rank; i++) out[row * rank + i] = to_bf16(mixed[i] / sum);
+    }
+}
+
 /* A gated feed-forward layer: up is w1 [width, dim] above w3 [width, dim], down is w2 [dim, width].
  * In FP8, width is a multiple of BLOCK. */
 struct mlp {

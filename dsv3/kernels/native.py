@@ -22,6 +22,7 @@ from . import cpu, reference
 SOURCE = Path(__file__).with_name("native.c")
 BLOCK = 128  # native.c's
 MOST_TOKENS = 8  # from here on torch's matrix products are faster
+MOST_HEADS = 16  # likewise: torch reads the cache once for all heads
 LARGE = 1 << 17  # numbers in a matrix from which on a second thread pays
 POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
 
@@ -42,6 +43,7 @@ def library() -> ctypes.CDLL | None:
             found = ctypes.CDLL(str(file))
             found.linear.argtypes = [POINTER] * 4 + [LONG] * 4 + [INT]
             found.mlp.argtypes = [POINTER] * 5 + [LONG] * 4 + [INT]
+            found.attend.argtypes = [POINTER] * 4 + [LONG] * 6 + [ctypes.c_float, INT]
             found.rms_norm.argtypes = [POINTER] * 3 + [LONG] * 2 + [ctypes.c_float]
             found.weight_dequant.argtypes = [POINTER] * 3 + [LONG] * 2
             return found
@@ -117,6 +119,26 @@ class MLPs:
                 n, k, self.dim, self.width, _threads(3 * k * self.dim * self.width),
             )  # fmt: skip
         return y
+
+
+def attend(q: Tensor, kept: Tensor, lengths: Tensor, rank: int, scale: float) -> Tensor:
+    """Attention over the latent cache, whose entries are keys and, in their first ``rank`` numbers, values.
+
+    Args:
+        q: [n, H, C + R] bfloat16, as many tokens for each sequence.
+        kept: [B, T, C + R] bfloat16, a prefix of a longer cache or the whole of it.
+        lengths: [n] int64: the entries of its sequence that a token sees.
+
+    Returns:
+        [n, H, C] bfloat16, C = ``rank``.
+    """
+    n, heads, width = q.shape
+    q, out = q.contiguous(), torch.empty(n, heads, rank, dtype=q.dtype)
+    library().attend(
+        q.data_ptr(), kept.data_ptr(), lengths.data_ptr(), out.data_ptr(), n, heads, width, rank,
+        kept.stride(0) // width, n // kept.shape[0], scale, _threads(n * heads * kept.shape[1] * width),
+    )  # fmt: skip
+    return out
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

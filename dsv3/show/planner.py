@@ -1,0 +1,66 @@
+"""The planner as a widget: menus and sliders over ``planner.plan``, the answer as text and as a figure beside them."""
+
+import io
+from html import escape
+from typing import TYPE_CHECKING
+
+from ..catalogue import models
+from ..fit import PRECISIONS, Load, Split, auto_split
+from ..hardware import find_gpu, gpus
+from ..planner import COUNTS, LOAD, Counted, count, plan, subject
+from .plan import figure, text
+
+if TYPE_CHECKING:
+    from ipywidgets import VBox
+
+CONTEXTS = tuple(2**n for n in range(9, 18))
+
+
+def planner(model: str = "DeepSeek-R1", gpu: str = "H20-96G", n: int = 8) -> "VBox":
+    """What ``model`` needs on ``n`` GPUs; every choice is counted anew, and one that cannot be says why.
+
+    Its ``children`` are the row of choices, the text and the figure.
+
+    Raises:
+        ImportError: ipywidgets is not installed.
+    """
+    try:
+        import ipywidgets as widgets
+    except ImportError:
+        raise ImportError("ipywidgets is not installed: pip install 'dsv3[notebooks]'") from None
+    names = [m.name for m in models() if m.load_config() is not None]
+    choices = {
+        "model": widgets.Dropdown(options=names, value=model, description="model"),
+        "precision": widgets.Dropdown(options=["as published", *PRECISIONS], description="precision"),
+        "gpu": widgets.Dropdown(options=[g.name for g in gpus()], value=gpu, description="GPU"),
+        "n": widgets.SelectionSlider(options=COUNTS, value=n, description="GPUs"),
+        "context": widgets.SelectionSlider(options=CONTEXTS, value=LOAD.context, description="context"),
+        "batch": widgets.IntSlider(value=LOAD.batch, min=1, max=256, description="sequences"),
+    }
+    answer, picture = widgets.HTML(), widgets.Image(format="png")
+    counted: dict[tuple, Counted] = {}  # the slow part, for the models, precisions and splits seen so far
+
+    def show(_: object = None) -> None:
+        try:
+            of = subject(choices["model"].value)
+            precision = choices["precision"].value
+            precision = of.published if precision == "as published" else precision
+            split = Split(tp=(auto := auto_split(of.cfg, precision, choices["n"].value)).tp, pp=auto.pp, ep=auto.tp)
+            load = Load(context=choices["context"].value, batch=choices["batch"].value)
+            key = (of.name, precision, split)
+            if key not in counted:
+                counted[key] = count(of, split, precision, load)
+            found = plan(of, find_gpu(choices["gpu"].value), split, precision, load, counted[key])
+        except ValueError as error:
+            answer.value = f"<p>{escape(str(error))}</p>"
+            picture.layout.display = "none"
+            return
+        drawn = io.BytesIO()
+        figure(found).savefig(drawn, format="png", dpi=110)
+        answer.value, picture.value = f"<pre>{escape(text(found))}</pre>", drawn.getvalue()
+        picture.layout.display = None
+
+    for choice in choices.values():
+        choice.observe(show, names="value")
+    show()
+    return widgets.VBox([widgets.VBox(list(choices.values())), answer, picture])
