@@ -123,7 +123,7 @@ def side_by_side(
 
 def bandwidth(device: str, repeat: int) -> float:
     """Bytes per second at which a sum reads 1 GiB of float32."""
-    x = torch.zeros(1 << 28, device=device)
+    x = torch.ones(1 << 28, device=device)  # zeros would all be one page
     times = []
     for _ in range(repeat + 1):
         began = time.monotonic()
