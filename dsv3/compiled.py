@@ -4,8 +4,8 @@ What ``fast.py`` decides in Python is arithmetic here: the position is a tensor,
 experts are looked up in the tensor of all. So one compiled function serves every position. Vectors are [D]: one token.
 """
 
-import secrets
 import shutil
+from types import FunctionType, MethodType
 
 import torch
 import torch.nn.functional as F
@@ -85,12 +85,13 @@ class Compiled(Fast):
             raise ValueError("compile needs a C++ compiler (g++); install one, or leave compile out")
         super().__init__(model)
         self.length = float(self.turns[0, 0].abs())  # of the turns; YaRN's
-        # Before each step torch would look at every weight, but those of one model do not change.
-        self.number = secrets.randbits(62)
-        options = {"guard_filter_fn": lambda guards: [guard.name == "model_number" for guard in guards]}
         self.entry = self.embed.weight.new_empty(1, 1, self.cfg.kv_lora_rank + self.cfg.qk_rope_head_dim)  # of a cache
         self.is_compiled = False
-        self.step = torch.compile(self._step, dynamic=False, fullgraph=True, options=options)
+        # torch.compile keeps its results with the code: a copy of it for each model keeps models apart. And before each
+        # step it would look at every weight, but those of one model do not change.
+        step = MethodType(FunctionType(Compiled._step.__code__.replace(), globals()), self)
+        options = {"guard_filter_fn": lambda guards: [False] * len(guards)}
+        self.step = torch.compile(step, dynamic=False, fullgraph=True, options=options)
 
     def __call__(self, tokens: Tensor, start: int | Tensor = 0, cache: Cache | None = None) -> Tensor:
         if tokens.shape != (1, 1) or not isinstance(start, int) or cache is None:
@@ -100,10 +101,10 @@ class Compiled(Fast):
             self.is_compiled = True
             for own in kept:
                 torch._dynamo.mark_dynamic(own, 0)
-        return self.step(self.number, tokens[0], torch.tensor([start], device=tokens.device), kept).view(1, 1, -1)
+        return self.step(tokens[0], torch.tensor([start], device=tokens.device), kept).view(1, 1, -1)
 
-    def _step(self, model_number: int, token: Tensor, position: Tensor, kept: list[Tensor]) -> Tensor:
-        """token [1] at ``position`` [1], with each layer's cache -> [D]. Each ``model_number`` is compiled anew."""
+    def _step(self, token: Tensor, position: Tensor, kept: list[Tensor]) -> Tensor:
+        """token [1] at ``position`` [1], with each layer's cache -> [D]."""
         angles = position * self.frequencies
         cos, sin = angles.cos() * self.length, angles.sin() * self.length
         x = self.embed(token)[0]

@@ -17,6 +17,7 @@ from dsv3.fast import Fast
 from dsv3.kernels import native, reference
 from dsv3.model import Transformer, place
 from dsv3.parallel import Parallel
+from dsv3.paths import TINY_R1
 from dsv3.runtime import Runtime
 
 
@@ -160,8 +161,13 @@ def _tensors(thing: object, seen: set[int]):
 
 
 @torch.inference_mode()
-def test_a_compiled_step_equals_the_eager_one(bf16_folder):
-    fast, compiled = Fast(filled(bf16_folder)), Compiled(filled(bf16_folder))
+def test_compiled_steps_equal_the_eager_ones(bf16_folder):
+    """Of two models in one process, the second of other sizes."""
+    for folder in (bf16_folder, TINY_R1):
+        check_compiled(Fast(filled(folder)), Compiled(filled(folder)))
+
+
+def check_compiled(fast: Fast, compiled: Compiled) -> None:
     x = tokens(1, 70)
     caches = Cache(), Cache()
     for model, cache in zip((fast, compiled), caches, strict=True):

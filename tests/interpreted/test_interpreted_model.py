@@ -24,7 +24,7 @@ def test_pick_says_what_it_chose():
 
 
 def test_tiny_r1_gives_the_references_logits(capsys):
-    model = load("tiny-r1").model
+    model = load("tiny-r1", fast=False).model
     assert "TRITON_INTERPRET=1" in capsys.readouterr().err
     ours, theirs = run_on(model, triton), run_on(model, reference)
     # Quantised inputs are equal; products differ by float32 summation, which BF16 now and then rounds to a neighbour.
