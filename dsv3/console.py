@@ -36,12 +36,11 @@ def interactive(llm: LLM, tp: Parallel, options: Sampling, system: str | None = 
         if prompt == "/exit":
             return
         if prompt.startswith("/"):
-            known = {"/clear", "/think on", "/think off", "/help"}
             if prompt == "/clear":
                 messages = list(start)
-            elif prompt.startswith("/think "):
-                show = prompt != "/think off"
-            if tp.rank == 0 and (prompt == "/help" or prompt not in known):
+            elif prompt in ("/think on", "/think off"):
+                show = prompt == "/think on"
+            elif tp.rank == 0:
                 print(HELP)
             continue
         if not prompt:
@@ -49,11 +48,11 @@ def interactive(llm: LLM, tp: Parallel, options: Sampling, system: str | None = 
         messages.append({"role": "user", "content": prompt})
         sent = tp.traffic.copy()
         answer = _answer(llm, tp.rank == 0, messages, options, show)
+        if stats and tp.rank == 0:
+            _tell(llm, tp, sent)
         if answer is None:
             messages.pop()
             continue
-        if stats and tp.rank == 0:
-            _tell(llm, tp, sent)
         messages.append({"role": "assistant", "content": answer})
 
 

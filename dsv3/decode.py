@@ -11,7 +11,7 @@ from torch import Tensor
 from .cache import Cache
 from .fast import Fast
 from .model import Transformer
-from .sampling import Chooser, Sampling, check
+from .sampling import Chooser, Sampling
 
 CHUNK = 2048  # prompt tokens per sequence and prefill step: bounds the memory of the attention scores
 
@@ -73,7 +73,6 @@ def generate(
         ValueError: a prompt that is empty or fills the context, or an option out of its range.
     """
     limit = model.cfg.max_seq_len
-    check(**sampling)
     for i, prompt in enumerate(prompts):
         if not prompt:
             raise ValueError(f"prompt {i + 1} is empty")

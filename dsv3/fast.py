@@ -22,7 +22,7 @@ from torch import Tensor
 from .cache import Cache
 from .config import BLOCK, ModelConfig
 from .kernels import native, reference
-from .model import MLA, MLP, MTP, Block, Linear, MoE, RMSNorm, Transformer, rotate, turns
+from .model import MLA, MLP, MTP, Block, Linear, MoE, RMSNorm, Transformer, product, rotate, turns
 
 Function = Callable[[Tensor], Tensor]  # [n, in] -> [n, out]; n tokens, of all sequences
 
@@ -44,12 +44,7 @@ class Matrix:
     def __call__(self, x: Tensor) -> Tensor:
         if self.native and x.shape[0] <= native.MOST_TOKENS:
             return native.linear(x, self.weight, self.scale)
-        if self.scale is None:
-            return F.linear(x.to(self.weight.dtype), self.weight)
-        if self.run.gemm == "w8a16":
-            return F.linear(x, self.run.kernels.weight_dequant(self.weight, self.scale, BLOCK, self.run.dtype))
-        q, scale = self.run.kernels.act_quant(x, BLOCK, self.scale_fmt)
-        return self.run.kernels.fp8_gemm(q, scale, self.weight, self.scale, BLOCK, self.run.dtype)
+        return product(self.run, x, self.weight, self.scale, self.scale_fmt)
 
 
 def joined(*linears: Linear) -> Function:

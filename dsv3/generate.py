@@ -15,14 +15,14 @@ from .checkpoint.load import fingerprints
 from .checkpoint.load import load as load_weights
 from .config import ModelConfig
 from .decode import Stats, generate
-from .download import TINY_R1
 from .fast import Fast
 from .kernels import pick
 from .layout import check_ranks
 from .model import Transformer
 from .parallel import Parallel, agree, launch
-from .runtime import EXACT, NUMERICS, Runtime
-from .sampling import Sampling
+from .paths import TINY_R1
+from .runtime import NUMERICS, Runtime
+from .sampling import Sampling, check
 
 
 class LLM:
@@ -125,6 +125,11 @@ def load(
     cfg = replace(cfg, **{name: size for name, size in sizes.items() if size is not None})
     if mtp and not cfg.n_mtp_layers:
         raise ValueError(f"{folder}: its config has no MTP layer (num_nextn_predict_layers); load it without mtp")
+    fast = fast and attn == "absorb" and numerics == "exact"
+    if compile and not fast:
+        raise ValueError(
+            "compile knows attn absorb and numerics exact only, and cannot check ranks; leave one of them out"
+        )
     tp = tp or Parallel()
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     choice = pick(place)
@@ -147,9 +152,7 @@ def load(
         from .compiled import Compiled
 
         return LLM(Compiled(model), tokenizer, mtp)
-    if fast and attn == "absorb" and run.numerics == EXACT:
-        return LLM(Fast(model), tokenizer, mtp)
-    return LLM(model.eval(), tokenizer, mtp)
+    return LLM(Fast(model) if fast else model.eval(), tokenizer, mtp)
 
 
 def main(argv: list[str]) -> None:
@@ -180,8 +183,6 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if bool(args.input_file) == args.interactive:
         parser.error("give either --interactive or --input-file")
-    if args.compile and args.check_ranks:
-        parser.error("--check-ranks looks into model.py, --compile leaves it; give one of them")
     if args.system and not args.interactive:
         parser.error("--system needs --interactive")
     for name, least in (("max_new_tokens", 1), ("max_batch_size", 1), ("max_seq_len", 2), ("mtp", 0)):
@@ -192,12 +193,16 @@ def main(argv: list[str]) -> None:
         max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p, top_k=args.top_k,
         seed=args.seed, think_budget=args.think_budget,
     )  # fmt: skip
+    try:
+        check(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, think_budget=args.think_budget)
+    except ValueError as error:
+        parser.error(str(error))
     from .console import batch, interactive, read_prompts
     from .divergence import compare_layers
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with launch(device) as tp:
-        own = ("ckpt_path", "config", "input_file", "output_file", "system")  # only rank 0's count, or paths
+        own = ("ckpt_path", "config", "input_file", "output_file")  # paths may differ between machines
         agree(tp, {name: value for name, value in vars(args).items() if name not in own}, "options")
         prompts = [] if args.interactive else read_prompts(args.input_file, tp)
         llm = load(

@@ -40,12 +40,17 @@ class Linear(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.scale is None:
-            return F.linear(x.to(self.weight.dtype), self.weight)
-        if self.run.gemm == "w8a16":
-            return F.linear(x, self.run.kernels.weight_dequant(self.weight, self.scale, BLOCK, self.run.dtype))
-        q, scale = self.run.kernels.act_quant(x, BLOCK, self.scale_fmt)
-        return self.run.kernels.fp8_gemm(q, scale, self.weight, self.scale, BLOCK, self.run.dtype)
+        return product(self.run, x, self.weight, self.scale, self.scale_fmt)
+
+
+def product(run: Runtime, x: Tensor, weight: Tensor, scale: Tensor | None, scale_fmt: str | None) -> Tensor:
+    """[..., in] times [out, in] -> [..., out], by the kernels that ``run`` names if there is a ``scale``."""
+    if scale is None:
+        return F.linear(x.to(weight.dtype), weight)
+    if run.gemm == "w8a16":
+        return F.linear(x, run.kernels.weight_dequant(weight, scale, BLOCK, run.dtype))
+    q, x_scale = run.kernels.act_quant(x, BLOCK, scale_fmt)
+    return run.kernels.fp8_gemm(q, x_scale, weight, scale, BLOCK, run.dtype)
 
 
 class RowLinear(Linear):

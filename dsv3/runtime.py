@@ -19,9 +19,8 @@ class Numerics:
     head: torch.dtype = torch.float32
 
 
-EXACT = Numerics()
 NUMERICS = {
-    "exact": EXACT,
+    "exact": Numerics(),
     "hf": Numerics(sum=torch.bfloat16, head=torch.bfloat16),  # as transformers' DeepseekV3ForCausalLM
     "demo": Numerics(router=torch.bfloat16, sum=torch.bfloat16, head=torch.bfloat16),  # as inference/model.py
 }
@@ -46,5 +45,5 @@ class Runtime:
     gemm: Literal["fp8", "w8a16", "bf16"] = "bf16"
     attn: Literal["naive", "absorb"] = "absorb"
     dtype: torch.dtype = torch.bfloat16
-    numerics: Numerics = EXACT
+    numerics: Numerics = Numerics()
     device: torch.device = torch.device("cpu")

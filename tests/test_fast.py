@@ -1,13 +1,11 @@
 """The model laid out for speed: the same function as ``model.py`` and as transformers, in every form it can take."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from oracle import oracle, ours, relative
-from test_model import CASES, FLOAT, TOLERANCE, slices, tokens
-from threads import on_ranks
+from test_model import CASES, FLOAT, TOLERANCE, tokens
 
 from dsv3.cache import Cache
 from dsv3.checkpoint.load import load
@@ -46,34 +44,6 @@ def test_sequences_of_different_lengths_share_a_batch(family, seed, new):
     for i, n in enumerate(lengths.tolist()):
         alone = theirs(x[i : i + 1, : n + new]).logits[0, -new:]
         assert relative(logits[i], alone) < TOLERANCE
-
-
-@pytest.mark.parametrize(("size", "heads", "vocab", "inter"), [(2, 4, 128, 64), (3, 6, 127, 95), (6, 6, 130, 4)])
-@torch.inference_mode()
-def test_ranks_together_equal_one_process(size, heads, vocab, inter):
-    cfg = ModelConfig(
-        vocab_size=vocab, dim=32, inter_dim=inter, moe_inter_dim=16, n_layers=3, n_heads=heads, n_routed_experts=8,
-        n_shared_experts=2, n_activated_experts=2, n_expert_groups=4, n_limited_groups=2, score_func="sigmoid",
-        q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, n_mtp_layers=1,
-    )  # fmt: skip
-    x = tokens(2, 11) % vocab
-    torch.manual_seed(1)
-    whole = Transformer(cfg, FLOAT)
-    for p in whole.parameters():
-        p.normal_(0, p.shape[-1] ** -0.5)
-    weights = dict(whole.named_parameters())
-
-    def rank(tp: Parallel) -> tuple[torch.Tensor, torch.Tensor]:
-        model = Transformer(cfg, replace(FLOAT, tp=tp))
-        model.load_state_dict(slices(weights, model, tp), strict=True)
-        fast = Fast(model)
-        h = fast(x[:, :-1])
-        return fast.logits(h), fast.logits(fast.predict(h, x[:, 1:]))
-
-    h = whole(x[:, :-1])
-    expected = whole.logits(h), whole.logits(whole.predict(h, x[:, 1:]))
-    for mine in on_ranks(size, rank):
-        assert all(relative(a, b) < 1e-5 for a, b in zip(mine, expected, strict=True))
 
 
 @pytest.mark.parametrize("gemm", ["bf16", "w8a16", "fp8"])

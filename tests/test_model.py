@@ -9,6 +9,7 @@ from threads import on_ranks
 
 from dsv3.cache import Cache
 from dsv3.config import ModelConfig
+from dsv3.fast import Fast
 from dsv3.layout import layout
 from dsv3.model import Gate, Linear, Transformer, inverse_frequencies
 from dsv3.parallel import Parallel
@@ -170,16 +171,16 @@ def slices(weights: dict, model: Transformer, tp: Parallel) -> dict:
 @pytest.mark.parametrize(
     ("size", "heads", "vocab", "inter"), [(2, 4, 128, 64), (4, 4, 128, 64), (3, 6, 127, 95), (6, 6, 130, 4)]
 )
-@pytest.mark.parametrize("attn", ["naive", "absorb"])
+@pytest.mark.parametrize("form", ["naive", "absorb", "fast"])
 @torch.inference_mode()
-def test_ranks_together_equal_one_process(size, heads, vocab, inter, attn):
+def test_ranks_together_equal_one_process(size, heads, vocab, inter, form):
     """Even parts, and uneven ones: 8 experts on 3 ranks, a width of 4 on 6."""
     cfg = ModelConfig(
         vocab_size=vocab, dim=32, inter_dim=inter, moe_inter_dim=16, n_layers=3, n_heads=heads, n_routed_experts=8,
         n_shared_experts=2, n_activated_experts=2, n_expert_groups=4, n_limited_groups=2, score_func="sigmoid",
         q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, n_mtp_layers=1,
     )  # fmt: skip
-    run, x = replace(FLOAT, attn=attn), tokens(2, 11) % vocab
+    run, x = replace(FLOAT, attn="naive" if form == "naive" else "absorb"), tokens(2, 11) % vocab
     torch.manual_seed(1)
     whole = Transformer(cfg, run)
     for p in whole.parameters():
@@ -189,6 +190,7 @@ def test_ranks_together_equal_one_process(size, heads, vocab, inter, attn):
     def rank(tp: Parallel) -> tuple[torch.Tensor, torch.Tensor]:
         model = Transformer(cfg, replace(run, tp=tp))
         model.load_state_dict(slices(weights, model, tp), strict=True)
+        model = Fast(model) if form == "fast" else model
         h = model(x[:, :-1])
         return model.logits(h), model.logits(model.predict(h, x[:, 1:]))
 

@@ -4,7 +4,6 @@ Files grow under ``NAME.part`` and get their names together at the end, config.j
 the steps that are done; while it is there, the folder is no checkpoint.
 """
 
-import ctypes
 import errno
 import json
 import os
@@ -256,25 +255,12 @@ def _prepare(plan: Plan, target: Path, journal: Journal) -> list[int]:
         fresh.add(name)
         with part.open("wb") as f:
             f.write(head)
-            f.flush()
-            _reserve(f.fileno(), size)
+            f.truncate(size)
     todo = [i for i in range(len(plan.steps)) if i not in journal.done or fresh & _touched(plan, [i])]
     for name in _touched(plan, todo):
         if not _part(target, name).exists():
             os.replace(target / name, _part(target, name))
     return todo
-
-
-def _reserve(fd: int, size: int) -> None:
-    """Have all blocks of the file allotted, where the file system can: filling it is then faster than growing it.
-
-    Not ``os.posix_fallocate``, which writes to every block where the file system cannot.
-    """
-    os.ftruncate(fd, size)
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.fallocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(size)) and ctypes.get_errno() == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _work(

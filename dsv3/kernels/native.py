@@ -6,10 +6,10 @@ Without a compiler everything works all the same, only slower: ``library()`` is 
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -33,14 +33,14 @@ def library() -> ctypes.CDLL | None:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler:
         return None
+    compiler = shlex.split(compiler)
     flags = ["-O3", "-march=native", "-fPIC", "-shared"]
     # torch's own OpenMP: a second one would bring threads that fight with torch's.
     openmp = sorted(Path(torch.__file__).parent.glob("lib/libgomp*"))
     attempts = [[*flags, "-fopenmp", str(SOURCE), str(openmp[0])]] if openmp else []
     for attempt in [*attempts, [*flags, "-fopenmp-simd", str(SOURCE)]]:
-        file = _built([compiler, *attempt, "-lm"])
-        if file:
-            found = ctypes.CDLL(str(file))
+        found = _built(compiler, [*attempt, "-lm"])
+        if found:
             found.linear.argtypes = [POINTER] * 4 + [LONG] * 4 + [INT]
             found.mlp.argtypes = [POINTER] * 5 + [LONG] * 4 + [INT]
             found.attend.argtypes = [POINTER] * 4 + [LONG] * 6 + [ctypes.c_float, INT]
@@ -50,25 +50,27 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
-def _built(command: Sequence[str]) -> Path | None:
-    """The library that ``command`` makes, from the cache folder or made now; None if the compiler fails."""
+def _built(compiler: list[str], arguments: list[str]) -> ctypes.CDLL | None:
+    """The library, from the cache folder or made now; None if the compiler fails, or the system refuses to load it."""
     folder = paths.home()
     try:
         # What -march=native means here, and the compiler's version.
         macros = subprocess.run(
-            [command[0], "-march=native", "-dM", "-E", "-x", "c", os.devnull], capture_output=True, check=True
+            [*compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull], capture_output=True, check=True
         )
-        key = hashlib.sha256(macros.stdout + SOURCE.read_bytes() + " ".join(command).encode()).hexdigest()[:16]
+        key = hashlib.sha256(
+            macros.stdout + SOURCE.read_bytes() + " ".join([*compiler, *arguments]).encode()
+        ).hexdigest()[:16]
         file = folder / f"native-{key}.so"
-        if file.is_file():
-            return file
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            subprocess.run([*command, "-o", f"{work}/native.so"], capture_output=True, check=True)
-            os.replace(f"{work}/native.so", file)
+        if not file.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as work:
+                made = f"{work}/native.so"
+                subprocess.run([*compiler, *arguments, "-o", made], capture_output=True, check=True)
+                os.replace(made, file)
+        return ctypes.CDLL(str(file))
     except (OSError, subprocess.CalledProcessError):
         return None
-    return file
 
 
 def _threads(numbers: int) -> int:
