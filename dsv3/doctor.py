@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from . import paths
+from .catalogue import find_model
 from .checkpoint.write import disk_usage, free_bytes
 from .kernels.hardware import FP8_UNITS
 from .machine import Machine, SeenGPU, cores, memory, reach, write_rate
@@ -260,7 +261,7 @@ def check_write(m: Machine) -> Iterable[Finding]:
     except OSError as error:
         yield Finding("failure", "write test", f"{m.folder.absolute()}: {error.strerror}", "go to another folder")
         return
-    hours = 688.6e9 / rate / 3600
+    hours = find_model("DeepSeek-R1").nbytes / rate / 3600
     text = f"{rate / 1e6:,.0f} MB/s at {m.folder.absolute()}: DeepSeek-R1 would take {hours:.1f} hours"
     yield Finding("ok" if rate > 50e6 else "warning", "write test", text)
 
