@@ -17,6 +17,7 @@ from typing import Literal
 from . import paths
 from .catalogue import find_model
 from .checkpoint.write import disk_usage, free_bytes
+from .kernels import why_no_triton
 from .kernels.hardware import FP8_UNITS
 from .machine import Machine, SeenGPU, cores, memory, reach, write_rate
 
@@ -130,23 +131,25 @@ def _usable(torch: object, m: Machine) -> Finding:
 
 def check_triton(m: Machine) -> Iterable[Finding]:
     """Triton, which only Linux has."""
-    version = _version("triton")
-    if version:
-        yield Finding("ok", "triton", version)
+    lacking = why_no_triton()
+    if not lacking:
+        yield Finding("ok", "triton", _version("triton") or "a build of its own")
     elif sys.platform == "linux":
-        yield Finding("warning", "triton", "not installed: the GPU kernels need it", "pip install triton")
+        yield Finding("warning", "triton", f"{lacking}; until then the kernels in torch are used")
     else:
         yield Finding("ok", "triton", "not for this system: the kernels in torch are used")
 
 
 def check_compiler(m: Machine) -> Iterable[Finding]:
-    """A C++ compiler, for torch.compile and Triton."""
+    """A compiler, for torch.compile, Triton and the quick products on a CPU."""
     found = next((c for c in COMPILERS if shutil.which(c)), None)
     if found:
         yield Finding("ok", "compiler", found)
     else:
         cure = {"linux": "apt-get install g++", "darwin": "xcode-select --install"}.get(sys.platform, "install one")
-        yield Finding("warning", "compiler", "no C++ compiler: torch.compile and Triton need one", cure)
+        yield Finding(
+            "warning", "compiler", "no C++ compiler: torch.compile, Triton and the quick CPU form need one", cure
+        )
 
 
 def check_jupyter(m: Machine) -> Iterable[Finding]:

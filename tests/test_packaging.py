@@ -19,9 +19,11 @@ SOURCES = sorted((ROOT / "dsv3").rglob("*.py"))
 
 
 def requirements() -> dict[str, Requirement]:
-    """Everything that pyproject.toml names, extras included."""
+    """Everything that pyproject.toml names, extras included; each once."""
     lists = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-    return {r.name: r for r in map(Requirement, (line for lines in lists for line in lines))}
+    named = [r for r in map(Requirement, (line for lines in lists for line in lines)) if r.name != PROJECT["name"]]
+    assert len({r.name for r in named}) == len(named)
+    return {r.name: r for r in named}
 
 
 def environment() -> dict:
