@@ -44,6 +44,8 @@ class Matrix:
     def __call__(self, x: Tensor) -> Tensor:
         if self.native and x.shape[0] <= native.MOST_TOKENS:
             return native.linear(x, self.weight, self.scale)
+        if self.native and self.scale is not None:
+            return F.linear(x, native.weight_dequant(self.weight, self.scale))
         return product(self.run, x, self.weight, self.scale, self.scale_fmt)
 
 
