@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+RUN := .lessons
 
-.PHONY: help demo test lint lab gpu clean
+.PHONY: help demo test lint lab gpu clean lessons pages
 
 help:
 	@echo "make demo   download, cast, convert, generate on 2 processes, with tiny-r1"
 	@echo "make test   lint and all tests"
 	@echo "make lint   ruff, check and format"
+	@echo "make lessons  run all lessons from clean kernels and keep their outputs"
+	@echo "make pages  the lessons as web pages and as slides, into build/"
 	@echo "make lab    JupyterLab with the kernel Python (dv3)"
 	@echo "make gpu    on a machine with a GPU, torch and Triton: check the kernels, then time them (8 minutes)"
 	@echo "make clean  remove the virtual environment and the demo's files"
@@ -52,6 +55,16 @@ lint: $(VENV)/dev.done
 
 test: lint
 	$(BIN)/python -m pytest
+	@rm -rf $(RUN) && cp -r notebooks $(RUN)
+	DSV3_HOME=$(CURDIR)/$(RUN)/home $(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=300 --durations=0 $(RUN)
+	$(BIN)/python -m tools.lessons compare $(RUN)
+
+lessons: $(VENV)/dev.done
+	$(BIN)/python -m tools.lessons run
+
+pages: $(VENV)/dev.done
+	$(BIN)/python -m tools.lessons export html --output-dir build/html
+	$(BIN)/python -m tools.lessons export slides --output-dir build/slides
 
 lab: $(VENV)/lab.done
 	$(BIN)/jupyter lab
@@ -61,4 +74,4 @@ gpu:
 	$(PYTHON) -m benchmarks.gpu
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) $(RUN) build

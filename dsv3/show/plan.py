@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from ..fit import FORMULAS, Load, Need, Precision
 from ..hardware import GPU
 from ..planner import COUNTS, Plan, Subject
+from .style import BLUE, GREEN, GREY, ORANGE, axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PER_MACHINE = 8
 LABELS = {"cache": "KV cache"}
-COLOURS = dict(zip(Need._fields, ("#4c78a8", "#f58518", "#54a24b", "#bab0ac"), strict=True))
+COLOURS = dict(zip(Need._fields, (BLUE, ORANGE, GREEN, GREY), strict=True))
 
 
 def gigabytes(nbytes: float) -> str:
@@ -95,19 +96,16 @@ def comparison(
 
 def figure(of: Plan) -> "Figure":
     """Memory of each GPU by part, against what it has."""
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=(max(6.0, 2.5 + 0.45 * len(of.ranks)), 4.2), layout="constrained")
-    axes = fig.subplots()
+    fig, (ax,) = axes(size=(max(8.0, 2.5 + 0.45 * len(of.ranks)), 4.2))
     below = [0.0] * len(of.ranks)
     for part in Need._fields:
         heights = [getattr(need, part) / 1e9 for need in of.ranks]
-        axes.bar(range(len(heights)), heights, bottom=below, color=COLOURS[part], label=LABELS.get(part, part))
+        ax.bar(range(len(heights)), heights, bottom=below, color=COLOURS[part], label=LABELS.get(part, part))
         below = [b + h for b, h in zip(below, heights, strict=True)]
-    axes.axhline(of.gpu.nbytes / 1e9, color="black", linestyle="--", label=of.gpu.name)
-    axes.set(xlabel="GPU", ylabel="GB", xticks=range(len(of.ranks)))
-    axes.set_title(title(of).replace(" (", "\n("), fontsize=9)
-    fig.legend(fontsize=8, loc="outside right upper")
+    ax.axhline(of.gpu.nbytes / 1e9, color="black", linestyle="--", label=of.gpu.name)
+    ax.set(xlabel="GPU", ylabel="GB", xticks=range(len(of.ranks)))
+    ax.set_title(title(of).replace(" (", "\n("), fontsize=11)
+    fig.legend(fontsize=11, loc="outside right upper")
     return fig
 
 

@@ -1,0 +1,155 @@
+"""The lessons' tool: run them and keep their outputs, compare a fresh run with what is committed, export them.
+
+python -m tools.lessons run [NAME ...]        # from a clean kernel; writes the outputs into notebooks/
+python -m tools.lessons compare FOLDER        # the notebooks that a test run wrote there, against notebooks/
+python -m tools.lessons export html|slides --output-dir DIR
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).parents[1]
+LESSONS = ROOT / "notebooks"
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def paths(names: list[str] | None = None, folder: Path = LESSONS) -> list[Path]:
+    """The named lessons' files, or all, in order.
+
+    Raises:
+        ValueError: there is no such lesson.
+    """
+    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not names:
+        return found
+    for name in names:
+        if not any(path.stem == name for path in found):
+            raise ValueError(f"no lesson {name!r}; there are {', '.join(path.stem for path in found)}")
+    return [path for path in found if path.stem in names]
+
+
+def facts(of: dict) -> str:
+    """The line below a lesson's title, from its ``metadata.dsv3``."""
+    after = of["after"]
+    seen = of.get("verified")
+    parts = [
+        f"{of['minutes']} minutes",
+        of["hardware"],
+        f"{of['ram_gb']:g} GB of RAM",
+        f"{of['disk_gb']:g} GB of disk",
+        f"network: {of['network']}",
+        f"after lesson{'s' if len(after) > 1 else ''} {', '.join(after)}" if after else "no lesson needed before",
+    ]
+    if seen:
+        versions = ", ".join(f"{package} {number}" for package, number in seen["versions"].items())
+        parts.append(f"last verified {seen['date']} on {seen['device']} with {versions}")
+    return " · ".join(parts)
+
+
+def run(path: Path) -> float:
+    """Execute a lesson from a clean kernel, in an empty home folder; write its outputs; return the seconds it took."""
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(path, 4)
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as home:
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("DSV3_", "XDG_"))} | {"HOME": home}
+        client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": LESSONS}})
+        client.execute(env=env)
+        seconds = time.perf_counter() - begin
+        for cell in notebook.cells:
+            clean(cell, home)
+    versions = {"Python": sys.version.split()[0], "torch": version("torch")}
+    device = f"{os.cpu_count()} CPU cores"
+    notebook.metadata["dsv3"]["verified"] = {"date": str(date.today()), "device": device, "versions": versions}
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell["id"] == "facts":
+            cell.source = facts(notebook.metadata["dsv3"])
+    nbformat.write(notebook, path)
+    return seconds
+
+
+def clean(cell: NotebookNode, home: str) -> None:
+    """Drop from a cell what would differ with every run, and widgets, which no git host can draw."""
+    cell.metadata.pop("execution", None)
+    if cell.cell_type != "code":
+        return
+    cell.outputs = [output for output in cell.outputs if VIEW not in output.get("data", {})]
+    for output in cell.outputs:
+        if "text" in output:
+            output["text"] = output["text"].replace(home, "~")
+
+
+def shape(notebook: NotebookNode) -> Iterator[tuple[str, str, tuple]]:
+    """Each cell's id, source and the kinds of its outputs: what must not change unless someone changed the lesson."""
+    for cell in notebook.cells:
+        kinds: list = []
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if VIEW not in data:
+                kinds.append((output.output_type, output.get("name", ""), *sorted(data)))
+        # How a stream is cut into outputs depends on the moment.
+        yield cell["id"], cell.source, tuple(dict.fromkeys(kinds))
+
+
+def compare(folder: Path) -> list[str]:
+    """What differs between the lessons' committed outputs and those of a run in ``folder``, a line each."""
+    found = []
+    for path in paths():
+        committed, fresh = nbformat.read(path, 4), nbformat.read(folder / path.name, 4)
+        for (name, source, old), (_, _, new) in zip(shape(committed), shape(fresh), strict=True):
+            if old != new:
+                found.append(f"{path.stem}, cell {name}: committed {old}, a fresh run gives {new} ({source[:40]!r})")
+    return found
+
+
+def export(kind: str, folder: Path) -> list[Path]:
+    """Every lesson as a page (``"html"``) or as an instructor's deck (``"slides"``), one file each."""
+    from nbconvert.exporters import HTMLExporter, SlidesExporter
+
+    exporter = {"html": HTMLExporter, "slides": SlidesExporter}[kind]()
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for path in paths():
+        body, _ = exporter.from_filename(str(path))
+        target = folder / f"{path.stem}.{kind if kind == 'html' else 'slides.html'}"
+        target.write_text(body, encoding="utf-8")
+        written.append(target)
+    return written
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="lessons", description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("run").add_argument("names", nargs="*", metavar="NAME")
+    verbs.add_parser("compare").add_argument("folder", type=Path)
+    exporting = verbs.add_parser("export")
+    exporting.add_argument("kind", choices=("html", "slides"))
+    exporting.add_argument("--output-dir", type=Path, required=True)
+    args = parser.parse_args(argv)
+    if args.verb == "run":
+        for path in paths(args.names):
+            print(f"{path.stem:28}{run(path):6.1f} s", flush=True)
+    elif args.verb == "export":
+        for path in export(args.kind, args.output_dir):
+            print(path)
+    elif found := compare(args.folder):
+        raise ValueError(f"{len(found)} outputs are stale; python -m tools.lessons run\n" + "\n".join(found))
+
+
+if __name__ == "__main__":
+    from dsv3.cli import run as run_verb
+
+    run_verb(main)
