@@ -1,0 +1,69 @@
+"""vLLM on Huawei's Ascend NPUs, by the plugin vLLM-Ascend."""
+
+from collections.abc import Iterable, Iterator
+
+from . import vllm
+from .checkpoints import Served
+from .command import Command, Engine, Flag, beside
+from .options import Serve
+
+VERSION = "0.23.0"
+GUIDE = "docs/source/tutorials/models/DeepSeek-R1.md"
+
+
+def build(serve: Serve) -> Command:
+    """``vllm serve``, which finds the plugin by itself."""
+    return Command(
+        checked=f"vLLM-Ascend {VERSION}",
+        program=(beside(serve.python, ENGINE.console), "serve", serve.model),
+        flags=tuple(_flags(serve)),
+        key=(vllm.KEY, serve.api_key_env) if serve.api_key_env else None,
+    )
+
+
+def _flags(serve: Serve) -> Iterator[Flag]:
+    yield from vllm.parallel(serve)
+    yield Flag(("--quantization", serve.quantization or "ascend"), "weights in W8A8, as ModelSlim makes them", GUIDE)
+    if serve.gpus > 1:
+        yield Flag(("--enable-expert-parallel",), "whole experts on each NPU, none is cut", GUIDE)
+    yield from vllm.common(serve)
+    if serve.reasoning_parser:
+        yield Flag(("--reasoning-parser", "deepseek_r1"), "thinking and answer apart", "vLLM's own")
+    if serve.mtp:
+        yield vllm.mtp(serve.mtp)
+    decode = '{"cudagraph_mode": "FULL_DECODE_ONLY"}'
+    yield Flag(("--compilation-config", decode), "decoding as one graph", GUIDE)
+
+
+def limits(serve: Serve, served: Served) -> Iterable[str]:
+    """What is not there on Ascend."""
+    yield from vllm.node_limits(serve)
+    if served.precision == "fp8":
+        yield (
+            f"{served.name} has FP8 weights, which Ascend NPUs cannot load: take an INT8 checkpoint such as "
+            "vllm-ascend/DeepSeek-R1-W8A8 (modelscope.cn)"
+        )
+    if serve.fp8_kv_cache:
+        yield "--fp8-kv-cache: Ascend A2 and A3 have no FP8"
+
+
+ENGINE = Engine(
+    name="ascend",
+    title="vLLM-Ascend",
+    package="vllm-ascend",
+    version=VERSION,
+    known="as in its guide to DeepSeek-R1 of August 2026; not run",
+    install=(
+        "python3 -m venv vllm-ascend",
+        f"vllm-ascend/bin/pip install vllm=={VERSION}",
+        "vllm-ascend/bin/pip install --extra-index-url https://mirrors.huaweicloud.com/ascend/repos/pypi/variant "
+        f"vllm-ascend=={VERSION}",
+    ),
+    console="vllm",
+    image=None,
+    port=vllm.ENGINE.port,
+    health="/health",
+    spread="nodes",
+    build=build,
+    limits=limits,
+)

@@ -1,0 +1,141 @@
+"""An engine's command: its words, why each is there, and the same as text for a shell."""
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from .options import Serve
+
+if TYPE_CHECKING:
+    from .checkpoints import Served
+
+
+@dataclass(frozen=True)
+class Flag:
+    """Words of a command that belong together.
+
+    Attributes:
+        why: what they do, in a few words.
+        source: where the engine defines them: a file, or the page that shows them.
+    """
+
+    words: tuple[str, ...]
+    why: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What starts a server.
+
+    Attributes:
+        checked: the engine and the version in which the flags were looked up.
+        program: the words before the flags.
+        env: variables to set, with their values.
+        key: (the variable that the engine reads, the variable that holds the key); the value is copied at the start.
+        before: commands that must have run first.
+        files: texts to write beside it, by name, in the folder where it runs.
+        notes: what to know about it.
+    """
+
+    checked: str
+    program: tuple[str, ...]
+    flags: tuple[Flag, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    key: tuple[str, str] | None = None
+    before: tuple[tuple[str, ...], ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """All words of the program and its flags."""
+        return self.program + tuple(word for flag in self.flags for word in flag.words)
+
+    def environment(self, env: Mapping[str, str]) -> dict[str, str]:
+        """``env`` with what the engine needs.
+
+        Raises:
+            ValueError: the variable of the key is empty or not set.
+        """
+        found = dict(env) | dict(self.env)
+        if self.key:
+            theirs, ours = self.key
+            if not env.get(ours):
+                raise ValueError(
+                    f"--api-key-env {ours}: that variable is not set; export {ours}=$(openssl rand -hex 24)"
+                )
+            found[theirs] = env[ours]
+        return found
+
+    def line(self, joint: str = " ") -> str:
+        """The command for a shell, its variables before it; ``joint`` stands between the flags."""
+        env = [f"{name}={shlex.quote(value)}" for name, value in self.env.items()]
+        if self.key and self.key[0] != self.key[1]:
+            env.append(f'{self.key[0]}="${self.key[1]}"')
+        head = " ".join([*env, shlex.join(self.program)])
+        return joint.join([head, *(shlex.join(flag.words) for flag in self.flags)])
+
+    def script(self, joint: str = " ") -> str:
+        """Shell lines: files, the commands before, the command itself."""
+        files = [f"cat > {shlex.quote(name)} << 'EOF'\n{text}EOF\n" for name, text in self.files.items()]
+        before = [shlex.join(words) + "\n" for words in self.before]
+        return "".join(files + before) + self.line(joint) + "\n"
+
+    def text(self) -> str:
+        """The command as one would type it, a comment for each flag above it; bash runs it as it stands."""
+        lines = [f"# {note}" for note in self.notes]
+        lines.append(f"# Flags as in {self.checked}:")
+        lines += [f"#   {shlex.join(f.words)}: {f.why} [{f.source}]" for f in self.flags]
+        return "\n".join(lines) + "\n" + self.script(" \\\n    ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """An inference engine as dsv3 knows it.
+
+    Attributes:
+        name: of ``--engine``.
+        title: as it calls itself, and as ``dsv3.hardware.engines`` does.
+        package: its distribution on PyPI.
+        version: that its flags, port and limits were looked up in.
+        known: how: the wheel's source, or documentation of a date.
+        install: commands that install it in an environment of its own.
+        console: the script that starts it.
+        image: a container image with it, for Kubernetes; None: none that was looked up.
+        port: the one that it takes by itself.
+        health: the path that answers 200 when it can serve.
+        spread: who starts the ranks of other machines: the same command on each, Ray, or MPI.
+        build: the command for this node.
+        limits: what it cannot do, of the options and the checkpoint, each with the reason.
+    """
+
+    name: str
+    title: str
+    package: str
+    version: str
+    known: str
+    install: tuple[str, ...]
+    console: str
+    image: str | None
+    port: int
+    health: str
+    spread: Literal["nodes", "ray", "mpi"]
+    build: Callable[[Serve], Command]
+    limits: Callable[[Serve, "Served"], Iterable[str]]
+
+
+def beside(python: str | None, console: str) -> str:
+    """The console script of the interpreter's environment; just its name without one, to be found on the PATH."""
+    return str(Path(python).parent / console) if python else console
+
+
+def keyed(serve: Serve, start: str, flag: str) -> tuple[str, ...]:
+    """A program for engines that take the key as a flag only: Python adds it inside, where no process list shows it.
+
+    ``start`` are the statements that start the engine with ``sys.argv``.
+    """
+    code = f'import os, sys; sys.argv += ["{flag}", os.environ["{serve.api_key_env}"]]; {start}'
+    return (serve.python or "python", "-c", code)

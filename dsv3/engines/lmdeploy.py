@@ -1,0 +1,88 @@
+"""LMDeploy's PyTorch engine; its other engine, TurboMind, has no DeepSeek-V3."""
+
+from collections.abc import Iterable, Iterator
+
+from .checkpoints import Served
+from .command import Command, Engine, Flag, beside, keyed
+from .options import Serve
+
+VERSION = "0.18.0"
+SERVE, UTILS = "lmdeploy/cli/serve.py", "lmdeploy/cli/utils.py"
+NODES = "docs/en/advance/pytorch_multinodes.md"
+RAY_PORT = 6379
+
+
+def build(serve: Serve) -> Command:
+    """``lmdeploy serve api_server``; on the other nodes the Ray process that waits for it."""
+    checked = f"LMDeploy {VERSION}"
+    ray = beside(serve.python, "ray")
+    if serve.node_rank:
+        flags = (
+            Flag((f"--address={serve.master_addr}:{RAY_PORT}",), "node 0", NODES),
+            Flag(("--block",), "stay in the foreground", NODES),
+        )
+        return Command(checked=checked, program=(ray, "start"), flags=flags, notes=RAY_NOTES)
+    words = ("serve", "api_server", serve.model)
+    program = (beside(serve.python, ENGINE.console), *words)
+    if serve.api_key_env:
+        program = (*keyed(serve, "from lmdeploy.cli import run; run()", "--api-keys"), *words)
+    return Command(
+        checked=checked,
+        program=program,
+        flags=tuple(_flags(serve)),
+        key=(serve.api_key_env, serve.api_key_env) if serve.api_key_env else None,
+        before=((ray, "start", "--head", f"--port={RAY_PORT}"),) if serve.nnodes > 1 else (),
+        notes=RAY_NOTES if serve.nnodes > 1 else (),
+    )
+
+
+RAY_NOTES = (
+    "Ray starts the ranks of all machines; the server waits until they are there.",
+    f"Whoever reaches Ray's port {RAY_PORT} can run programs here: a private network only.",
+)
+
+
+def _flags(serve: Serve) -> Iterator[Flag]:
+    yield Flag(("--backend", "pytorch"), "the other engine, TurboMind, lacks this model", UTILS)
+    if serve.tp > 1:
+        yield Flag(("--tp", str(serve.tp)), f"every layer cut over {serve.tp} GPUs", UTILS)
+    if serve.reasoning_parser:
+        yield Flag(("--reasoning-parser", "default"), "thinking and answer apart", UTILS)
+    if serve.mtp:
+        yield Flag(("--speculative-algorithm", "deepseek_mtp"), "speculative decoding with the MTP layer", UTILS)
+        yield Flag(("--speculative-num-draft-tokens", str(serve.mtp)), "tokens that it drafts", UTILS)
+    if serve.context:
+        yield Flag(("--session-len", str(serve.context)), "tokens of prompt and answer together", UTILS)
+    yield Flag(("--server-name", serve.host), "by itself it listens on every address", SERVE)
+    yield Flag(("--server-port", str(serve.port or ENGINE.port)), "of the server", SERVE)
+
+
+def limits(serve: Serve, served: Served) -> Iterable[str]:
+    """What LMDeploy lacks, and where it says so."""
+    if serve.pp > 1:
+        yield "--pp: LMDeploy has no pipeline stages; more machines join by Ray, with a larger --tp"
+    if serve.dp > 1:
+        yield "--dp: LMDeploy's data parallelism needs a proxy and a process for each rank: not made here"
+    if serve.tp & (serve.tp - 1):
+        yield f"--tp {serve.tp}: LMDeploy takes powers of two (cli/utils.py)"
+    if serve.fp8_kv_cache:
+        yield "--fp8-kv-cache: LMDeploy's table says no to a quantized KV cache for DeepSeek-V3 (supported_models.md)"
+    if serve.quantization or served.precision == "int4":
+        yield "LMDeploy's table says no to 4-bit weights for DeepSeek-V3 (supported_models.md); it takes FP8 and BF16"
+
+
+ENGINE = Engine(
+    name="lmdeploy",
+    title="LMDeploy",
+    package="lmdeploy",
+    version=VERSION,
+    known="flags read in the source of the wheel; several machines as in its documentation; not run",
+    install=("python3 -m venv lmdeploy", f"lmdeploy/bin/pip install lmdeploy=={VERSION} ray"),
+    console="lmdeploy",
+    image=f"openmmlab/lmdeploy:v{VERSION}",
+    port=23333,
+    health="/health",
+    spread="ray",
+    build=build,
+    limits=limits,
+)

@@ -1,0 +1,83 @@
+"""SGLang, on NVIDIA and AMD GPUs."""
+
+from collections.abc import Iterable, Iterator
+
+from .checkpoints import Served, uncut_blocks
+from .command import Command, Engine, Flag, beside, keyed
+from .options import Serve
+
+VERSION = "0.5.23"
+FIELDS = "sglang/srt/arg_groups/fields/"
+PARALLEL, SERVING, MODEL, SPEC = (FIELDS + f"{name}.py" for name in ("parallel", "serving", "model", "spec"))
+
+
+def build(serve: Serve) -> Command:
+    """``sglang serve``."""
+    program = (beside(serve.python, ENGINE.console), "serve")
+    if serve.api_key_env:
+        program = (*keyed(serve, "from sglang.cli.main import main; main()", "--api-key"), "serve")
+    return Command(
+        checked=f"SGLang {VERSION}",
+        program=program,
+        flags=tuple(_flags(serve)),
+        key=(serve.api_key_env, serve.api_key_env) if serve.api_key_env else None,
+    )
+
+
+def _flags(serve: Serve) -> Iterator[Flag]:
+    yield Flag(("--model-path", serve.model), "what to serve", MODEL)
+    if serve.tp > 1:
+        yield Flag(("--tp-size", str(serve.tp)), f"every layer cut over {serve.tp} GPUs", PARALLEL)
+    if serve.pp > 1:
+        yield Flag(("--pp-size", str(serve.pp)), f"layers in {serve.pp} stages", PARALLEL)
+    if serve.nnodes > 1:
+        yield Flag(("--nnodes", str(serve.nnodes)), "machines", PARALLEL)
+        yield Flag(("--node-rank", str(serve.node_rank)), "which of them this is; 0 answers requests", PARALLEL)
+        address = f"{serve.master_addr}:{serve.master_port}"
+        yield Flag(("--dist-init-addr", address), "node 0, where the machines meet", PARALLEL)
+    if serve.reasoning_parser:
+        source = "sglang/srt/parser/reasoning_parser.py"
+        yield Flag(("--reasoning-parser", "deepseek-r1"), "thinking and answer apart", source)
+    if serve.mtp:
+        yield Flag(("--speculative-algorithm", "EAGLE"), "speculative decoding with the MTP layer", SPEC)
+        yield Flag(("--speculative-num-steps", str(serve.mtp)), "tokens drafted one after another", SPEC)
+        yield Flag(("--speculative-eagle-topk", "1"), "a chain, not a tree", SPEC)
+        yield Flag(("--speculative-num-draft-tokens", str(serve.mtp + 1)), "the drafted ones and the next", SPEC)
+    if serve.fp8_kv_cache:
+        yield Flag(("--kv-cache-dtype", "fp8_e4m3"), "half the bytes for each cached token", MODEL)
+    if serve.quantization:
+        yield Flag(("--quantization", serve.quantization), "instead of what config.json says", MODEL)
+    if serve.context:
+        yield Flag(("--context-length", str(serve.context)), "tokens of prompt and answer together", MODEL)
+    yield Flag(("--host", serve.host), "who can reach it", SERVING)
+    yield Flag(("--port", str(serve.port or ENGINE.port)), "of the server", SERVING)
+
+
+def limits(serve: Serve, served: Served) -> Iterable[str]:
+    """What SGLang refuses, and where its source says so."""
+    if serve.dp > 1:
+        yield "--dp: SGLang's data parallelism is of whole copies, or of attention (--attn-dp-size): not made here"
+    cfg = served.cfg
+    if cfg and serve.tp > cfg.n_routed_experts:
+        yield f"--tp {serve.tp}: more than the {cfg.n_routed_experts} experts (deepseek_v2.py)"
+    if cfg and served.precision == "fp8":
+        yield from uncut_blocks(cfg, serve.tp, whole_experts=False)
+    if cfg and serve.mtp and cfg.n_mtp_layers > 1:
+        yield f"--mtp: SGLang takes one MTP layer, the model has {cfg.n_mtp_layers} (deepseek_weight_loader.py)"
+
+
+ENGINE = Engine(
+    name="sglang",
+    title="SGLang",
+    package="sglang",
+    version=VERSION,
+    known="flags read in the source of the wheel; not run",
+    install=("python3 -m venv sglang", f"sglang/bin/pip install sglang=={VERSION}"),
+    console="sglang",
+    image=f"lmsysorg/sglang:v{VERSION}",
+    port=30000,
+    health="/health",
+    spread="nodes",
+    build=build,
+    limits=limits,
+)

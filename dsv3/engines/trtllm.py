@@ -1,0 +1,85 @@
+"""TensorRT-LLM, on Hopper and Blackwell servers."""
+
+from collections.abc import Iterable, Iterator
+
+from .checkpoints import Served
+from .command import Command, Engine, Flag, beside
+from .options import Serve
+
+VERSION = "1.2.1"
+SERVE = "tensorrt_llm/commands/serve.py"
+README = "examples/models/core/deepseek_v3/README.md"
+CONFIG = "trtllm.yml"
+
+
+def build(serve: Serve) -> Command:
+    """``trtllm-serve``; on several machines what MPI starts once for each GPU."""
+    several = serve.nnodes > 1
+    launcher = (beside(serve.python, "trtllm-llmapi-launch"),) if several else ()
+    config = _config(serve)
+    return Command(
+        checked=f"TensorRT-LLM {VERSION}",
+        program=(*launcher, beside(serve.python, ENGINE.console), serve.model),
+        flags=tuple(_flags(serve, bool(config))),
+        files={CONFIG: config} if config else {},
+        notes=("mpirun or srun starts this on each GPU: dsv3 launch --engine trtllm",) if several else (),
+    )
+
+
+def _flags(serve: Serve, config: bool) -> Iterator[Flag]:
+    yield Flag(("--backend", "pytorch"), "reads the Hugging Face folder as it is", SERVE)
+    yield Flag(("--tp_size", str(serve.tp)), f"every layer cut over {serve.tp} GPU(s)", SERVE)
+    yield Flag(("--ep_size", str(serve.tp)), "whole experts on each GPU, none is cut", SERVE)
+    if serve.pp > 1:
+        yield Flag(("--pp_size", str(serve.pp)), f"layers in {serve.pp} stages", SERVE)
+    if serve.reasoning_parser:
+        yield Flag(("--reasoning_parser", "deepseek-r1"), "thinking and answer apart", SERVE)
+    if serve.context:
+        yield Flag(("--max_seq_len", str(serve.context)), "tokens of prompt and answer together", SERVE)
+    if config:
+        yield Flag(("--config", CONFIG), "what has no flag", SERVE)
+    yield Flag(("--host", serve.host), "who can reach it", SERVE)
+    yield Flag(("--port", str(serve.port or ENGINE.port)), "of the server", SERVE)
+
+
+def _config(serve: Serve) -> str:
+    """The YAML file for what has no flag (``README``); empty if there is nothing."""
+    text = ""
+    if serve.fp8_kv_cache:
+        text += "kv_cache_config:\n  dtype: fp8\n"
+    if serve.mtp:
+        text += f"speculative_config:\n  decoding_type: MTP\n  num_nextn_predict_layers: {serve.mtp}\n"
+    return text
+
+
+def limits(serve: Serve, served: Served) -> Iterable[str]:
+    """What TensorRT-LLM lacks."""
+    if serve.api_key_env or not serve.loopback:
+        yield (
+            "trtllm-serve has no API key (commands/serve.py): keep --host 127.0.0.1 and no --api-key-env, and reach it "
+            "through ssh -L, or through a proxy that asks for one"
+        )
+    if serve.dp > 1:
+        yield "--dp: attention of TensorRT-LLM is made data-parallel in its YAML file: not made here"
+    if serve.quantization or served.precision == "int4":
+        yield "TensorRT-LLM takes 4-bit weights of this model as NVFP4 or W4AFP8 only, and reads that in config.json"
+    cfg = served.cfg
+    if cfg and served.precision == "fp8" and cfg.inter_dim % 128:
+        yield f"intermediate_size = {cfg.inter_dim}: must be a multiple of 128 (modeling_deepseekv3.py)"
+
+
+ENGINE = Engine(
+    name="trtllm",
+    title="TensorRT-LLM",
+    package="tensorrt_llm",
+    version=VERSION,
+    known="flags read in its repository (commit 00209af1, of no release), the YAML keys in its examples; not run",
+    install=("python3 -m venv trtllm", f"trtllm/bin/pip install tensorrt_llm=={VERSION}"),
+    console="trtllm-serve",
+    image=None,
+    port=8000,
+    health="/health",
+    spread="mpi",
+    build=build,
+    limits=limits,
+)
