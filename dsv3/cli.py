@@ -16,6 +16,7 @@ VERBS = {
     "slice": "chosen layers and experts of a checkpoint -> a small one",
     "verify": "is a cast or converted folder what its source gives?",
     "explain": "what does this error mean, and what cures it?",
+    "ask": "ask a model that a server serves",
     "generate": "answer prompts; under torchrun on several ranks",
     "torchrun": "torchrun, with its flags, that says in one line what went wrong",
     "launch": "print the Slurm or ssh script that starts generation on given hosts",

@@ -1,0 +1,84 @@
+"""A program of an engine with all its processes: a log, an end that leaves none behind, and why it failed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..explain import LONGEST, explain
+from . import guard
+
+GRACE = 20.0  # seconds from the polite signal to the one that cannot be refused
+TAIL = 25  # lines of a log that are shown when a program fails
+
+
+class Process:
+    """A program and whatever it starts. All of it ends with ``stop``, and when this process ends in any way.
+
+    Args:
+        argv: program and arguments.
+        folder: where it runs, made if need be; relative paths in ``argv`` start there, the program's own from here.
+        log: name of the file in ``folder`` that takes its output; an older one is written over.
+        env: the variables that it sees, all of them.
+
+    Raises:
+        FileNotFoundError: no such program.
+        OSError: ``folder`` cannot be written to.
+    """
+
+    def __init__(self, argv: Sequence[str], folder: Path, log: str, env: Mapping[str, str], grace: float = GRACE):
+        program = shutil.which(argv[0], path=env.get("PATH"))
+        if program is None:
+            raise FileNotFoundError(f"{argv[0]}: no such program; install the engine, or name its Python with --python")
+        self.log = folder / log
+        folder.mkdir(parents=True, exist_ok=True)
+        run = [sys.executable, "-I", guard.__file__, str(os.getpid()), str(grace), os.path.abspath(program), *argv[1:]]
+        with self.log.open("wb") as out:
+            self._guard = subprocess.Popen(
+                run, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            )
+
+    def poll(self) -> int | None:
+        """The exit code as a shell gives it, None while it runs."""
+        return self._guard.poll()
+
+    def wait(self, seconds: float | None = None) -> int:
+        """Wait for the end by itself -> the exit code.
+
+        Raises:
+            TimeoutError: it still runs.
+        """
+        try:
+            return self._guard.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"the engine still runs after {seconds:.0f} s; log: {self.log}") from None
+
+    def stop(self) -> None:
+        """End the program and everything that it started; does nothing if it has ended."""
+        if self._guard.poll() is None:
+            self._guard.terminate()
+            self._guard.wait()
+
+    def tail(self) -> str:
+        """The last lines of the log."""
+        return "\n".join(self._end_of_log().splitlines()[-TAIL:])
+
+    def why(self) -> str:
+        """How it ended, in one line, with the cause and its cure if it is a known one."""
+        code = self._guard.poll()
+        ended = "does not answer" if code is None else f"ended with exit code {code}"
+        if code is not None and code > 128 and code - 128 in set(signal.Signals):
+            ended = f"was ended by {signal.Signals(code - 128).name}"
+            if code - 128 == signal.SIGKILL:
+                ended += " (the kernel does that when memory runs out)"
+        known = explain(self._end_of_log())
+        cause = f": {known.name}: {known.cause} Try: {known.command}" if known else ""
+        return f"the engine {ended}{cause}; log: {self.log}"
+
+    def _end_of_log(self) -> str:
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - LONGEST))
+            return file.read().decode("utf-8", "replace")
