@@ -111,10 +111,7 @@ def _files(folder: Path, cfg: ModelConfig | None, precision: Precision | None) -
     if precision == "bf16" and "F8_E4M3" in stored:
         yield f"{folder / 'config.json'}: has no quantization_config, but the weights are FP8: take the original one"
     if cfg.n_mtp_layers and not any(f"layers.{cfg.n_layers}.eh_proj" in name for name in entries):
-        yield NO_MTP.format(folder)
-
-
-NO_MTP = "{}: config.json names an MTP layer, but the weights have none"
+        yield f"{folder / 'config.json'}: names an MTP layer that the weights lack; set num_nextn_predict_layers to 0"
 
 
 def uncut_blocks(cfg: ModelConfig, tp: int, whole_experts: bool) -> Iterable[str]:

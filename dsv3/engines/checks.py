@@ -1,0 +1,206 @@
+"""What cannot work, said before anything starts, each with its reason."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from ..fit import Load, Need, Split, fits, largest, needs, table, weights
+from ..hardware import GPU, gpus
+from ..hardware import engines as precisions
+from ..machine import Machine
+from ..planner import LOAD
+from .checkpoints import Served, look
+from .command import Command, Engine
+from .options import Serve
+from .server import check_port
+
+FOUR_BIT = ("awq", "gptq", "moe_wna16")
+PATIENCE = 60  # seconds; an interpreter on a network disk starts slowly
+
+
+def of_arguments(engine: Engine, serve: Serve, gpu: GPU | None = None) -> list[str]:
+    """What the options, the checkpoint and a named GPU rule out; the same on every machine."""
+    try:
+        served = look(serve.model)
+    except FileNotFoundError as error:
+        return [str(error)]
+    found = list(served.wrong)
+    if served.cfg:
+        found += _shape(serve, served)
+    found += _quantization(serve, served)
+    found += engine.limits(serve, served)
+    if gpu:
+        found += of_gpu(engine, serve, served, gpu)
+    return found
+
+
+def _shape(serve: Serve, served: Served) -> Iterator[str]:
+    cfg = served.cfg
+    if cfg.n_heads % serve.tp:
+        yield f"--tp {serve.tp}: {served.name} has {cfg.n_heads} attention heads, and each GPU needs as many"
+    if serve.pp > cfg.n_layers:
+        yield f"--pp {serve.pp}: {served.name} has {cfg.n_layers} layers"
+    if serve.mtp and not cfg.n_mtp_layers:
+        yield f"--mtp: {served.name} has no MTP layer (num_nextn_predict_layers in config.json)"
+    if serve.context and serve.context > cfg.max_seq_len:
+        yield f"--context {serve.context}: {served.name} has {cfg.max_seq_len} (max_position_embeddings)"
+
+
+def _quantization(serve: Serve, served: Served) -> Iterator[str]:
+    wanted = serve.quantization
+    if wanted == "fp8" and served.precision == "fp8":
+        yield "--quantization fp8: config.json says so already, in blocks of 128; the flag would quantise once more"
+    if wanted and wanted.startswith(FOUR_BIT) and served.precision in ("fp8", "bf16"):
+        stored = served.precision.upper()
+        yield f"--quantization {wanted}: the weights are {stored}; 4-bit weights are another checkpoint"
+
+
+def of_gpu(engine: Engine, serve: Serve, served: Served, gpu: GPU) -> Iterator[str]:
+    """What the GPU rules out: a precision that the engine cannot run on it, or too little memory."""
+    if served.precision is None or engine.name == "ascend":
+        return
+    for known in precisions(gpu, served.precision, serve.pp > 1):
+        if known.name == engine.title and not known.runs:
+            why = known.note or "the GPU is older than it supports"
+            yield f"{engine.title} on {gpu.name} with {served.precision.upper()} weights: {why}"
+            return
+    if held := _holding(serve, served):
+        yield from _memory(serve, served, gpu, held)
+
+
+Held = Callable[[GPU, int], list[Need]]  # what each GPU needs for one sequence of so many tokens
+
+
+def _holding(serve: Serve, served: Served) -> Held | None:
+    """None where the planner cannot say: an unknown model, data parallelism, or a split that is refused anyway."""
+    cfg = served.cfg
+    if cfg is None or served.precision is None or serve.dp > 1 or cfg.n_heads % serve.tp or serve.pp > cfg.n_layers:
+        return None
+    if serve.tp > cfg.n_routed_experts:
+        return None
+    split = Split(tp=serve.tp, pp=serve.pp, ep=serve.tp)  # experts weigh the same, cut or whole
+    parts = weights(table(cfg, served.precision), split, mtp=serve.mtp > 0)
+
+    def held(gpu: GPU, context: int) -> list[Need]:
+        found = needs(cfg, parts, gpu, split, Load(context=context, mtp=serve.mtp > 0))
+        return [n._replace(cache=n.cache // 2) for n in found] if serve.fp8_kv_cache else found
+
+    return held
+
+
+def _memory(serve: Serve, served: Served, gpu: GPU, held: Held) -> Iterator[str]:
+    context = min(serve.context or LOAD.context, served.cfg.max_seq_len)
+    wanted = held(gpu, context)
+    if fits(wanted, gpu):
+        return
+    fullest = max(n.total for n in wanted) / 1e9
+    most = largest(context, lambda n: fits(held(gpu, n), gpu))
+    cure = f"say --context {most} or less" if most else f"dsv3 plan {serve.model} shows what is enough"
+    yield (
+        f"{served.name} does not fit {serve.gpus} x {gpu.name} in {served.precision.upper()}: {fullest:.1f} of "
+        f"{gpu.nbytes / 1e9:.1f} GB on the fullest, for one sequence of {context} tokens; {cure}"
+    )
+
+
+def advice(serve: Serve, gpu: GPU | None) -> Iterator[str]:
+    """What is worth knowing though it does not stand in the way."""
+    served = look(serve.model)
+    if served.cfg is None:
+        yield f"{served.name}: not a DeepSeek-V3 that is known here; its shape and its memory are not checked"
+    elif serve.dp > 1:
+        yield "memory is not checked: the planner does not know data parallelism"
+    elif gpu and not serve.context and (held := _holding(serve, served)):
+        most = largest(served.cfg.max_seq_len, lambda n: fits(held(gpu, n), gpu))
+        if most < served.cfg.max_seq_len:
+            longest = f"one sequence of all {served.cfg.max_seq_len} tokens of context does not fit"
+            yield f"{longest}, and an engine may stop for that: say --context {most} or less"
+    if not serve.loopback:
+        yield f"{serve.host} is open to the network, in plain HTTP: keys and texts can be read on the way"
+
+
+# ------------------------------------------------------------------------------------------------ this machine
+
+
+def of_machine(engine: Engine, serve: Serve, command: Command, m: Machine, gpu: GPU | None = None) -> list[str]:
+    """What this machine rules out; a named ``gpu`` takes the place of the ones that it has."""
+    found = list(installed(engine, serve, command)[1])
+    if engine.spread != "nodes" and serve.nnodes > 1:
+        launcher = {"ray": "Ray", "mpi": "MPI"}[engine.spread]
+        found.append(
+            f"{launcher} starts {engine.title} on several machines: dsv3 launch --engine {engine.name} prints how"
+        )
+    if serve.cpu:
+        found += _cpu(serve, m)
+    elif engine.name != "ascend":
+        found += _gpus(engine, serve, m, gpu)
+    if serve.node_rank == 0:
+        try:
+            check_port(serve.port or engine.port, serve.host)
+        except OSError as error:
+            found.append(str(error))
+    try:
+        command.environment(m.env)
+    except ValueError as error:
+        found.append(str(error))
+    return found
+
+
+def installed(engine: Engine, serve: Serve, command: Command) -> tuple[str | None, list[str]]:
+    """The version of the engine that would start, if it says, and what is wrong with its installation."""
+    where = "environment of its own (engines pin different versions of torch): " + " && ".join(engine.install)
+    path = shutil.which(command.program[0])
+    if path is None:
+        return None, [f"{engine.title} is not installed here ({command.program[0]} not found); in an {where}"]
+    python = serve.python or Path(path).with_name("python")
+    code = f"import importlib.metadata as m; print(m.version({engine.package!r}))"
+    try:
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    except (OSError, subprocess.TimeoutExpired):
+        return None, []  # a console script of another kind; it will say itself
+    if done.returncode:
+        return None, [f"{engine.title} is not installed in the environment of {python}; in an {where}"]
+    return done.stdout.strip(), []
+
+
+def _cpu(serve: Serve, m: Machine) -> Iterable[str]:
+    if look(serve.model).precision != "bf16" and "amx_tile" not in (m.read("proc/cpuinfo") or ""):
+        yield (
+            "--cpu: vLLM multiplies FP8 and 4-bit weights on CPUs with Intel AMX only, which this one lacks: "
+            f"dsv3 fp8_cast_bf16 --input-fp8-hf-path {serve.model} --output-bf16-hf-path BF16, and serve that"
+        )
+
+
+def _gpus(engine: Engine, serve: Serve, m: Machine, gpu: GPU | None) -> Iterable[str]:
+    if gpu:
+        return
+    seen = m.gpus
+    if not seen:
+        if not (m.root / "dev" / "kfd").exists():  # AMD's driver; nothing is known of its GPUs here
+            yield f"no NVIDIA GPU here (nvidia-smi lists none), and {engine.title} needs {serve.local_gpus}"
+        return
+    if len(seen) < serve.local_gpus:
+        share = "" if serve.nnodes == 1 else f" for this node of {serve.nnodes}"
+        yield f"{serve.local_gpus} GPUs are asked for{share}, and this machine has {len(seen)}"
+    if kind := seen_gpu(m):
+        yield from of_gpu(engine, serve, look(serve.model), kind)
+
+
+def seen_gpu(m: Machine) -> GPU | None:
+    """The GPU that nvidia-smi shows, with what the list knows of its generation; None without one, or if unknown."""
+    for seen in (m.gpus or [])[:1]:
+        for known in gpus():
+            if known.capability == seen.capability and seen.memory_mib:
+                return replace(known, name=seen.name, memory_mib=seen.memory_mib)
+    return None
+
+
+def version_note(engine: Engine, version: str | None) -> str | None:
+    """A word on an installed version that the flags were not checked in."""
+    if version is None or version.partition("+")[0] == engine.version:
+        return None
+    return (
+        f"{engine.title} {version} is installed, and the flags were checked in {engine.version}: "
+        f"python -m dsv3.engines.check_flags --engine {engine.name} says whether they still exist"
+    )

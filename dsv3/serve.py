@@ -1,0 +1,124 @@
+"""Serves a checkpoint with an inference engine, or prints the command; what cannot work is refused before it starts."""
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from .engines import checks, vllm
+from .engines.command import Engine
+from .engines.options import Serve
+from .engines.table import ENGINES, find
+from .hardware import GPU, find_gpu, gpus
+from .machine import Machine
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that ``Serve`` has; ``dsv3 launch`` takes them, too, but for those of the nodes."""
+    parser.add_argument("--tp", type=int, default=Serve.tp, metavar="N", help="tensor-parallel ranks")
+    parser.add_argument("--pp", type=int, default=Serve.pp, metavar="N", help="pipeline stages")
+    parser.add_argument("--dp", type=int, default=Serve.dp, metavar="N", help="data-parallel groups (vllm, ascend)")
+    parser.add_argument("--mtp", type=int, nargs="?", const=1, default=Serve.mtp, metavar="K", help="draft K tokens")
+    parser.add_argument(
+        "--reasoning-parser",
+        action=argparse.BooleanOptionalAction,
+        default=Serve.reasoning_parser,
+        help="send the thinking apart from the answer",
+    )
+    parser.add_argument("--fp8-kv-cache", action="store_true", help="half the memory for each cached token")
+    parser.add_argument("--quantization", metavar="NAME", help="as the engine names it; default: as config.json says")
+    parser.add_argument("--context", type=int, metavar="TOKENS", help="of prompt and answer; default: the model's")
+    parser.add_argument("--host", default=Serve.host, help="address to listen at; default: %(default)s, this machine")
+    parser.add_argument("--port", type=int, help="default: the engine's own")
+    parser.add_argument("--api-key-env", metavar="NAME", help="variable with the key that clients must send")
+    parser.add_argument("--python", metavar="PATH", help="interpreter of the engine's environment; default: the PATH's")
+    parser.add_argument("--gpu", metavar="NAME", help=f"check against it: {', '.join(g.name for g in gpus())}")
+
+
+def options(args: argparse.Namespace) -> dict[str, object]:
+    """The fields of ``Serve`` that ``add_options`` read."""
+    names = "tp pp dp mtp reasoning_parser fp8_kv_cache quantization context host port api_key_env python"
+    return {name: getattr(args, name) for name in names.split()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dsv3 serve", description=__doc__)
+    parser.add_argument("--engine", required=True, choices=[e.name for e in ENGINES])
+    parser.add_argument("--model", required=True, help="a Hugging Face folder, or the id of one on a hub")
+    add_options(parser)
+    parser.add_argument("--cpu", action="store_true", help="vLLM's build for CPUs")
+    parser.add_argument("--nnodes", type=int, default=Serve.nnodes, metavar="N", help="machines")
+    parser.add_argument("--node-rank", type=int, default=Serve.node_rank, metavar="I", help="which of them this is")
+    parser.add_argument("--master-addr", metavar="ADDRESS", help="of node 0")
+    parser.add_argument("--master-port", type=int, default=Serve.master_port, metavar="PORT")
+    parser.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="where the log goes; default: here")
+    parser.add_argument("--dry-run", action="store_true", help="print the command, start nothing")
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """The command line: exit code 1 and a line for each reason if it cannot work."""
+    args = _parser().parse_args(argv)
+    engine = find(args.engine)
+    if args.cpu and engine.name != vllm.ENGINE.name:
+        raise ValueError(f"--cpu: only vLLM has a build for CPUs that runs this model: --engine {vllm.ENGINE.name}")
+    if args.cpu:
+        engine = vllm.CPU_ENGINE
+    where = {name: getattr(args, name) for name in ("nnodes", "node_rank", "master_addr", "master_port")}
+    serve = Serve(model=args.model, cpu=args.cpu, **options(args), **where)
+    gpu = find_gpu(args.gpu) if args.gpu else None
+    refuse(checks.of_arguments(engine, serve, gpu))
+    if args.dry_run:
+        print(dry_run(engine, serve, gpu), end="")
+    else:
+        run(engine, serve, gpu, args.folder)
+
+
+def refuse(reasons: list[str]) -> None:
+    """Exit with code 1 and a line for each reason, if there are any."""
+    for reason in reasons:
+        print(f"dsv3 serve: refused: {reason}", file=sys.stderr)
+    if reasons:
+        sys.exit(1)
+
+
+def dry_run(engine: Engine, serve: Serve, gpu: GPU | None = None) -> str:
+    """The command as text; what this machine lacks for it, as comments."""
+    command, m = engine.build(serve), Machine()
+    here = checks.of_machine(engine, serve, command, m, gpu)
+    notes = [*checks.advice(serve, gpu or checks.seen_gpu(m)), *(f"not on this machine: {reason}" for reason in here)]
+    return "".join(f"# {note}\n" for note in notes) + command.text()
+
+
+def run(engine: Engine, serve: Serve, gpu: GPU | None, folder: Path) -> None:
+    """Check this machine, start the server, say where it answers, and wait for its end or Ctrl-C."""
+    from .engines.server import start
+
+    serve, m = absolute(serve), Machine()
+    command = engine.build(serve)
+    refuse(checks.of_machine(engine, serve, command, m, gpu))
+    version = checks.installed(engine, serve, command)[0]
+    for note in [*checks.advice(serve, gpu or checks.seen_gpu(m)), checks.version_note(engine, version)]:
+        if note:
+            print(note, file=sys.stderr)
+    answers = serve.node_rank == 0
+    port = serve.port or engine.port
+    print(f"{command.checked}: log in {folder.absolute() / f'server-{port}.log'}", file=sys.stderr, flush=True)
+    with start(command, port=port, host=serve.host, folder=folder, health=engine.health if answers else None) as server:
+        if answers:
+            print(f"{server.url} answers after {server.seconds:.0f} s; Ctrl-C ends it", flush=True)
+        server.wait()
+
+
+def absolute(serve: Serve) -> Serve:
+    """The same with absolute paths, for a program that runs elsewhere; an id stays one."""
+    model = os.path.abspath(serve.model) if Path(serve.model).is_dir() else serve.model
+    python = os.path.abspath(serve.python) if serve.python and os.sep in serve.python else serve.python
+    return replace(serve, model=model, python=python)
+
+
+if __name__ == "__main__":
+    from .cli import run as run_verb
+
+    run_verb(main)
