@@ -1,0 +1,211 @@
+"""Questions to servers of every dialect: real requests to a small server with OpenAI's interface."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jobs import free_port
+from openai_server import ANSWER, THINKING, OpenAIServer
+from test_cli import dsv3, fails
+
+from dsv3.chat import split_thinking
+from dsv3.engines.client import Client, Piece, Splitter
+
+DIALECTS = ("reasoning_content", "reasoning", None)
+
+
+@pytest.fixture
+def server():
+    with OpenAIServer().serving() as running:
+        yield running
+
+
+def joined(pieces, *parts: str) -> str:
+    return "".join(piece.text for piece in pieces if piece.part in parts)
+
+
+@pytest.mark.parametrize("field", DIALECTS)
+@pytest.mark.parametrize("step", [1, 3, 5, 1000])
+def test_thinking_and_answer_apart_in_every_dialect(server, field, step):
+    server.field, server.step = field, step
+    client = Client(server.url)
+    pieces = list(client.stream("37 + 48 = ?", temperature=0, max_tokens=200))
+    assert joined(pieces, "answer") == ANSWER
+    assert joined(pieces, "thinking" if field else "unsure") == THINKING
+    (asked,) = server.requests
+    assert (asked["model"], asked["temperature"], asked["max_tokens"]) == ("tiny-r1", 0, 200)
+    assert asked["messages"] == [{"role": "user", "content": "37 + 48 = ?"}]
+    streamed, whole = client.latest, client.ask("37 + 48 = ?")
+    for answer in (streamed, whole):
+        assert (answer.thinking, answer.answer, answer.finish) == (THINKING, ANSWER, "stop")
+        assert (answer.prompt_tokens, answer.tokens, answer.model) == (16, 72, "tiny-r1")
+        assert str(answer) == "Answer: 85"
+    assert 0 < streamed.first_seconds <= streamed.seconds
+    assert streamed.tokens_per_second == pytest.approx(71 / (streamed.seconds - streamed.first_seconds))
+    assert whole.first_seconds is None
+    assert whole.tokens_per_second is None
+
+
+def test_a_conversation_is_sent_as_it_is(server):
+    messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "37 + 48 = ?"}]
+    list(Client(server.url).stream(messages))
+    assert server.requests[0]["messages"] == messages
+
+
+@given(text=st.text("<>/think a\n", max_size=40), cuts=st.lists(st.integers(0, 40)), opened=st.booleans())
+def test_pieces_in_any_cut_are_the_text_that_split_thinking_splits(text, cuts, opened):
+    text = "<think>" + text if opened else "x" + text
+    borders = sorted({0, len(text), *(c for c in cuts if c < len(text))})
+    splitter, pieces = Splitter(), []
+    for start, stop in zip(borders, borders[1:], strict=False):
+        pieces += splitter.feed(text[start:stop])
+    pieces += splitter.close()
+    thinking, answer = split_thinking(text, opened)
+    if not opened and "</think>" not in text:
+        assert joined(pieces, "unsure") == text
+        return
+    assert joined(pieces, "answer") == answer
+    assert joined(pieces, "thinking" if opened else "unsure") == thinking.removeprefix("<think>")
+
+
+def test_pieces_come_as_soon_as_they_can():
+    splitter = Splitter()
+    assert list(splitter.feed("abc <")) == [Piece("unsure", "abc ")]
+    assert list(splitter.feed("/think")) == []
+    assert list(splitter.feed("> x")) == [Piece("answer", " x")]
+    assert list(splitter.feed("</think>")) == [Piece("answer", "</think>")]
+    splitter = Splitter()
+    assert list(splitter.feed("\n<thi")) == []
+    assert list(splitter.feed("nk>a")) == [Piece("thinking", "a")]
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "answer"),
+    [
+        ("Just an answer.", "", "Just an answer."),
+        ("<think>cut off", "cut off", ""),
+        ("\n<think>a</think>b", "a", "b"),
+        ("<thinner", "", "<thinner"),
+        ("", "", ""),
+    ],
+)
+def test_texts_without_both_marks(server, text, thinking, answer):
+    server.text = text
+    client = Client(server.url)
+    pieces = list(client.stream("?"))
+    assert joined(pieces, "thinking", "answer", "unsure") == thinking + answer
+    assert (client.latest.thinking, client.latest.answer) == (thinking, answer)
+    whole = client.ask("?")
+    assert (whole.thinking, whole.answer) == (thinking, answer)
+
+
+def test_a_server_that_does_not_count(server):
+    server.fault = "no-usage"
+    client = Client(server.url)
+    assert joined(client.stream("?"), "answer") == ANSWER
+    assert client.latest.tokens is None
+    assert client.latest.tokens_per_second is None
+
+
+def test_a_stream_that_breaks_off_is_an_error(server):
+    server.fault = "cut"
+    client = Client(server.url)
+    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1"):
+        list(client.stream("?"))
+    assert client.latest is None
+    server.fault = "error"
+    with pytest.raises(OSError, match="EngineDeadError"):
+        list(client.stream("?"))
+    server.fault = "500"
+    with pytest.raises(OSError, match="EngineCore encountered"):
+        list(client.stream("?"))
+
+
+def test_only_this_machine_is_asked_directly(server, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("OPENAI_API_KEY", "a secret")
+    assert Client(server.url).ask("?").answer == ANSWER
+    assert "secret" not in server.requests[0]["authorization"]
+
+
+# ---- the command
+
+
+def test_the_command_shows_what_generate_shows(server):
+    for field in DIALECTS:
+        server.field = field
+        done = dsv3("ask", "--base-url", server.url, "37 + 48 = ?", "--temperature", 0)
+        assert done.stdout == THINKING + "</think>" + ANSWER + "\n"
+        assert done.stderr.startswith("72 tokens in ")
+        assert "the first after" in done.stderr
+        whole = dsv3("ask", "--base-url", server.url, "37 + 48 = ?", "--no-stream")
+        assert whole.stdout == done.stdout
+        for how in ("--stream", "--no-stream"):
+            hidden = dsv3("ask", "--base-url", server.url, "37 + 48 = ?", "--hide-thinking", how)
+            assert hidden.stdout == "Answer: 85\n"
+
+
+def test_the_command_in_json(server):
+    done = dsv3("ask", "--base-url", server.url, "37 + 48 = ?", "--json")
+    found = json.loads(done.stdout)
+    assert (found["thinking"], found["answer"], found["tokens"]) == (THINKING, ANSWER, 72)
+    assert done.stderr == ""
+    assert json.loads(dsv3("ask", "--base-url", server.url, "?", "--json", "--no-stream").stdout)["answer"] == ANSWER
+
+
+def test_an_answer_that_is_cut_off_or_has_no_thought(server):
+    server.text, server.finish = "37 + 48 is", "length"
+    done = dsv3("ask", "--base-url", server.url, "?", "--hide-thinking")
+    assert done.stdout == "37 + 48 is\n"
+    assert "--max-tokens gives more" in done.stderr
+
+
+def test_keys(server):
+    server.key = "secret-1"
+    fails(dsv3("ask", "--base-url", server.url, "?"), "ask", server.url, "another key", "--api-key-env")
+    wrong = dsv3("ask", "--base-url", server.url, "?", "--api-key-env", "MY_KEY", MY_KEY="secret-2")
+    fails(wrong, "ask", "another key")
+    assert "secret-2" not in wrong.stderr
+    right = dsv3("ask", "--base-url", server.url, "?", "--api-key-env", "MY_KEY", MY_KEY="secret-1")
+    assert right.stdout.endswith("Answer: 85\n")
+    fails(dsv3("ask", "--base-url", server.url, "?", "--api-key-env", "NO_SUCH"), "ask", "NO_SUCH", "not set")
+
+
+def test_models(server):
+    server.served = ["tiny-r1", "r1"]
+    fails(dsv3("ask", "--base-url", server.url, "?"), "ask", "serves tiny-r1, r1", "--model")
+    fails(dsv3("ask", "--base-url", server.url, "?", "--model", "R2"), "ask", "'R2'", "serves tiny-r1, r1")
+    assert dsv3("ask", "--base-url", server.url, "?", "--model", "r1").returncode == 0
+    server.served = []
+    fails(dsv3("ask", "--base-url", server.url, "?"), "ask", "lists no model", "--model")
+
+
+def test_wrong_addresses(server):
+    nobody = f"http://127.0.0.1:{free_port()}/v1"
+    fails(dsv3("ask", "--base-url", nobody, "?"), "ask", nobody, "no server answers", "started")
+    fails(dsv3("ask", "--base-url", "127.0.0.1:8000", "?"), "ask", "127.0.0.1:8000", "http://")
+    fails(dsv3("ask", "--base-url", "http://[::1", "?"), "ask", "not a server's address")
+    root = server.url.removesuffix("/v1")
+    fails(dsv3("ask", "--base-url", root, "?"), "ask", root, "/v1")
+    fails(dsv3("ask", "--base-url", root, "?", "--model", "tiny-r1"), "ask", root, "/v1")
+
+
+def test_a_request_that_the_server_refuses(server):
+    fails(dsv3("ask", "--base-url", server.url, "?", "--max-tokens", 5000), "ask", "max_tokens is too large", "400")
+
+
+@pytest.mark.parametrize("flags", [("--max-tokens", "0"), ("--temperature", "-1"), ("--temperature", "nan"), ("--x",)])
+def test_wrong_usage(flags):
+    done = dsv3("ask", "?", *flags)
+    assert done.returncode == 2
+    assert flags[0] in done.stderr
+    assert dsv3("ask", " ").returncode == 2
+
+
+def test_without_openai():
+    code = "import sys; sys.modules['openai'] = None; from dsv3 import ask, cli; cli.run(ask.main, ['?'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    fails(done, "ask", "pip install 'dsv3[serving]'")
