@@ -139,8 +139,6 @@ def load(
     run = Runtime(
         tp=tp, kernels=choice.kernels, gemm=gemm, attn=attn, dtype=dtype, numerics=NUMERICS[numerics], device=place
     )
-    if cfg.fp8 and tp.rank == 0 and gemm == choice.gemm:
-        print(choice.why, file=sys.stderr)
     forms = {"gemm": gemm, "attn": attn, "activations": dtype, "numerics": numerics, "mtp": mtp}
     agree(tp, asdict(cfg) | forms, "config")
     tokenizer = Tokenizer(folder)
@@ -210,6 +208,8 @@ def main(argv: list[str]) -> None:
             max_batch_size=args.max_batch_size, max_seq_len=args.max_seq_len, mtp=args.mtp, fast=not args.check_ranks,
             compile=args.compile, tp=tp,
         )  # fmt: skip
+        if llm.model.cfg.fp8 and not args.gemm and tp.rank == 0:
+            print(pick(torch.device(device)).why, file=sys.stderr)
         with compare_layers(llm.model) if args.check_ranks else nullcontext():
             if args.interactive:
                 interactive(llm, tp, options, args.system, args.stats)
