@@ -73,7 +73,8 @@ FAILURES = (
     ),
     Failure(
         "ranks that do not divide",
-        r"Dimension \d+ must be divisible by|\d+ is not divisible by \d+|assert numerator % denominator == 0",
+        r"Dimension \d+ must be divisible by|\d+ is not divisible by \d+|assert numerator % denominator == 0|"
+        r"must be divisible by tensor parallel size|is not divisible by weight quantization block",
         "The model cannot be cut over so many ranks: attention heads, and in FP8 blocks of 128, must come out whole.",
         "dsv3 plan DeepSeek-R1 --gpu H100 --gpus 16",
         GITHUB + "vllm-project/vllm/issues/12256",
@@ -222,6 +223,126 @@ FAILURES = (
         "model, or the tokenizer is not DeepSeek's.",
         "pip install --upgrade 'llama-cpp-python[server]'",
         GITHUB + "ggml-org/llama.cpp/issues/8649",
+    ),
+    Failure(
+        "context longer than the memory",
+        r"To serve at least one request with the model'?s'?s? max seq len|"
+        r"tokens that can be stored in KV cache \(\d+\)",
+        "The weights fit, but not the KV cache of one sequence of the model's whole context, 163840 tokens.",
+        "dsv3 serve --engine vllm --model R1 --tp 8 --context 32768",
+        GITHUB + "deepseek-ai/DeepSeek-V2/issues/83",
+    ),
+    Failure(
+        "weights leave no room for the KV cache",
+        r"leave no GPU memory for the KV cache|Not enough memory\. Please try to increase --mem-fraction-static|"
+        r"No available memory for the cache blocks",
+        "The weights take all the memory that the engine may use: more GPUs are needed, or weights of fewer bits.",
+        "dsv3 plan DeepSeek-R1",
+        GITHUB + "SemiAnalysisAI/InferenceX/issues/2128",
+    ),
+    Failure(
+        "GPU memory taken by others",
+        r"is less than desired GPU memory utilization",
+        "Another process holds memory of the GPU: perhaps an engine that was not stopped, or a notebook's kernel.",
+        "nvidia-smi",
+        GITHUB + "vllm-project/vllm/issues/20305",
+    ),
+    Failure(
+        "vLLM on a CPU wants all memory",
+        r"is less than desired CPU memory utilization",
+        "vLLM's CPU build reserves 92 % of the machine's memory unless it is told how many GiB the KV cache may take.",
+        "VLLM_CPU_KVCACHE_SPACE=4 python -m vllm.entrypoints.openai.api_server --model R1-bf16",
+        GITHUB + "vllm-project/vllm/pull/42479",
+    ),
+    Failure(
+        "context longer than the model's",
+        r"User-specified max_model_len \(\d+\) is greater than the derived",
+        "More context was asked for than max_position_embeddings in config.json allows.",
+        "dsv3 serve --engine vllm --model R1 --tp 8 --context 163840",
+        GITHUB + "vllm-project/vllm/issues/3676",
+    ),
+    Failure(
+        "port in use",
+        r"address already in use|\bErrno 98\b|EADDRINUSE",
+        "Another program listens at that port, perhaps a server that was not stopped.",
+        "ss -ltnp",
+        GITHUB + "vllm-project/vllm/issues/7514",
+    ),
+    Failure(
+        "architecture that the engine does not know",
+        r"Model architectures \[.{0,80}\] are not supported for now",
+        "The engine is older than the model; DeepSeek-V3 needs vLLM 0.6.6 or later.",
+        "pip install --upgrade vllm",
+        GITHUB + "vllm-project/vllm/issues/11520",
+    ),
+    Failure(
+        "no kernel for FP8 here",
+        r"Failed to find a kernel that can implement the ScaledMM",
+        "The engine has no kernel for FP8 weights on this device: vLLM's CPU build has one for Intel AMX only.",
+        "dsv3 fp8_cast_bf16 --input-fp8-hf-path R1 --output-bf16-hf-path R1-bf16",
+        GITHUB + "vllm-project/vllm/pull/33892",
+    ),
+    Failure(
+        "GPU too old for the quantization",
+        r"quantization method \S+ is not supported for the current GPU",
+        "The engine has no kernel for these quantised weights on so old a GPU.",
+        "dsv3 fp8_cast_bf16 --input-fp8-hf-path R1 --output-bf16-hf-path R1-bf16",
+        GITHUB + "vllm-project/vllm/issues/4327",
+    ),
+    Failure(
+        "no device for vLLM",
+        r"Failed to infer device type",
+        "vLLM sees no GPU: a no-GPU instance, a container started without GPUs, a driver that does not load, or a "
+        "wheel for another kind of device.",
+        "dsv3 doctor",
+        GITHUB + "vllm-project/vllm/pull/14200",
+    ),
+    Failure(
+        "model not found",
+        r"is not a local folder and is not a valid model identifier|Repo id must be in the form|"
+        r"Invalid repository ID or local directory specified",
+        "No such folder, so the engine took the path for a name on a hub, where it is not either.",
+        "dsv3 download --model DeepSeek-R1 --local-dir R1",
+        GITHUB + "vllm-project/vllm/issues/12867",
+    ),
+    Failure(
+        "hub out of reach",
+        r"couldn't connect to 'https://huggingface\.co'|LocalEntryNotFoundError|OfflineModeIsEnabled|"
+        r"Max retries exceeded with url: /api/models/",
+        "The engine was given a name on a hub and cannot reach it; a folder needs no network.",
+        "dsv3 download --model DeepSeek-R1 --local-dir R1",
+        GITHUB + "vllm-project/vllm/issues/1986",
+    ),
+    Failure(
+        "argument task of vLLM",
+        r"unexpected keyword argument 'task'",
+        "vllm.LLM(task=...) of early 2025 is gone since vLLM 0.13; leave it out, generation is the default.",
+        "python -m dsv3.engines.offline --engine vllm --model R1 --input-file FILE",
+        GITHUB + "xorbitsai/inference/issues/4468",
+    ),
+    Failure(
+        "router's bias not expected",
+        r"KeyError: .{0,60}mlp\.gate\.e_score_correction_bias",
+        'config.json lacks "topk_method": "noaux_tc", which transformers 5 does not write; the engine then makes no '
+        "place for the bias.",
+        "dsv3 serve --engine vllm --model R1 --dry-run",
+        GITHUB + "vllm-project/vllm/pull/11578",
+    ),
+    Failure(
+        "more ranks than GPUs",
+        r"World size \(\d+\) is larger than the number of available GPUs|"
+        r"local_world_size \(\d+\) must be less than or equal|ensure that world_size \(\d+\) is less than",
+        "The ranks do not fit on this machine; several machines must be named.",
+        "dsv3 serve --engine vllm --model R1 --tp 8 --pp 2 --nnodes 2 --node-rank 0 --master-addr ADDRESS",
+        GITHUB + "vllm-project/vllm/pull/28873",
+    ),
+    Failure(
+        "CUDA libraries of another version",
+        r"lib(cudart|nvrtc|cublas|cublasLt)\.so\S*: cannot open shared object file",
+        "The engine's wheel was built for another CUDA than the torch beside it; each engine wants an environment of "
+        "its own.",
+        "python3 -m venv vllm && vllm/bin/pip install vllm",
+        GITHUB + "vllm-project/vllm/issues/36099",
     ),
     Failure(
         "notebook's kernel without dsv3",

@@ -40,6 +40,8 @@ REAL = {
     "ranks that do not divide": [
         "AssertionError: Dimension 0 must be divisible by 32",
         "AssertionError: 25 is not divisible by 4",
+        "ValueError: Total number of attention heads (128) must be divisible by tensor parallel size (3).",
+        "ValueError: Weight output_partition_size = 576 is not divisible by weight quantization block_n = 128.",
     ],
     "killed for memory": [
         "  exitcode  : -9 (pid: 12345)\n  error_file: <N/A>\n  traceback : Signal 9 (SIGKILL) received by PID 12345",
@@ -108,6 +110,84 @@ REAL = {
     ],
     "llama.cpp does not know the tokenizer": [
         "NotImplementedError: BPE pre-tokenizer was not recognized - update get_vocab_base_pre()",
+    ],
+    "context longer than the memory": [
+        "(EngineCore pid=2739502) ERROR 06-03 14:24:40 [core.py:1165] ValueError: To serve at least one request with the "
+        "model's max seq len (30000), (6.66 GiB KV cache is needed, which is larger than the available KV cache memory (5.44 "
+        "GiB). Based on the available memory, the estimated maximum model length is 13528. Try increasing "
+        "`gpu_memory_utilization` (which also controls CPU memory on the CPU backend) or decreasing `max_model_len`",
+        "(EngineCore_DP0 pid=1094) ValueError: To serve at least one request with the models's max seq len (262144), (24.0 GiB "
+        "KV cache is needed, which is larger than the available KV cache memory (3.18 GiB).",
+        "ValueError: The model's max seq len (163840) is larger than the maximum number of tokens that can be stored in KV "
+        "cache (13360). Try increasing gpu_memory_utilization or decreasing max_model_len when",
+    ],
+    "weights leave no room for the KV cache": [
+        "ValueError: Loaded weights leave no GPU memory for the KV cache under --mem-fraction-static=0.88.",
+        "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static. Current value: "
+        "self.server_args.mem_fraction_static=0.2",
+        "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine.",
+    ],
+    "GPU memory taken by others": [
+        "ValueError: Free memory on device (59.32/79.15 GiB) on startup is less than desired GPU memory utilization (0.9, "
+        "71.24 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes.",
+        "free memory on device cuda:0 (19.77/22.05 GiB) on startup is less than desired GPU memory utilization (0.9, 19.84 GiB)",
+    ],
+    "vLLM on a CPU wants all memory": [
+        "ValueError: Available memory on node 0 (14.17/18.71 GiB) on startup is less than desired CPU memory utilization "
+        "(0.92, 17.21 GiB). On the CPU backend, the `--gpu-memory-utilization` flag controls the fraction of CPU memory",
+    ],
+    "context longer than the model's": [
+        "ValueError: User-specified max_model_len (131072) is greater than the derived max_model_len (None=8192 in model's "
+        "config.json). This may lead to incorrect model outputs or CUDA errors.",
+    ],
+    "port in use": [
+        "ERROR:    [Errno 98] error while attempting to bind on address ('0.0.0.0', 8000): address already in use",
+        "OSError: [Errno 98] Address already in use",
+        "RuntimeError: The server socket has failed to listen on any local network address. useIpv6: 0, code: -98, name: "
+        "EADDRINUSE, message: address already in use",
+    ],
+    "architecture that the engine does not know": [
+        "ValueError: Model architectures ['DeepseekV3ForCausalLM'] are not supported for now. Supported architectures: "
+        "dict_keys(['AquilaModel', 'AquilaForCausalLM'])",
+    ],
+    "no kernel for FP8 here": [
+        "ValueError: Failed to find a kernel that can implement the ScaledMM linear layer. Reasons: \n"
+        "CPUFp8W8A8BlockScaledMMKernel requires AMX\nCPUFp8BlockScaledMMKernel requires AMX",
+    ],
+    "GPU too old for the quantization": [
+        "ValueError: The quantization method fp8 is not supported for the current GPU. Minimum capability: 90. Current "
+        "capability: 86.",
+    ],
+    "no device for vLLM": [
+        "RuntimeError: Failed to infer device type, please set the environment variable `VLLM_LOGGING_LEVEL=DEBUG` to turn on "
+        "verbose logging to help debug the issue.",
+    ],
+    "model not found": [
+        "OSError: vicuna-13b-v1.3 is not a local folder and is not a valid model identifier listed on 'https://huggingface.co/models'",
+        "huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name' or 'namespace/repo_name': "
+        "'/root/DeepSeek-V2-Lite'. Use `repo_type` argument if needed.",
+        "ValueError: Invalid repository ID or local directory specified: '/models/R1'.",
+    ],
+    "hub out of reach": [
+        "OSError: We couldn't connect to 'https://huggingface.co' to load this file, couldn't find it in the cached files",
+        "huggingface_hub.utils._errors.LocalEntryNotFoundError: An error happened while trying to locate the file on the Hub",
+        "huggingface_hub.utils._http.OfflineModeIsEnabled: Cannot reach https://huggingface.co/api/models/bigcode/starcoder",
+        "requests.exceptions.ConnectionError: (MaxRetryError('HTTPSConnectionPool(host=\\'huggingface.co\\', port=443): Max "
+        "retries exceeded with url: /api/models/meta-llama/Llama-2-13b-chat-hf/revision/main",
+    ],
+    "argument task of vLLM": ["TypeError: EngineArgs.__init__() got an unexpected keyword argument 'task'"],
+    "router's bias not expected": [
+        "KeyError: 'layers.1.mlp.gate.e_score_correction_bias'",
+        "[rank0]: KeyError: 'model.layers.29.mlp.gate.e_score_correction_bias'",
+    ],
+    "more ranks than GPUs": [
+        "AssertionError: local_world_size (16) must be less than or equal to the number of visible devices (8).",
+        "RuntimeError: please ensure that world_size (2) is less than than max local gpu count (1)",
+        "ValueError: World size (16) is larger than the number of available GPUs (8) in this node. If this is intentional",
+    ],
+    "CUDA libraries of another version": [
+        "ImportError: libcudart.so.12: cannot open shared object file: No such file or directory",
+        "ImportError: libcudart.so.13: cannot open shared object file: No such file or directory",
     ],
     "notebook's kernel without dsv3": ["ModuleNotFoundError: No module named 'dsv3'"],
 }
