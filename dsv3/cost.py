@@ -65,3 +65,11 @@ def attention_flops(cfg: ModelConfig, context: int, attn: str = "absorb") -> int
     score = cfg.qk_head_dim if attn == "naive" else cfg.kv_lora_rank + cfg.qk_rope_head_dim
     value = cfg.v_head_dim if attn == "naive" else cfg.kv_lora_rank
     return 2 * cfg.n_layers * cfg.n_heads * (score + value) * context
+
+
+def touched(cfg: ModelConfig, tokens: int) -> float:
+    """The share of the routed experts that ``tokens`` tokens touch, if all are equally likely: 1 - (1 - K/E)^tokens.
+
+    DeepSeek-V3: 0.03 for one token, 0.87 for 64.
+    """
+    return 1 - (1 - cfg.n_activated_experts / (cfg.n_routed_experts or 1)) ** tokens

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from .config import BLOCK, ModelConfig
-from .cost import attention_flops, cache_bytes
+from .cost import attention_flops, cache_bytes, touched
 from .hardware import GPU
 from .layout import Row, check_ranks, layout
 from .parallel import shared_out
@@ -246,8 +246,6 @@ def decode(
     load: Load,
 ) -> Decode:
     """How fast a step of decoding, a token for each sequence, can be at best; ``multiplied``: ``cost.flops(cfg)``."""
-    experts = cfg.n_routed_experts or 1
-    touched = 1 - (1 - cfg.n_activated_experts / experts) ** load.batch
     rate = {"fp8": gpu.fp8_tflops or gpu.bf16_tflops, "int8": None}.get(precision, gpu.bf16_tflops)
     a_layer = cache_bytes(cfg) // cfg.n_layers * load.batch * load.context
     operations = (multiplied + attention_flops(cfg, load.context)) * load.batch / split.tp / cfg.n_layers
@@ -256,7 +254,7 @@ def decode(
         layers = layers_of(cfg, stage, split.pp)
         ranks = held[stage * split.tp : (stage + 1) * split.tp]
         # The embedding is looked up; the MTP layer does not take part.
-        read = max(r.total() - r["embedding"] - r["mtp"] - (1 - touched) * r["routed"] for r in ranks)
+        read = max(r.total() - r["embedding"] - r["mtp"] - (1 - touched(cfg, load.batch)) * r["routed"] for r in ranks)
         memory = (read + layers * a_layer) / (gpu.bandwidth_gb_s * 1e9)
         compute = layers * operations / (rate * 1e12) if rate else 0.0
         memory_s, compute_s, step = memory_s + memory, compute_s + compute, step + max(memory, compute)
