@@ -1,6 +1,7 @@
-"""Prints a script that starts generation on several hosts, for Slurm or for plain ssh; runs nothing.
+"""Prints a script that starts generation or an engine on several hosts, for Slurm, ssh or Kubernetes; runs nothing.
 
 dsv3 launch --ssh --hosts gpu01,gpu02 --gpus-per-host 8 --ckpt-path /data/R1-mp16 -- --interactive
+dsv3 launch --ssh --engine vllm --hosts gpu01,gpu02 --gpus-per-host 8 --model /data/R1 -- --tp 8 --pp 2
 """
 
 import argparse
@@ -10,7 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import serve
 from .checkpoint import read
+from .engines import checks, cluster
+from .engines.options import Serve
+from .engines.table import ENGINES, find
+from .hardware import find_gpu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +40,7 @@ class Job:
     python: str = "python"
 
     def __post_init__(self) -> None:
-        for host in self.hosts:
-            if not re.fullmatch(r"(\w[\w.-]*@)?[A-Za-z0-9][A-Za-z0-9._-]*", host):
-                raise ValueError(f"--hosts: {host!r} is not a host name; give them as gpu01,gpu02")
-        if len(set(self.hosts)) < len(self.hosts):
-            raise ValueError("--hosts: a host is named twice")
-        if self.gpus < 1:
-            raise ValueError(f"--gpus-per-host {self.gpus}: must be 1 or more")
+        check_hosts(self.hosts, self.gpus)
         ranks = len(self.hosts) * self.gpus
         sizes = read.converted_for(Path(self.ckpt_path)) if Path(self.ckpt_path).is_dir() else ()
         if sizes and ranks not in sizes:
@@ -53,6 +53,22 @@ class Job:
         words += ["--nproc-per-node", str(self.gpus), "--master-port", str(self.port)]
         job = ["-m", "dsv3.generate", "--ckpt-path", self.ckpt_path, *self.options]
         return f"{shlex.join(words)} --node-rank {node_rank} --master-addr {master} {shlex.join(job)}"
+
+
+def check_hosts(hosts: tuple[str, ...], gpus: int) -> tuple[str, ...]:
+    """``hosts``, if they are names, each of another host, with a GPU at least.
+
+    Raises:
+        ValueError: they are not.
+    """
+    for host in hosts:
+        if not re.fullmatch(r"(\w[\w.-]*@)?[A-Za-z0-9][A-Za-z0-9._-]*", host):
+            raise ValueError(f"--hosts: {host!r} is not a host name; give them as gpu01,gpu02")
+    if len(set(hosts)) < len(hosts):
+        raise ValueError("--hosts: a host is named twice")
+    if gpus < 1:
+        raise ValueError(f"--gpus-per-host {gpus}: must be 1 or more")
+    return hosts
 
 
 def ssh(job: Job) -> str:
@@ -114,32 +130,70 @@ def _count(job: Job) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """The command line."""
+    argv = list(argv)
+    cut = argv.index("--") if "--" in argv else len(argv)
+    args, rest = _parser().parse_args(argv[:cut]), argv[cut + 1 :]
+    print(_serving(args, rest) if args.engine else _generation(args, rest), end="")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dsv3 launch",
-        usage="%(prog)s (--slurm | --ssh) --hosts A,B --gpus-per-host N --ckpt-path DIR -- OPTIONS OF GENERATE",
+        usage="%(prog)s (--slurm | --ssh) --hosts A,B --gpus-per-host N --ckpt-path DIR -- OPTIONS OF GENERATE\n"
+        "       %(prog)s (--slurm | --ssh) --engine NAME --hosts A,B --gpus-per-host N --model M -- OPTIONS OF SERVE\n"
+        "       %(prog)s --lws --engine NAME --nodes N --gpus-per-host N --model M -- OPTIONS OF SERVE",
         description=__doc__.splitlines()[0],
     )
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--slurm", action="store_true", help="a script for sbatch")
     kind.add_argument("--ssh", action="store_true", help="a script that logs in to each host")
-    parser.add_argument("--hosts", required=True, metavar="A,B", help="host names; the first is node 0")
+    kind.add_argument("--lws", action="store_true", help="a LeaderWorkerSet for Kubernetes, with --engine")
+    parser.add_argument("--engine", choices=[e.name for e in ENGINES], help="serve with it instead of dsv3 generate")
+    parser.add_argument("--hosts", metavar="A,B", help="host names; the first is node 0")
+    parser.add_argument("--nodes", type=int, metavar="N", help="pods, with --lws")
     parser.add_argument("--gpus-per-host", required=True, type=int, metavar="N")
-    parser.add_argument("--ckpt-path", required=True, metavar="DIR", help="as on every host")
+    parser.add_argument("--ckpt-path", "--model", required=True, metavar="DIR", help="as on every host")
     parser.add_argument("--master-port", type=int, default=Job.port, metavar="PORT")
-    parser.add_argument("--python", default=Job.python, help="the interpreter that has dsv3, on every host")
-    argv = list(argv)
-    cut = argv.index("--") if "--" in argv else len(argv)
-    args = parser.parse_args(argv[:cut])
+    parser.add_argument("--python", help="the interpreter that has dsv3, or the engine, on every host")
+    return parser
+
+
+def _hosts(args: argparse.Namespace) -> tuple[str, ...]:
+    if args.lws:
+        if not args.engine or args.hosts or args.nodes is None or args.nodes < 1:
+            raise ValueError("--lws needs --engine and --nodes N, without --hosts: Kubernetes chooses them")
+        return tuple(f"pod{i}" for i in range(args.nodes))
+    if not args.hosts or args.nodes is not None:
+        raise ValueError("--hosts: give the names, as gpu01,gpu02; --nodes is for --lws")
+    return tuple(args.hosts.split(","))
+
+
+def _generation(args: argparse.Namespace, rest: list[str]) -> str:
     job = Job(
-        hosts=tuple(args.hosts.split(",")),
+        hosts=_hosts(args),
         gpus=args.gpus_per_host,
         ckpt_path=args.ckpt_path,
-        options=tuple(argv[cut + 1 :]),
+        options=tuple(rest),
         folder=str(Path.cwd()),
         port=args.master_port,
-        python=args.python,
+        python=args.python or Job.python,
     )
-    print(slurm(job) if args.slurm else ssh(job), end="")
+    return slurm(job) if args.slurm else ssh(job)
+
+
+def _serving(args: argparse.Namespace, rest: list[str]) -> str:
+    """A script that starts an engine; refuses what ``dsv3 serve`` refuses of the options and the checkpoint."""
+    hosts = check_hosts(_hosts(args), args.gpus_per_host)
+    parser = argparse.ArgumentParser(prog="dsv3 launch ... --", usage="%(prog)s OPTIONS OF SERVE")
+    serve.add_options(parser)
+    given = parser.parse_args(rest)
+    wanted = Serve(model=args.ckpt_path, master_port=args.master_port, python=args.python, **serve.options(given))
+    job = cluster.Cluster(
+        engine=find(args.engine), serve=wanted, hosts=hosts, gpus=args.gpus_per_host, folder=str(Path.cwd())
+    )
+    serve.refuse("launch", checks.of_arguments(job.engine, job.placed, find_gpu(given.gpu) if given.gpu else None))
+    make = cluster.lws if args.lws else cluster.slurm if args.slurm else cluster.ssh
+    return make(job)
 
 
 if __name__ == "__main__":

@@ -32,13 +32,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default=Serve.host, help="address to listen at; default: %(default)s, this machine")
     parser.add_argument("--port", type=int, help="default: the engine's own")
     parser.add_argument("--api-key-env", metavar="NAME", help="variable with the key that clients must send")
-    parser.add_argument("--python", metavar="PATH", help="interpreter of the engine's environment; default: the PATH's")
     parser.add_argument("--gpu", metavar="NAME", help=f"check against it: {', '.join(g.name for g in gpus())}")
 
 
 def options(args: argparse.Namespace) -> dict[str, object]:
     """The fields of ``Serve`` that ``add_options`` read."""
-    names = "tp pp dp mtp reasoning_parser fp8_kv_cache quantization context host port api_key_env python"
+    names = "tp pp dp mtp reasoning_parser fp8_kv_cache quantization context host port api_key_env"
     return {name: getattr(args, name) for name in names.split()}
 
 
@@ -47,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", required=True, choices=[e.name for e in ENGINES])
     parser.add_argument("--model", required=True, help="a Hugging Face folder, or the id of one on a hub")
     add_options(parser)
+    parser.add_argument("--python", metavar="PATH", help="interpreter of the engine's environment; default: the PATH's")
     parser.add_argument("--cpu", action="store_true", help="vLLM's build for CPUs")
     parser.add_argument("--nnodes", type=int, default=Serve.nnodes, metavar="N", help="machines")
     parser.add_argument("--node-rank", type=int, default=Serve.node_rank, metavar="I", help="which of them this is")
@@ -66,19 +66,19 @@ def main(argv: list[str]) -> None:
     if args.cpu:
         engine = vllm.CPU_ENGINE
     where = {name: getattr(args, name) for name in ("nnodes", "node_rank", "master_addr", "master_port")}
-    serve = Serve(model=args.model, cpu=args.cpu, **options(args), **where)
+    serve = Serve(model=args.model, python=args.python, cpu=args.cpu, **options(args), **where)
     gpu = find_gpu(args.gpu) if args.gpu else None
-    refuse(checks.of_arguments(engine, serve, gpu))
+    refuse("serve", checks.of_arguments(engine, serve, gpu))
     if args.dry_run:
         print(dry_run(engine, serve, gpu), end="")
     else:
         run(engine, serve, gpu, args.folder)
 
 
-def refuse(reasons: list[str]) -> None:
+def refuse(verb: str, reasons: list[str]) -> None:
     """Exit with code 1 and a line for each reason, if there are any."""
     for reason in reasons:
-        print(f"dsv3 serve: refused: {reason}", file=sys.stderr)
+        print(f"dsv3 {verb}: error: {reason}", file=sys.stderr)
     if reasons:
         sys.exit(1)
 
@@ -97,7 +97,7 @@ def run(engine: Engine, serve: Serve, gpu: GPU | None, folder: Path) -> None:
 
     serve, m = absolute(serve), Machine()
     command = engine.build(serve)
-    refuse(checks.of_machine(engine, serve, command, m, gpu))
+    refuse("serve", checks.of_machine(engine, serve, command, m, gpu))
     version = checks.installed(engine, serve, command)[0]
     for note in [*checks.advice(serve, gpu or checks.seen_gpu(m)), checks.version_note(engine, version)]:
         if note:

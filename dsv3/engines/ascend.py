@@ -17,7 +17,7 @@ def build(serve: Serve) -> Command:
         checked=f"vLLM-Ascend {VERSION}",
         program=(beside(serve.python, ENGINE.console), "serve", serve.model),
         flags=tuple(_flags(serve)),
-        key=(vllm.KEY, serve.api_key_env) if serve.api_key_env else None,
+        key=vllm.key(serve),
     )
 
 

@@ -1,4 +1,7 @@
-"""Do the flags that dsv3 writes still exist? Asks an installed engine: python -m dsv3.engines.check_flags --engine vllm"""
+"""Do the flags that dsv3 writes still exist? An installed engine is asked for its help text.
+
+python -m dsv3.engines.check_flags --engine sglang --python sglang/bin/python
+"""
 
 import argparse
 import itertools
@@ -9,7 +12,7 @@ import sys
 from collections.abc import Iterator
 
 from . import vllm
-from .command import Engine, beside
+from .command import PYTHON, Engine, beside
 from .options import Serve
 from .table import ENGINES, find
 
@@ -23,20 +26,18 @@ HELP = {  # after the program's words; the CPU build's program is a module
 }
 
 
-def written(engine: Engine, cpu: bool = False) -> set[str]:
-    """Every flag that dsv3 writes for ``engine``."""
-    samples = [s for s in _samples(cpu) if engine.spread != "ray" or s.node_rank == 0]  # else they are Ray's own
+def written(engine: Engine) -> set[str]:
+    """Every flag that dsv3 writes for ``engine``; those for Ray, on LMDeploy's other nodes, are not its own."""
+    samples = [s for s in _samples() if engine.spread != "ray" or s.node_rank == 0]
     words = [word for s in samples for flag in engine.build(s).flags for word in flag.words]
-    return {word.partition("=")[0] for word in words if word.startswith("--")}
+    return {word for word in words if word.startswith("--")}
 
 
-def _samples(cpu: bool) -> Iterator[Serve]:
-    every = {"mtp": 1, "fp8_kv_cache": True, "quantization": "x", "context": 4096}
-    if cpu:
-        yield Serve(model="M", tp=2, cpu=True, **every)
-        return
+def _samples() -> Iterator[Serve]:
+    every = {"model": "M", "mtp": 1, "fp8_kv_cache": True, "quantization": "x", "context": 4096}
+    yield Serve(tp=2, cpu=True, **every)
     for dp, node_rank in itertools.product((1, 2), (0, 1)):
-        yield Serve(model="M", tp=2, pp=2, dp=dp, nnodes=2, node_rank=node_rank, master_addr="A", **every)
+        yield Serve(tp=2, pp=2, dp=dp, nnodes=2, node_rank=node_rank, master_addr="A", **every)
 
 
 def defined(help_text: str) -> set[str]:
@@ -51,7 +52,7 @@ def ask(engine: Engine, python: str | None, cpu: bool) -> str:
         FileNotFoundError: it is not installed.
         ChildProcessError: it prints none.
     """
-    module = (python or "python", "-m", "vllm.entrypoints.openai.api_server", "--help")
+    module = (python or PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--help")
     command = module if cpu else (beside(python, engine.console), *HELP[engine.name])
     if shutil.which(command[0]) is None:
         raise FileNotFoundError(f"{command[0]}: not found; install {engine.title}, or name its Python with --python")
@@ -64,13 +65,13 @@ def ask(engine: Engine, python: str | None, cpu: bool) -> str:
 
 def main(argv: list[str]) -> None:
     """The command line: exit code 1 if a flag is gone."""
-    parser = argparse.ArgumentParser(prog="python -m dsv3.engines.check_flags", description=__doc__.split("?")[0] + "?")
+    parser = argparse.ArgumentParser(prog="python -m dsv3.engines.check_flags", description=__doc__.splitlines()[0])
     parser.add_argument("--engine", required=True, choices=[e.name for e in ENGINES])
     parser.add_argument("--python", metavar="PATH", help="interpreter of the engine's environment")
     parser.add_argument("--cpu", action="store_true", help="vLLM's build for CPUs")
     args = parser.parse_args(argv)
     engine = vllm.CPU_ENGINE if args.cpu else find(args.engine)
-    flags, known = written(engine, args.cpu), defined(ask(engine, args.python, args.cpu))
+    flags, known = written(engine), defined(ask(engine, args.python, args.cpu))
     for flag in sorted(flags - known):
         print(f"{flag}: {engine.title} does not have it")
     print(f"{len(flags & known)} of {len(flags)} flags exist; they were looked up in {engine.title} {engine.version}")

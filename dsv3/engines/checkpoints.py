@@ -1,6 +1,7 @@
 """What is known of the model that an engine is given: its config, its precision, and whether its folder is whole."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,21 +38,19 @@ class Served:
 
 
 def look(model: str) -> Served:
-    """What ``model`` is: a folder if there is one, else an id.
-
-    Raises:
-        FileNotFoundError: a path, and nothing is there.
-    """
+    """What ``model`` is: a folder if there is one, else an id, else a folder of another machine, of which nothing is
+    known."""
     folder = Path(model)
     if folder.is_dir():
         return _folder(folder)
-    known = find_model(model)
-    if model.startswith(("/", ".", "~")) or (folder.is_absolute() or model.count("/") > 1):
-        raise FileNotFoundError(f"{model}: no such folder")
-    if known is None:
-        return Served(name=model)
-    cfg = known.load_config()
-    return Served(name=known.name, cfg=cfg, precision=cfg.dtype if cfg else None)
+    known = find_model(model) if is_id(model) else None
+    cfg = known.load_config() if known else None
+    return Served(name=folder.name, cfg=cfg, precision=cfg.dtype if cfg else None)
+
+
+def is_id(model: str) -> bool:
+    """Whether ``model`` can be the id of one on a hub: OWNER/NAME."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) is not None
 
 
 def _folder(folder: Path) -> Served:

@@ -11,8 +11,8 @@ from ..hardware import GPU, gpus
 from ..hardware import engines as precisions
 from ..machine import Machine
 from ..planner import LOAD
-from .checkpoints import Served, look
-from .command import Command, Engine
+from .checkpoints import Served, is_id, look
+from .command import PYTHON, Command, Engine
 from .options import Serve
 from .server import check_port
 
@@ -22,10 +22,7 @@ PATIENCE = 60  # seconds; an interpreter on a network disk starts slowly
 
 def of_arguments(engine: Engine, serve: Serve, gpu: GPU | None = None) -> list[str]:
     """What the options, the checkpoint and a named GPU rule out; the same on every machine."""
-    try:
-        served = look(serve.model)
-    except FileNotFoundError as error:
-        return [str(error)]
+    served = look(serve.model)
     found = list(served.wrong)
     if served.cfg:
         found += _shape(serve, served)
@@ -126,6 +123,8 @@ def advice(serve: Serve, gpu: GPU | None) -> Iterator[str]:
 def of_machine(engine: Engine, serve: Serve, command: Command, m: Machine, gpu: GPU | None = None) -> list[str]:
     """What this machine rules out; a named ``gpu`` takes the place of the ones that it has."""
     found = list(installed(engine, serve, command)[1])
+    if not is_id(serve.model) and not Path(serve.model).is_dir():
+        found.append(f"{serve.model}: no such folder; an id has an owner, as in deepseek-ai/DeepSeek-R1")
     if engine.spread != "nodes" and serve.nnodes > 1:
         launcher = {"ray": "Ray", "mpi": "MPI"}[engine.spread]
         found.append(
@@ -153,7 +152,7 @@ def installed(engine: Engine, serve: Serve, command: Command) -> tuple[str | Non
     path = shutil.which(command.program[0])
     if path is None:
         return None, [f"{engine.title} is not installed here ({command.program[0]} not found); in an {where}"]
-    python = serve.python or Path(path).with_name("python")
+    python = serve.python or Path(path).with_name(PYTHON)
     code = f"import importlib.metadata as m; print(m.version({engine.package!r}))"
     try:
         done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=PATIENCE)

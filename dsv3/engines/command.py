@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from .checkpoints import Served
 
 
+PYTHON = "python3"  # of the environment on the PATH, where none is named
+
+
 @dataclass(frozen=True)
 class Flag:
     """Words of a command that belong together.
@@ -35,7 +38,7 @@ class Command:
         program: the words before the flags.
         env: variables to set, with their values.
         key: (the variable that the engine reads, the variable that holds the key); the value is copied at the start.
-        before: commands that must have run first.
+        before, after: commands that must run first, and one that undoes them.
         files: texts to write beside it, by name, in the folder where it runs.
         notes: what to know about it.
     """
@@ -46,6 +49,7 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict)
     key: tuple[str, str] | None = None
     before: tuple[tuple[str, ...], ...] = ()
+    after: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -70,26 +74,25 @@ class Command:
             found[theirs] = env[ours]
         return found
 
-    def line(self, joint: str = " ") -> str:
-        """The command for a shell, its variables before it; ``joint`` stands between the flags."""
+    def line(self, joint: str = " ", before: str = "") -> str:
+        """The command for a shell, its variables in front; ``joint`` stands between flags, ``before`` the program."""
         env = [f"{name}={shlex.quote(value)}" for name, value in self.env.items()]
         if self.key and self.key[0] != self.key[1]:
             env.append(f'{self.key[0]}="${self.key[1]}"')
-        head = " ".join([*env, shlex.join(self.program)])
+        head = " ".join([*env, before + shlex.join(self.program)])
         return joint.join([head, *(shlex.join(flag.words) for flag in self.flags)])
 
-    def script(self, joint: str = " ") -> str:
-        """Shell lines: files, the commands before, the command itself."""
+    def preparation(self) -> str:
+        """Shell lines that come first: files, and the commands before."""
         files = [f"cat > {shlex.quote(name)} << 'EOF'\n{text}EOF\n" for name, text in self.files.items()]
-        before = [shlex.join(words) + "\n" for words in self.before]
-        return "".join(files + before) + self.line(joint) + "\n"
+        return "".join(files + [shlex.join(words) + "\n" for words in self.before])
 
     def text(self) -> str:
         """The command as one would type it, a comment for each flag above it; bash runs it as it stands."""
         lines = [f"# {note}" for note in self.notes]
         lines.append(f"# Flags as in {self.checked}:")
         lines += [f"#   {shlex.join(f.words)}: {f.why} [{f.source}]" for f in self.flags]
-        return "\n".join(lines) + "\n" + self.script(" \\\n    ")
+        return "\n".join(lines) + "\n" + self.preparation() + self.line(" \\\n    ") + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,4 +141,4 @@ def keyed(serve: Serve, start: str, flag: str) -> tuple[str, ...]:
     ``start`` are the statements that start the engine with ``sys.argv``.
     """
     code = f'import os, sys; sys.argv += ["{flag}", os.environ["{serve.api_key_env}"]]; {start}'
-    return (serve.python or "python", "-c", code)
+    return (serve.python or PYTHON, "-c", code)

@@ -32,6 +32,7 @@ def build(serve: Serve) -> Command:
         flags=tuple(_flags(serve)),
         key=(serve.api_key_env, serve.api_key_env) if serve.api_key_env else None,
         before=((ray, "start", "--head", f"--port={RAY_PORT}"),) if serve.nnodes > 1 else (),
+        after=(ray, "stop") if serve.nnodes > 1 else (),
         notes=RAY_NOTES if serve.nnodes > 1 else (),
     )
 
@@ -76,7 +77,7 @@ ENGINE = Engine(
     title="LMDeploy",
     package="lmdeploy",
     version=VERSION,
-    known="flags read in the source of the wheel; several machines as in its documentation; not run",
+    known="flags taken by the parser of the wheel; several machines as in its documentation; not run",
     install=("python3 -m venv lmdeploy", f"lmdeploy/bin/pip install lmdeploy=={VERSION} ray"),
     console="lmdeploy",
     image=f"openmmlab/lmdeploy:v{VERSION}",

@@ -14,13 +14,14 @@ PARALLEL, SERVING, MODEL, SPEC = (FIELDS + f"{name}.py" for name in ("parallel",
 def build(serve: Serve) -> Command:
     """``sglang serve``."""
     program = (beside(serve.python, ENGINE.console), "serve")
-    if serve.api_key_env:
+    key = serve.api_key_env if serve.node_rank == 0 else None
+    if key:
         program = (*keyed(serve, "from sglang.cli.main import main; main()", "--api-key"), "serve")
     return Command(
         checked=f"SGLang {VERSION}",
         program=program,
         flags=tuple(_flags(serve)),
-        key=(serve.api_key_env, serve.api_key_env) if serve.api_key_env else None,
+        key=(key, key) if key else None,
     )
 
 
@@ -71,7 +72,7 @@ ENGINE = Engine(
     title="SGLang",
     package="sglang",
     version=VERSION,
-    known="flags read in the source of the wheel; not run",
+    known="flags and values taken by the parser of the wheel; not run",
     install=("python3 -m venv sglang", f"sglang/bin/pip install sglang=={VERSION}"),
     console="sglang",
     image=f"lmsysorg/sglang:v{VERSION}",

