@@ -62,9 +62,10 @@ class Process:
             self._guard.terminate()
             self._guard.wait()
 
-    def tail(self) -> str:
-        """The last lines of the log."""
-        return "\n".join(self._end_of_log().splitlines()[-TAIL:])
+    def failed(self) -> ChildProcessError:
+        """The error that says how it ended, and why; the end of the log goes to standard error."""
+        print("\n".join(self._end_of_log().splitlines()[-TAIL:]), file=sys.stderr)
+        return ChildProcessError(self.why())
 
     def why(self) -> str:
         """How it ended, in one line, with the cause and its cure if it is a known one."""

@@ -4,7 +4,6 @@ import errno
 import http.client
 import os
 import socket
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -51,7 +50,7 @@ class Server:
             ChildProcessError: it failed; says why.
         """
         if self.process.wait():
-            raise _failed(self.process)
+            raise self.process.failed()
 
 
 def start(
@@ -129,12 +128,6 @@ def _wait_until_healthy(process: Process, url: str, deadline: float, seconds: fl
         except (OSError, http.client.HTTPException):  # not yet
             pass
         if time.monotonic() > deadline:
-            print(process.tail(), file=sys.stderr)
-            raise TimeoutError(f"not healthy after {seconds:.0f} s: {process.why()}")
+            raise TimeoutError(f"not healthy after {seconds:.0f} s: {process.failed()}")
         time.sleep(LOOK)
-    raise _failed(process)
-
-
-def _failed(process: Process) -> ChildProcessError:
-    print(process.tail(), file=sys.stderr)
-    return ChildProcessError(process.why())
+    raise process.failed()

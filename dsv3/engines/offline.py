@@ -1,0 +1,201 @@
+"""Answers a file of prompts with an engine's own Python interface, without a server: the way for large batches.
+
+The prompts become token ids here, by the checkpoint's own tokenizer and chat template; the engine runs in its own
+interpreter, as no two engines fit into one environment.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ..chat import Reply, Tokenizer, opens_thinking, split_thinking
+from . import offline_worker, vllm
+from .command import Engine
+from .options import Serve
+from .process import Process
+from .table import find
+
+
+def arguments(engine: str, serve: Serve) -> dict[str, Any]:
+    """The keyword arguments with which an engine's class does what ``serve`` says.
+
+    They are those of ``vllm.LLM``, ``sglang.Engine`` and ``tensorrt_llm.LLM``; for LMDeploy those of
+    ``PytorchEngineConfig``, beside ``model_path`` and ``speculative_config``, which ``lmdeploy.pipeline`` takes.
+
+    Raises:
+        ValueError: an engine whose interface is not known here, or several machines.
+    """
+    if engine not in offline_worker.ENGINES:
+        raise ValueError(f"--engine {engine}: offline batches know {', '.join(offline_worker.ENGINES)}")
+    if serve.nnodes > 1 or serve.dp > 1:
+        raise ValueError("offline batches run on one machine, and without --dp; a server takes the rest")
+    found = {"vllm": _vllm, "sglang": _sglang, "lmdeploy": _lmdeploy, "trtllm": _trtllm}[engine](serve)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _vllm(serve: Serve) -> dict[str, Any]:
+    return {
+        "model": serve.model,
+        "tensor_parallel_size": serve.tp,
+        "pipeline_parallel_size": serve.pp,
+        "enable_expert_parallel": True if serve.gpus > 1 and not serve.cpu else None,
+        "max_model_len": serve.context,
+        "quantization": serve.quantization,
+        "kv_cache_dtype": "fp8" if serve.fp8_kv_cache else None,
+        "speculative_config": {"method": "mtp", "num_speculative_tokens": serve.mtp} if serve.mtp else None,
+    }
+
+
+def _sglang(serve: Serve) -> dict[str, Any]:
+    found = {
+        "model_path": serve.model,
+        "tp_size": serve.tp,
+        "pp_size": serve.pp,
+        "context_length": serve.context,
+        "quantization": serve.quantization,
+        "kv_cache_dtype": "fp8_e4m3" if serve.fp8_kv_cache else None,
+    }
+    if serve.mtp:
+        found |= {"speculative_algorithm": "EAGLE", "speculative_num_steps": serve.mtp}
+        found |= {"speculative_eagle_topk": 1, "speculative_num_draft_tokens": serve.mtp + 1}
+    return found
+
+
+def _lmdeploy(serve: Serve) -> dict[str, Any]:
+    return {
+        "model_path": serve.model,
+        "tp": serve.tp,
+        "session_len": serve.context,
+        "speculative_config": {"method": "deepseek_mtp", "num_speculative_tokens": serve.mtp} if serve.mtp else None,
+    }
+
+
+def _trtllm(serve: Serve) -> dict[str, Any]:
+    drafts = {"decoding_type": "MTP", "num_nextn_predict_layers": serve.mtp}
+    return {
+        "model": serve.model,
+        "tensor_parallel_size": serve.tp,
+        "moe_expert_parallel_size": serve.tp,
+        "pipeline_parallel_size": serve.pp,
+        "max_seq_len": serve.context,
+        "kv_cache_config": {"dtype": "fp8"} if serve.fp8_kv_cache else None,
+        "speculative_config": drafts if serve.mtp else None,
+    }
+
+
+def generate(
+    engine: Engine,
+    serve: Serve,
+    prompts: list[str],
+    *,
+    folder: Path,
+    max_new_tokens: int = 200,
+    temperature: float = 0.0,
+    **more: Any,
+) -> list[Reply]:
+    """The answers to separate questions.
+
+    Args:
+        folder: takes the request, the answers and the log, ``offline.log``.
+        more: further keyword arguments of the engine's class, such as vLLM's ``dtype``.
+
+    Raises:
+        ChildProcessError: the engine failed; says why.
+        ValueError, OSError: the options, the checkpoint, or no such interpreter.
+    """
+    serve = replace(serve, model=str(Path(serve.model).absolute()))
+    tokenizer = Tokenizer(Path(serve.model))
+    messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    ids = [tokenizer.prompt(m) for m in messages]
+    request = {
+        "engine": engine.name,
+        "arguments": arguments(engine.name, serve) | more,
+        "prompts": ids,
+        "messages": messages,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+    }
+    env = engine.build(serve).environment(os.environ)
+    answers = _run(interpreter(engine, serve), request, folder.absolute(), env)
+    return [_reply(tokenizer, prompt, *answer) for prompt, answer in zip(ids, answers, strict=True)]
+
+
+def interpreter(engine: Engine, serve: Serve) -> str:
+    """The Python of the engine's environment: the one named, or that of its console script.
+
+    Raises:
+        FileNotFoundError: neither is there; says how to install the engine.
+    """
+    console = shutil.which(engine.console)
+    if not serve.python and console is None:
+        how = " && ".join(engine.install)
+        raise FileNotFoundError(f"{engine.title} is not installed here; {how}, then name its Python with --python")
+    return serve.python or str(Path(console).with_name("python"))
+
+
+def _run(python: str, request: dict[str, Any], folder: Path, env: dict[str, str]) -> list[tuple[list[int], str]]:
+    folder.mkdir(parents=True, exist_ok=True)
+    question, answer = folder / "offline-request.json", folder / "offline-answer.json"
+    question.write_text(json.dumps(request, ensure_ascii=False), encoding="utf-8")
+    answer.unlink(missing_ok=True)
+    process = Process([python, offline_worker.__file__, str(question), str(answer)], folder, "offline.log", env)
+    try:
+        process.wait()
+    finally:
+        process.stop()
+    if process.poll() or not answer.is_file():
+        raise process.failed()
+    return json.loads(answer.read_text(encoding="utf-8"))
+
+
+def _reply(tokenizer: Tokenizer, prompt: list[int], ids: list[int], finish: str) -> Reply:
+    """Some engines give the final token, too, and some do not: here it counts, as in ``LLM``."""
+    given = finish == "stop" and (not ids or ids[-1] != tokenizer.eos_id)
+    opened = opens_thinking(prompt, tokenizer.think_ids)
+    return Reply(*split_thinking(tokenizer.decode(ids), opened), len(ids) + given, finish)
+
+
+def main(argv: list[str]) -> None:
+    """The command line: JSON lines on standard output, as ``dsv3 generate --output-file`` writes them."""
+    from ..console import read_prompts
+    from ..parallel import Parallel
+
+    parser = argparse.ArgumentParser(prog="python -m dsv3.engines.offline", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--engine", required=True, choices=tuple(offline_worker.ENGINES))
+    add("--model", required=True, metavar="DIR", help="a Hugging Face folder")
+    add("--input-file", required=True, type=Path, metavar="FILE", help="prompts, one a line")
+    add("--max-new-tokens", type=int, default=200, metavar="N")
+    add("--temperature", type=float, default=0.0, metavar="T", help="0, the default, is greedy")
+    add("--tp", type=int, default=Serve.tp, metavar="N", help="tensor-parallel ranks")
+    add("--pp", type=int, default=Serve.pp, metavar="N", help="pipeline stages")
+    add("--mtp", type=int, nargs="?", const=1, default=Serve.mtp, metavar="K", help="draft K tokens")
+    add("--context", type=int, metavar="TOKENS", help="of prompt and answer; default: the model's")
+    add("--python", metavar="PATH", help="interpreter of the engine's environment; default: the PATH's")
+    add("--cpu", action="store_true", help="vLLM's build for CPUs")
+    add("--folder", type=Path, default=Path(), metavar="DIR", help="for request, answers and log; default: here")
+    args = parser.parse_args(argv)
+    if args.max_new_tokens < 1:
+        parser.error("--max-new-tokens must be 1 or more")
+    if not 0 <= args.temperature < math.inf:
+        parser.error("--temperature must be 0 or more")
+    if args.cpu and args.engine != "vllm":
+        parser.error("--cpu is of --engine vllm")
+    given = {name: getattr(args, name) for name in ("model", "tp", "pp", "mtp", "context", "python", "cpu")}
+    serve = Serve(**given)
+    prompts = read_prompts(args.input_file, Parallel())
+    engine = vllm.CPU_ENGINE if args.cpu else find(args.engine)
+    limits = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
+    for prompt, reply in zip(prompts, generate(engine, serve, prompts, folder=args.folder, **limits), strict=True):
+        print(json.dumps({"prompt": prompt} | asdict(reply), ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    from ..cli import run
+
+    run(main)
