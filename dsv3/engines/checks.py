@@ -180,8 +180,8 @@ def _gpus(engine: Engine, serve: Serve, m: Machine, gpu: GPU | None) -> Iterable
             yield f"no NVIDIA GPU here (nvidia-smi lists none), and {engine.title} needs {serve.local_gpus}"
         return
     if len(seen) < serve.local_gpus:
-        share = "" if serve.nnodes == 1 else f" for this node of {serve.nnodes}"
-        yield f"{serve.local_gpus} GPUs are asked for{share}, and this machine has {len(seen)}"
+        share = "" if serve.nnodes == 1 else f", its part of {serve.gpus}"
+        yield f"this machine has {len(seen)} GPU(s), and {serve.local_gpus} are asked for{share}"
     if kind := seen_gpu(m):
         yield from of_gpu(engine, serve, look(serve.model), kind)
 

@@ -1,0 +1,24 @@
+# Flags as in vLLM-Ascend 0.23.0:
+#   --tensor-parallel-size 4: every layer cut over 4 GPUs [vllm/engine/arg_utils.py]
+#   --data-parallel-size 4: 4 groups that answer by themselves [vllm/engine/arg_utils.py]
+#   --data-parallel-size-local 2: groups on each machine [vllm/engine/arg_utils.py]
+#   --data-parallel-address npu01: node 0 [vllm/engine/arg_utils.py]
+#   --data-parallel-rpc-port 29500: where the groups meet [vllm/engine/arg_utils.py]
+#   --quantization ascend: weights in W8A8, as ModelSlim makes them [docs/source/tutorials/models/DeepSeek-R1.md]
+#   --enable-expert-parallel: whole experts on each NPU, none is cut [docs/source/tutorials/models/DeepSeek-R1.md]
+#   --host 127.0.0.1: by itself it listens on every address [vllm/entrypoints/launchers/cli_args.py]
+#   --port 8000: of the server [vllm/entrypoints/launchers/cli_args.py]
+#   --reasoning-parser deepseek_r1: thinking and answer apart [vLLM's own]
+#   --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}': decoding as one graph [docs/source/tutorials/models/DeepSeek-R1.md]
+vllm serve /data/R1-W8A8 \
+    --tensor-parallel-size 4 \
+    --data-parallel-size 4 \
+    --data-parallel-size-local 2 \
+    --data-parallel-address npu01 \
+    --data-parallel-rpc-port 29500 \
+    --quantization ascend \
+    --enable-expert-parallel \
+    --host 127.0.0.1 \
+    --port 8000 \
+    --reasoning-parser deepseek_r1 \
+    --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}'

@@ -1,0 +1,18 @@
+# Flags as in LMDeploy 0.18.0:
+#   --backend pytorch: the other engine, TurboMind, lacks this model [lmdeploy/cli/utils.py]
+#   --tp 8: every layer cut over 8 GPUs [lmdeploy/cli/utils.py]
+#   --reasoning-parser default: thinking and answer apart [lmdeploy/cli/utils.py]
+#   --speculative-algorithm deepseek_mtp: speculative decoding with the MTP layer [lmdeploy/cli/utils.py]
+#   --speculative-num-draft-tokens 1: tokens that it drafts [lmdeploy/cli/utils.py]
+#   --session-len 32768: tokens of prompt and answer together [lmdeploy/cli/utils.py]
+#   --server-name 0.0.0.0: by itself it listens on every address [lmdeploy/cli/serve.py]
+#   --server-port 23333: of the server [lmdeploy/cli/serve.py]
+python3 -c 'import os, sys; sys.argv += ["--api-keys", os.environ["DSV3_API_KEY"]]; from lmdeploy.cli import run; run()' serve api_server '/data/it'"'"'s R1' \
+    --backend pytorch \
+    --tp 8 \
+    --reasoning-parser default \
+    --speculative-algorithm deepseek_mtp \
+    --speculative-num-draft-tokens 1 \
+    --session-len 32768 \
+    --server-name 0.0.0.0 \
+    --server-port 23333

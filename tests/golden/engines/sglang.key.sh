@@ -1,0 +1,24 @@
+# Flags as in SGLang 0.5.23:
+#   --model-path '/data/it'"'"'s R1': what to serve [sglang/srt/arg_groups/fields/model.py]
+#   --tp-size 8: every layer cut over 8 GPUs [sglang/srt/arg_groups/fields/parallel.py]
+#   --reasoning-parser deepseek-r1: thinking and answer apart [sglang/srt/parser/reasoning_parser.py]
+#   --speculative-algorithm EAGLE: speculative decoding with the MTP layer [sglang/srt/arg_groups/fields/spec.py]
+#   --speculative-num-steps 1: tokens drafted one after another [sglang/srt/arg_groups/fields/spec.py]
+#   --speculative-eagle-topk 1: a chain, not a tree [sglang/srt/arg_groups/fields/spec.py]
+#   --speculative-num-draft-tokens 2: the drafted ones and the next [sglang/srt/arg_groups/fields/spec.py]
+#   --kv-cache-dtype fp8_e4m3: half the bytes for each cached token [sglang/srt/arg_groups/fields/model.py]
+#   --context-length 32768: tokens of prompt and answer together [sglang/srt/arg_groups/fields/model.py]
+#   --host 0.0.0.0: who can reach it [sglang/srt/arg_groups/fields/serving.py]
+#   --port 30000: of the server [sglang/srt/arg_groups/fields/serving.py]
+python3 -c 'import os, sys; sys.argv += ["--api-key", os.environ["DSV3_API_KEY"]]; from sglang.cli.main import main; main()' serve \
+    --model-path '/data/it'"'"'s R1' \
+    --tp-size 8 \
+    --reasoning-parser deepseek-r1 \
+    --speculative-algorithm EAGLE \
+    --speculative-num-steps 1 \
+    --speculative-eagle-topk 1 \
+    --speculative-num-draft-tokens 2 \
+    --kv-cache-dtype fp8_e4m3 \
+    --context-length 32768 \
+    --host 0.0.0.0 \
+    --port 30000

@@ -1,0 +1,24 @@
+# Flags as in vLLM 0.33.0:
+#   --data-parallel-size 16: 16 groups that answer by themselves [vllm/engine/arg_utils.py]
+#   --data-parallel-size-local 8: groups on each machine [vllm/engine/arg_utils.py]
+#   --data-parallel-address gpu01: node 0 [vllm/engine/arg_utils.py]
+#   --data-parallel-rpc-port 29501: where the groups meet [vllm/engine/arg_utils.py]
+#   --data-parallel-start-rank 8: the first group of this machine [vllm/engine/arg_utils.py]
+#   --headless: only node 0 answers requests [vllm/entrypoints/launchers/cli_args.py]
+#   --enable-expert-parallel: whole experts on each GPU, none is cut [vllm/engine/arg_utils.py]
+#   --max-model-len 32768: tokens of prompt and answer together [vllm/engine/arg_utils.py]
+#   --reasoning-parser deepseek_r1: thinking and answer apart [vllm/reasoning/__init__.py]
+#   --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}': the MTP layer drafts 1 token(s) [vllm/config/speculative.py]
+#   --kv-cache-dtype fp8: half the bytes for each cached token [vllm/config/cache.py]
+vllm serve '/data/it'"'"'s R1' \
+    --data-parallel-size 16 \
+    --data-parallel-size-local 8 \
+    --data-parallel-address gpu01 \
+    --data-parallel-rpc-port 29501 \
+    --data-parallel-start-rank 8 \
+    --headless \
+    --enable-expert-parallel \
+    --max-model-len 32768 \
+    --reasoning-parser deepseek_r1 \
+    --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}' \
+    --kv-cache-dtype fp8

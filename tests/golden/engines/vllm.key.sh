@@ -1,0 +1,18 @@
+# Flags as in vLLM 0.33.0:
+#   --tensor-parallel-size 8: every layer cut over 8 GPUs [vllm/engine/arg_utils.py]
+#   --enable-expert-parallel: whole experts on each GPU, none is cut [vllm/engine/arg_utils.py]
+#   --max-model-len 32768: tokens of prompt and answer together [vllm/engine/arg_utils.py]
+#   --host 0.0.0.0: by itself it listens on every address [vllm/entrypoints/launchers/cli_args.py]
+#   --port 8000: of the server [vllm/entrypoints/launchers/cli_args.py]
+#   --reasoning-parser deepseek_r1: thinking and answer apart [vllm/reasoning/__init__.py]
+#   --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}': the MTP layer drafts 1 token(s) [vllm/config/speculative.py]
+#   --kv-cache-dtype fp8: half the bytes for each cached token [vllm/config/cache.py]
+VLLM_API_KEY="$DSV3_API_KEY" vllm serve '/data/it'"'"'s R1' \
+    --tensor-parallel-size 8 \
+    --enable-expert-parallel \
+    --max-model-len 32768 \
+    --host 0.0.0.0 \
+    --port 8000 \
+    --reasoning-parser deepseek_r1 \
+    --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}' \
+    --kv-cache-dtype fp8

