@@ -11,7 +11,9 @@ from jobs import free_port
 from openai_server import ANSWER, THINKING, OpenAIServer
 from test_cli import dsv3, fails
 
+from dsv3.ask import main
 from dsv3.chat import split_thinking
+from dsv3.cli import run
 from dsv3.engines.client import Client, Piece, Splitter
 
 DIALECTS = ("reasoning_content", "reasoning", None)
@@ -131,78 +133,98 @@ def test_only_this_machine_is_asked_directly(server, monkeypatch):
     assert "secret" not in server.requests[0]["authorization"]
 
 
-# ---- the command
+# ---- the command, in this process: importing openai takes its time
 
 
-def test_the_command_shows_what_generate_shows(server):
+@pytest.fixture
+def ask(server, capsys):
+    def run_it(*args: object, base: str = "") -> subprocess.CompletedProcess:
+        argv = ["--base-url", base or server.url, *map(str, args)]
+        with pytest.raises(SystemExit) as ended:
+            run(main, argv)
+        return subprocess.CompletedProcess(argv, ended.value.code, *capsys.readouterr())
+
+    return run_it
+
+
+def test_the_command_shows_what_generate_shows(server, ask):
     for field in DIALECTS:
         server.field = field
-        done = dsv3("ask", "--base-url", server.url, "37 + 48 = ?", "--temperature", 0)
+        done = ask("37 + 48 = ?", "--temperature", 0)
         assert done.stdout == THINKING + "</think>" + ANSWER + "\n"
         assert done.stderr.startswith("72 tokens in ")
         assert "the first after" in done.stderr
-        whole = dsv3("ask", "--base-url", server.url, "37 + 48 = ?", "--no-stream")
+        whole = ask("37 + 48 = ?", "--no-stream")
         assert whole.stdout == done.stdout
         for how in ("--stream", "--no-stream"):
-            hidden = dsv3("ask", "--base-url", server.url, "37 + 48 = ?", "--hide-thinking", how)
+            hidden = ask("37 + 48 = ?", "--hide-thinking", how)
             assert hidden.stdout == "Answer: 85\n"
 
 
-def test_the_command_in_json(server):
-    done = dsv3("ask", "--base-url", server.url, "37 + 48 = ?", "--json")
+def test_the_command_in_json(server, ask):
+    done = ask("37 + 48 = ?", "--json")
     found = json.loads(done.stdout)
     assert (found["thinking"], found["answer"], found["tokens"]) == (THINKING, ANSWER, 72)
     assert done.stderr == ""
-    assert json.loads(dsv3("ask", "--base-url", server.url, "?", "--json", "--no-stream").stdout)["answer"] == ANSWER
+    assert json.loads(ask("?", "--json", "--no-stream").stdout)["answer"] == ANSWER
 
 
-def test_an_answer_that_is_cut_off_or_has_no_thought(server):
+def test_an_answer_that_is_cut_off_or_has_no_thought(server, ask):
     server.text, server.finish = "37 + 48 is", "length"
-    done = dsv3("ask", "--base-url", server.url, "?", "--hide-thinking")
+    done = ask("?", "--hide-thinking")
     assert done.stdout == "37 + 48 is\n"
     assert "--max-tokens gives more" in done.stderr
 
 
-def test_keys(server):
+def test_keys(server, ask, monkeypatch):
     server.key = "secret-1"
-    fails(dsv3("ask", "--base-url", server.url, "?"), "ask", server.url, "another key", "--api-key-env")
-    wrong = dsv3("ask", "--base-url", server.url, "?", "--api-key-env", "MY_KEY", MY_KEY="secret-2")
+    fails(ask("?"), "ask", server.url, "another key", "--api-key-env")
+    monkeypatch.setenv("MY_KEY", "secret-2")
+    wrong = ask("?", "--api-key-env", "MY_KEY")
     fails(wrong, "ask", "another key")
     assert "secret-2" not in wrong.stderr
-    right = dsv3("ask", "--base-url", server.url, "?", "--api-key-env", "MY_KEY", MY_KEY="secret-1")
+    monkeypatch.setenv("MY_KEY", "secret-1")
+    right = ask("?", "--api-key-env", "MY_KEY")
     assert right.stdout.endswith("Answer: 85\n")
-    fails(dsv3("ask", "--base-url", server.url, "?", "--api-key-env", "NO_SUCH"), "ask", "NO_SUCH", "not set")
+    fails(ask("?", "--api-key-env", "NO_SUCH"), "ask", "NO_SUCH", "not set")
 
 
-def test_models(server):
+def test_models(server, ask):
     server.served = ["tiny-r1", "r1"]
-    fails(dsv3("ask", "--base-url", server.url, "?"), "ask", "serves tiny-r1, r1", "--model")
-    fails(dsv3("ask", "--base-url", server.url, "?", "--model", "R2"), "ask", "'R2'", "serves tiny-r1, r1")
-    assert dsv3("ask", "--base-url", server.url, "?", "--model", "r1").returncode == 0
+    fails(ask("?"), "ask", "serves tiny-r1, r1", "--model")
+    fails(ask("?", "--model", "R2"), "ask", "'R2'", "serves tiny-r1, r1")
+    assert ask("?", "--model", "r1").returncode == 0
     server.served = []
-    fails(dsv3("ask", "--base-url", server.url, "?"), "ask", "lists no model", "--model")
+    fails(ask("?"), "ask", "lists no model", "--model")
 
 
-def test_wrong_addresses(server):
+def test_wrong_addresses(server, ask):
     nobody = f"http://127.0.0.1:{free_port()}/v1"
-    fails(dsv3("ask", "--base-url", nobody, "?"), "ask", nobody, "no server answers", "started")
-    fails(dsv3("ask", "--base-url", "127.0.0.1:8000", "?"), "ask", "127.0.0.1:8000", "http://")
-    fails(dsv3("ask", "--base-url", "http://[::1", "?"), "ask", "not a server's address")
+    fails(ask("?", base=nobody), "ask", nobody, "no server answers", "started")
+    fails(ask("?", base="127.0.0.1:8000"), "ask", "127.0.0.1:8000", "http://")
+    fails(ask("?", base="http://[::1"), "ask", "not a server's address")
     root = server.url.removesuffix("/v1")
-    fails(dsv3("ask", "--base-url", root, "?"), "ask", root, "/v1")
-    fails(dsv3("ask", "--base-url", root, "?", "--model", "tiny-r1"), "ask", root, "/v1")
+    fails(ask("?", base=root), "ask", root, "/v1")
+    fails(ask("?", "--model", "tiny-r1", base=root), "ask", root, "/v1")
 
 
-def test_a_request_that_the_server_refuses(server):
-    fails(dsv3("ask", "--base-url", server.url, "?", "--max-tokens", 5000), "ask", "max_tokens is too large", "400")
+def test_a_request_that_the_server_refuses(server, ask):
+    fails(ask("?", "--max-tokens", 5000), "ask", "max_tokens is too large", "400")
 
 
 @pytest.mark.parametrize("flags", [("--max-tokens", "0"), ("--temperature", "-1"), ("--temperature", "nan"), ("--x",)])
-def test_wrong_usage(flags):
-    done = dsv3("ask", "?", *flags)
+def test_wrong_usage(ask, flags):
+    done = ask("?", *flags)
     assert done.returncode == 2
     assert flags[0] in done.stderr
-    assert dsv3("ask", " ").returncode == 2
+    assert ask(" ").returncode == 2
+
+
+def test_the_verb_in_a_process_of_its_own(server):
+    done = dsv3("ask", "37 + 48 = ?", "--base-url", server.url, "--temperature", 0)
+    assert done.returncode == 0
+    assert done.stdout == THINKING + "</think>" + ANSWER + "\n"
+    assert server.requests[0]["temperature"] == 0
 
 
 def test_without_openai():
