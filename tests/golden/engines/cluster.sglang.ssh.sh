@@ -1,0 +1,36 @@
+#!/bin/bash
+# SGLang 0.5.23 on 2 host(s) of 8 GPU(s), by ssh. Needs the same folders and environments on every host.
+# The server listens at 127.0.0.1:30000 of me@gpu01; from elsewhere: ssh -L 30000:127.0.0.1:30000 me@gpu01.
+set -uo pipefail
+trap 'kill $(jobs -p) 2> /dev/null' EXIT
+
+# On a host: the first line of the input is the key; when the input ends, so does the node's script with all it started.
+read -r -d '' host << 'HOST'
+read -r _
+exec 3<&0
+set -m
+bash -c "$1" < /dev/null 3<&- &
+node=$!
+{ cat <&3; kill -- -$node; } > /dev/null 2>&1 &
+wait $node
+HOST
+# The input stays open as long as this script runs.
+input() { printf '%s\n' "$1"; while kill -0 $$ 2> /dev/null; do sleep 1; done; }
+quoted() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
+
+read -r -d '' node << 'NODE'
+set -e
+cd '/home/me/my course'
+exec sglang serve --model-path '/data/it'"'"'s R1' --tp-size 16 --nnodes 2 --node-rank 0 --dist-init-addr gpu01:29500 --reasoning-parser deepseek-r1 --host 127.0.0.1 --port 30000
+NODE
+ssh -o BatchMode=yes me@gpu01 "bash -c $(quoted "$host") node0 $(quoted "$node")" < <(input "") &
+
+read -r -d '' node << 'NODE'
+set -e
+cd '/home/me/my course'
+exec sglang serve --model-path '/data/it'"'"'s R1' --tp-size 16 --nnodes 2 --node-rank 1 --dist-init-addr gpu01:29500 --reasoning-parser deepseek-r1 --host 127.0.0.1 --port 30000
+NODE
+ssh -o BatchMode=yes gpu02 "bash -c $(quoted "$host") node1 $(quoted "$node")" < <(input "") &
+
+# When one host has ended, the others are ended, too.
+wait -n
