@@ -57,13 +57,14 @@ def preflight(name: str, *, needs: tuple[str, ...] = (), ram_gb: float = 2, disk
     named = os.environ.get("DSV3_CHECKPOINT")
     checkpoint = Path(named).expanduser() if named else TINY_R1
     missing = tuple(package for package in needs if importlib.util.find_spec(package) is None)
-    available, free = memory(m)[1], shutil.disk_usage(folder).free
+    machine, limit = memory(m)
+    available, free = limit or machine, shutil.disk_usage(folder).free
     gpus = ", ".join(f"{gpu.name} ({gpu.memory_mib / 1024:.0f} GB)" for gpu in m.gpus or ())
     print(f"Python {platform.python_version()}, {platform.system()}, {cores(m):g} CPU cores")
     print(f"GPU     {gpus or 'none: everything here runs on the CPU'}")
     if available is not None:
-        print(f"memory  {_enough(available, ram_gb)}")
-    print(f"disk    {_enough(free, disk_gb)}, in {_short(folder)}")
+        print(f"memory  {_enough(available, 'GB', ram_gb)}")
+    print(f"disk    {_enough(free, 'GB free', disk_gb)}, in {_short(folder)}")
     if checkpoint != TINY_R1 and not (checkpoint / "config.json").is_file():
         print(f"model   DSV3_CHECKPOINT={named} has no config.json; tiny-r1 instead")
         checkpoint = TINY_R1
@@ -74,10 +75,10 @@ def preflight(name: str, *, needs: tuple[str, ...] = (), ram_gb: float = 2, disk
     return Lesson(folder, checkpoint, missing)
 
 
-def _enough(nbytes: int, gigabytes: float) -> str:
+def _enough(nbytes: int, what: str, gigabytes: float) -> str:
     """``23 GB free, 2 needed``, and what to do if that is too little."""
     cure = "" if nbytes >= gigabytes * 1e9 else ": too little, close other notebooks or set DSV3_HOME to a larger disk"
-    return f"{nbytes / 1e9:,.0f} GB free, {gigabytes:g} needed{cure}"
+    return f"{nbytes / 1e9:,.0f} {what}, {gigabytes:g} needed{cure}"
 
 
 def _short(path: Path) -> str:
