@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that ``Serve`` has; ``dsv3 launch`` takes them, too, but for those of the nodes."""
     parser.add_argument("--tp", type=int, default=Serve.tp, metavar="N", help="tensor-parallel ranks")
     parser.add_argument("--pp", type=int, default=Serve.pp, metavar="N", help="pipeline stages")
-    parser.add_argument("--dp", type=int, default=Serve.dp, metavar="N", help="data-parallel groups (vllm, ascend)")
+    parser.add_argument("--dp", type=int, default=Serve.dp, metavar="N", help="data-parallel groups; vllm, ascend")
     parser.add_argument("--mtp", type=int, nargs="?", const=1, default=Serve.mtp, metavar="K", help="draft K tokens")
     parser.add_argument(
         "--reasoning-parser",

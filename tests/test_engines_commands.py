@@ -214,3 +214,50 @@ def test_vllm_itself_has_the_flags():
 def test_words_of_a_command_stay_whole():
     built = Command(checked="X 1", program=("x",), flags=(Flag(("--a", "b c"), "why", "x.py"),), env={"V": "1 2"})
     assert shlex.split(built.line()) == ["V=1 2", "x", "--a", "b c"]
+
+
+# ------------------------------------------------------------------------------------------------ the page
+
+PAGE = (Path(__file__).parents[1] / "ENGINES.md").read_text(encoding="utf-8")
+
+
+def rows(heading: str) -> dict[str, list[str]]:
+    """The table below a heading: the first cell -> the others."""
+    table = [line for line in PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0].splitlines() if line[:1] == "|"]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
+    return {first: rest for first, *rest in cells}
+
+
+def test_the_page_says_what_the_code_does():
+    table = rows("The engines that `dsv3 serve` knows")
+    for e in ENGINES:
+        assert table[e.title] == [f"`{e.name}`", e.version, str(e.port), f"`{e.health}`", e.known]
+    assert f"`--engine vllm --cpu`, version {vllm.CPU_VERSION}." in PAGE
+    for e in (*ENGINES, vllm.CPU_ENGINE):
+        assert e.name == "ascend" or " && ".join(e.install) + "\n" in PAGE
+
+
+def test_the_page_names_the_parsers_and_the_keys_of_the_code():
+    table = rows("What each can do with DeepSeek-V3 and R1")
+    for column, e in enumerate(ENGINES):
+        words = e.build(Serve(model="M")).argv
+        flag = next(w for w in words if "reasoning" in w)
+        assert table["reasoning parser"][column].startswith(f"`{words[words.index(flag) + 1]}`")
+        if e.name != "trtllm":
+            key = e.build(Serve(model="M", api_key_env="K")).key[0]
+            assert table["API key"][column].startswith({"K": "flag"}.get(key, f"`{key}`"))
+
+
+def test_the_pages_commands_are_commands():
+    from dsv3 import launch, serve
+
+    block = PAGE.split("```")[1].strip().splitlines()
+    parsers = {"serve": serve._parser(), "launch": launch._parser()}
+    seen = set()
+    for line in block:
+        program, verb, *words = shlex.split(line, comments=True)
+        assert program == "dsv3"
+        if verb in parsers:
+            seen.add(verb)
+            parsers[verb].parse_args(words[: words.index("--")] if "--" in words else words)
+    assert seen == set(parsers)

@@ -12,6 +12,7 @@ VERSION = "0.33.0"
 CPU_VERSION = "0.32.0"
 KEY = "VLLM_API_KEY"  # read by entrypoints/serve/middleware/register.py
 ARGS, CLI = "vllm/engine/arg_utils.py", "vllm/entrypoints/launchers/cli_args.py"
+REASONING = "vllm/reasoning/__init__.py"
 SPECULATIVE = "vllm/config/speculative.py"
 CPU_CACHE_GIB = "1"
 
@@ -53,7 +54,7 @@ def _flags(serve: Serve) -> Iterator[Flag]:
         yield Flag(("--enable-expert-parallel",), "whole experts on each GPU, none is cut", ARGS)
     yield from common(serve)
     if serve.reasoning_parser:
-        yield Flag(("--reasoning-parser", "deepseek_r1"), "thinking and answer apart", "vllm/reasoning/__init__.py")
+        yield Flag(("--reasoning-parser", "deepseek_r1"), "thinking and answer apart", REASONING)
     if serve.mtp:
         yield mtp(serve.mtp)
     if serve.fp8_kv_cache:

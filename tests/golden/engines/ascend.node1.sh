@@ -8,7 +8,7 @@
 #   --headless: only node 0 answers requests [vllm/entrypoints/launchers/cli_args.py]
 #   --quantization ascend: weights in W8A8, as ModelSlim makes them [docs/source/tutorials/models/DeepSeek-R1.md]
 #   --enable-expert-parallel: whole experts on each NPU, none is cut [docs/source/tutorials/models/DeepSeek-R1.md]
-#   --reasoning-parser deepseek_r1: thinking and answer apart [vLLM's own]
+#   --reasoning-parser deepseek_r1: thinking and answer apart [vllm/reasoning/__init__.py]
 #   --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}': decoding as one graph [docs/source/tutorials/models/DeepSeek-R1.md]
 vllm serve /data/R1-W8A8 \
     --tensor-parallel-size 4 \

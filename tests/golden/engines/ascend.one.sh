@@ -6,7 +6,7 @@
 #   --max-model-len 16384: tokens of prompt and answer together [vllm/engine/arg_utils.py]
 #   --host 127.0.0.1: by itself it listens on every address [vllm/entrypoints/launchers/cli_args.py]
 #   --port 8000: of the server [vllm/entrypoints/launchers/cli_args.py]
-#   --reasoning-parser deepseek_r1: thinking and answer apart [vLLM's own]
+#   --reasoning-parser deepseek_r1: thinking and answer apart [vllm/reasoning/__init__.py]
 #   --speculative-config '{"method": "mtp", "num_speculative_tokens": 3}': the MTP layer drafts 3 token(s) [vllm/config/speculative.py]
 #   --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}': decoding as one graph [docs/source/tutorials/models/DeepSeek-R1.md]
 vllm serve /data/R1-W8A8 \
