@@ -178,9 +178,9 @@ def test_files_missing(r1, tmp_path):
     assert "config.json: not found; engines read a Hugging Face folder" in wrong(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "\udcff"])
-def test_a_config_that_is_none(r1, text):
-    (r1 / "config.json").write_text(text, errors="surrogateescape")
+@pytest.mark.parametrize("data", [b"{", b"[]", b"\xff"])
+def test_a_config_that_is_none(r1, data):
+    (r1 / "config.json").write_bytes(data)
     assert "config.json: " in wrong(r1)
 
 
@@ -237,10 +237,8 @@ def test_an_interpreter_without_the_engine(tmp_path):
 
 def test_a_version_that_was_not_looked_up():
     engine = find("vllm")
-    assert checks.version_note(engine, engine.version) is None
-    assert checks.version_note(engine, engine.version + "+cpu") is None
-    assert "vLLM 0.1 is installed" in checks.version_note(engine, "0.1")
-    assert "check_flags --engine vllm" in checks.version_note(engine, "0.1")
+    assert checks.version_note(engine, engine.version) is checks.version_note(engine, engine.version + "+cpu") is None
+    assert re.search("vLLM 0.1 is installed.*check_flags --engine vllm", checks.version_note(engine, "0.1"))
 
 
 H100 = ("NVIDIA H100 80GB HBM3, 81559", "9.0")
@@ -347,13 +345,9 @@ def test_advice():
     most = int(said[0].split("--context ")[1].split()[0])
     assert refused("vllm", "H20-96G", tp=8, context=most) == []
     assert list(checks.advice(Serve(model=R1, tp=8), find_gpu("H200"))) == []
-    assert list(checks.advice(Serve(model=R1, tp=8, dp=2), None)) == [
-        "memory is not checked: the planner does not know data parallelism"
-    ]
+    assert says(list(checks.advice(Serve(model=R1, tp=8, dp=2), None)), "memory is not checked: the planner does not")
     network = Serve(model=R1, host="0.0.0.0", api_key_env="K")
-    assert list(checks.advice(network, None)) == [
-        "0.0.0.0 is open to the network, in plain HTTP: keys and texts can be read on the way"
-    ]
+    assert says(list(checks.advice(network, None)), "0.0.0.0 is open to the network, in plain HTTP")
 
 
 def test_absolute_paths_for_a_program_that_runs_elsewhere(r1, monkeypatch):

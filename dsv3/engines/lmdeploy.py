@@ -77,7 +77,7 @@ ENGINE = Engine(
     title="LMDeploy",
     package="lmdeploy",
     version=VERSION,
-    known="flags taken by the parser of the wheel; several machines as in its documentation; not run",
+    known="flags and values taken by the parser of the wheel; several machines as in its documentation; not run",
     install=("python3 -m venv lmdeploy", f"lmdeploy/bin/pip install lmdeploy=={VERSION} ray"),
     console="lmdeploy",
     image=f"openmmlab/lmdeploy:v{VERSION}",

@@ -11,7 +11,7 @@ from .options import Serve
 VERSION = "0.33.0"
 CPU_VERSION = "0.32.0"
 KEY = "VLLM_API_KEY"  # read by entrypoints/serve/middleware/register.py
-ARGS, CLI = "vllm/engine/arg_utils.py", "vllm/entrypoints/launchers/cli_args.py"
+ARGS, CLI = "vllm/engine/arg_utils.py", "vllm/entrypoints/common/cli_args.py"
 REASONING = "vllm/reasoning/__init__.py"
 SPECULATIVE = "vllm/config/speculative.py"
 CPU_CACHE_GIB = "1"
@@ -145,7 +145,7 @@ ENGINE = Engine(
     title="vLLM",
     package="vllm",
     version=VERSION,
-    known="flags in the help text of the wheel; not run, but its CPU build was",
+    known="flags and values taken by the parser of the wheel; not run, but its CPU build was",
     install=("python3 -m venv vllm", f"vllm/bin/pip install vllm=={VERSION}"),
     console="vllm",
     image=f"vllm/vllm-openai:v{VERSION}",

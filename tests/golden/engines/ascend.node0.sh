@@ -6,8 +6,8 @@
 #   --data-parallel-rpc-port 29500: where the groups meet [vllm/engine/arg_utils.py]
 #   --quantization ascend: weights in W8A8, as ModelSlim makes them [docs/source/tutorials/models/DeepSeek-R1.md]
 #   --enable-expert-parallel: whole experts on each NPU, none is cut [docs/source/tutorials/models/DeepSeek-R1.md]
-#   --host 127.0.0.1: by itself it listens on every address [vllm/entrypoints/launchers/cli_args.py]
-#   --port 8000: of the server [vllm/entrypoints/launchers/cli_args.py]
+#   --host 127.0.0.1: by itself it listens on every address [vllm/entrypoints/common/cli_args.py]
+#   --port 8000: of the server [vllm/entrypoints/common/cli_args.py]
 #   --reasoning-parser deepseek_r1: thinking and answer apart [vllm/reasoning/__init__.py]
 #   --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}': decoding as one graph [docs/source/tutorials/models/DeepSeek-R1.md]
 vllm serve /data/R1-W8A8 \

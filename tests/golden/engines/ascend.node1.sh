@@ -5,7 +5,7 @@
 #   --data-parallel-address npu01: node 0 [vllm/engine/arg_utils.py]
 #   --data-parallel-rpc-port 29500: where the groups meet [vllm/engine/arg_utils.py]
 #   --data-parallel-start-rank 2: the first group of this machine [vllm/engine/arg_utils.py]
-#   --headless: only node 0 answers requests [vllm/entrypoints/launchers/cli_args.py]
+#   --headless: only node 0 answers requests [vllm/entrypoints/common/cli_args.py]
 #   --quantization ascend: weights in W8A8, as ModelSlim makes them [docs/source/tutorials/models/DeepSeek-R1.md]
 #   --enable-expert-parallel: whole experts on each NPU, none is cut [docs/source/tutorials/models/DeepSeek-R1.md]
 #   --reasoning-parser deepseek_r1: thinking and answer apart [vllm/reasoning/__init__.py]

@@ -4,7 +4,7 @@
 #   --data-parallel-address gpu01: node 0 [vllm/engine/arg_utils.py]
 #   --data-parallel-rpc-port 29501: where the groups meet [vllm/engine/arg_utils.py]
 #   --data-parallel-start-rank 8: the first group of this machine [vllm/engine/arg_utils.py]
-#   --headless: only node 0 answers requests [vllm/entrypoints/launchers/cli_args.py]
+#   --headless: only node 0 answers requests [vllm/entrypoints/common/cli_args.py]
 #   --enable-expert-parallel: whole experts on each GPU, none is cut [vllm/engine/arg_utils.py]
 #   --max-model-len 32768: tokens of prompt and answer together [vllm/engine/arg_utils.py]
 #   --reasoning-parser deepseek_r1: thinking and answer apart [vllm/reasoning/__init__.py]
