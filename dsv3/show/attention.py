@@ -222,7 +222,7 @@ def carries(of: Solved) -> list[tuple[int, int, int]]:
 def heat(weights: Tensor, queries: Sequence[str], keys: Sequence[str], title: str = "") -> "Figure":
     """Weights [Q, K] as a heat map: a row for each query, a column for each key."""
     fig, (ax,) = axes(size=(max(7.0, 1.8 + 0.19 * len(keys)), 1.5 + 0.25 * len(queries)))
-    drawn = ax.imshow(weights, cmap=HEAT, vmin=0, vmax=1, aspect="auto")
+    drawn = ax.imshow(weights.numpy(), cmap=HEAT, vmin=0, vmax=1, aspect="auto")
     ax.set(xlabel="looks at", ylabel="about to write", title=title)
     ax.set_xticks(range(len(keys)), keys)
     ax.set_yticks(range(len(queries)), queries)
