@@ -1,0 +1,174 @@
+"""Figures and the widget of lesson 02: a file's bytes, the tensor table by layer and kind, what each check notices.
+
+Imports no torch: the lesson runs in 2 GB of RAM.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..catalogue import find_model, models
+from ..checkpoint import read
+from ..config import ModelConfig
+from ..layout import Row, layout
+from .style import BLUE, GREEN, GREY, ORANGE, PINK, SKY, axes
+
+if TYPE_CHECKING:
+    from ipywidgets import VBox
+    from matplotlib.figure import Figure
+
+TYPES = {"F8_E4M3": BLUE, "F32": ORANGE, "BF16": GREEN}
+GROUPS = {
+    "routed experts": (r"\.mlp\.experts\.", BLUE),
+    "shared expert": (r"\.mlp\.shared_experts\.", SKY),
+    "attention": (r"\.self_attn\.", ORANGE),
+    "dense layer": (r"\.mlp\.(gate|up|down)_proj\.", GREEN),
+    "embedding, head": (r"embed_tokens|lm_head|shared_head\.head", PINK),
+    "other": ("", GREY),
+}
+STORED = {"FP8 weights": BLUE, "their scales": ORANGE, "BF16": GREEN, "FP32": GREY}
+LAST = 1000  # behind every layer
+
+
+def group(row: Row) -> str:
+    """Which of ``GROUPS`` a tensor belongs to, by its name in the checkpoint."""
+    return next(name for name, (pattern, _) in GROUPS.items() if re.search(pattern, row.hf))
+
+
+def stored(row: Row) -> str:
+    """Which of ``STORED`` a tensor is."""
+    return "their scales" if row.is_scale else {"fp8": "FP8 weights", "bf16": "BF16", "fp32": "FP32"}[row.kind]
+
+
+def place(row: Row) -> str:
+    """The layer, ``"0"`` to ``"61"``, or ``"embedding"`` or ``"head"`` for what stands before and behind them."""
+    found = re.match(r"model\.layers\.(\d+)\.", row.hf)
+    return found[1] if found else "embedding" if "embed" in row.hf else "head"
+
+
+def anatomy(file: Path) -> "Figure":
+    """A safetensors file from its first byte to its last: length, header, tensors by type."""
+    entries = list(read.header(file))
+    figure, (ax,) = axes(size=(9.0, 2.4))
+    spans = {"length and header": (GREY, [(0, entries[0].start)])}
+    for name, colour in TYPES.items():
+        spans[name] = colour, [(e.start, e.stop - e.start) for e in entries if e.dtype == name]
+    for name, (colour, pieces) in spans.items():
+        megabytes = [(start / 1e6, length / 1e6) for start, length in pieces]
+        ax.broken_barh(megabytes, (0, 1), color=colour, edgecolor="white", linewidth=0.4, label=name)
+    ax.set(xlabel=f"position in {file.name}, MB", yticks=[], xlim=(0, entries[-1].stop / 1e6))
+    figure.legend(fontsize=11, loc="outside upper center", ncols=4)
+    return figure
+
+
+def by_layer(rows: Iterable[Row]) -> "Figure":
+    """Gigabytes of each layer by group, embedding and head at the ends."""
+    sizes: dict[str, Counter[str]] = {name: Counter() for name in GROUPS}
+    for row in rows:
+        sizes[group(row)][place(row)] += row.nbytes
+    order = {"embedding": -1, "head": LAST}
+    places = sorted({p for found in sizes.values() for p in found}, key=lambda p: order.get(p) or int(p))
+    figure, (ax,) = axes(size=(9.5, 4.0))
+    below = [0.0] * len(places)
+    for name, (_, colour) in GROUPS.items():
+        heights = [sizes[name][p] / 1e9 for p in places]
+        ax.bar(range(len(places)), heights, bottom=below, color=colour, label=name, width=0.85)
+        below = [b + h for b, h in zip(below, heights, strict=True)]
+    last = len(places) - 2
+    shown = [i for i, p in enumerate(places) if p.isdigit() and (i == last or (int(p) % 10 == 0 and i < last - 2))]
+    ax.set(xlabel="layer; the embedding before, the head behind", ylabel="GB")
+    ax.set_xticks(shown, [places[i] for i in shown])
+    figure.legend(fontsize=11, loc="outside upper center", ncols=3)
+    return figure
+
+
+def shares(rows: Iterable[Row]) -> "Figure":
+    """How the tensors are stored: the share of their number, and of their bytes."""
+    number, nbytes = Counter(), Counter()
+    for row in rows:
+        number[stored(row)] += 1
+        nbytes[stored(row)] += row.nbytes
+    figure, (ax,) = axes(size=(9.0, 2.6))
+    left = [0.0, 0.0]
+    for name, colour in STORED.items():
+        widths = [100 * nbytes[name] / nbytes.total(), 100 * number[name] / number.total()]
+        ax.barh(["of the bytes", "of the tensors"], widths, left=left, color=colour, label=name)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    ax.set(xlabel="share, %", xlim=(0, 100))
+    figure.legend(fontsize=11, loc="outside upper center", ncols=4)
+    return figure
+
+
+def notices(found: Mapping[str, Mapping[str, bool]]) -> "Figure":
+    """Which check (a column) notices which damage (a row)."""
+    checks = list(next(iter(found.values())))
+    figure, (ax,) = axes(size=(8.0, 0.55 * len(found) + 1.0))
+    ax.imshow([[caught[c] for c in checks] for caught in found.values()], cmap=_two(), vmin=0, vmax=1, aspect="auto")
+    for i, caught in enumerate(found.values()):
+        for j, check in enumerate(checks):
+            text, colour = ("notices", "white") if caught[check] else ("passes", "black")
+            ax.text(j, i, text, ha="center", va="center", fontsize=12, color=colour)
+    ax.set_xticks(range(len(checks)), checks)
+    ax.set_yticks(range(len(found)), list(found))
+    ax.tick_params(length=0, labelsize=12, top=True, labeltop=True, bottom=False, labelbottom=False)
+    ax.spines[:].set_visible(False)
+    return figure
+
+
+def _two() -> object:
+    """White for false, blue for true."""
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(["#eeeeee", BLUE])
+
+
+def layer_table(cfg: ModelConfig, layer: str) -> str:
+    """The tensors of one layer, equal ones of the experts together: how many, shape, type, MB."""
+    found: Counter[tuple[str, tuple[int, ...], str]] = Counter()
+    nbytes = Counter()
+    for row in layout(cfg):
+        if place(row) == layer:
+            key = re.sub(r"\.experts\.\d+\.", ".experts.*.", row.hf), row.shape, row.kind
+            found[key] += 1
+            nbytes[key] += row.nbytes
+    lines = [f"{'number':>6}  {'tensor':58}{'shape':>16}  {'type':5}{'MB':>10}"]
+    for (name, shape, kind), number in found.items():
+        size = nbytes[name, shape, kind] / 1e6
+        lines.append(f"{number:6,}  {name:58}{' x '.join(map(str, shape)):>16}  {kind:5}{size:10,.3f}")
+    lines.append(f"{found.total():6,}  {'together':81}{nbytes.total() / 1e6:10,.3f}")
+    return "\n".join(lines)
+
+
+def explorer(model: str = "DeepSeek-R1", layer: str = "3") -> "VBox":
+    """The tensors of a layer of a model; its ``children`` are the row of menus and the table.
+
+    Raises:
+        ImportError: ipywidgets is not installed.
+    """
+    try:
+        import ipywidgets as widgets
+    except ImportError:
+        raise ImportError("ipywidgets is not installed: pip install 'dsv3[notebooks]'") from None
+    names = [m.name for m in models() if m.load_config() is not None]
+    of = widgets.Dropdown(options=names, value=model, description="model")
+    where = widgets.Dropdown(description="layer")
+    table = widgets.HTML()
+
+    def show(_: object = None) -> None:
+        table.value = f"<pre>{escape(layer_table(find_model(of.value).load_config(), where.value))}</pre>"
+
+    def offer(_: object = None) -> None:
+        cfg = find_model(of.value).load_config()
+        layers = [str(i) for i in range(cfg.n_layers + cfg.n_mtp_layers)]
+        chosen = where.value if where.value in layers else layer if layer in layers else layers[0]
+        where.options = ["embedding", *layers, "head"]
+        where.value = chosen
+        show()
+
+    of.observe(offer, names="value")
+    where.observe(show, names="value")
+    offer()
+    return widgets.VBox([widgets.HBox([of, where]), table])

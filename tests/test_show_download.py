@@ -1,0 +1,94 @@
+"""Lesson 02's figures, its widget, and its hub, asked by ModelScope's own client."""
+
+import os
+
+import pytest
+
+from dsv3.catalogue import find_model
+from dsv3.checkpoint import read
+from dsv3.config import ModelConfig
+from dsv3.download import download
+from dsv3.layout import layout
+from dsv3.paths import TINY_R1
+from dsv3.show.download import anatomy, by_layer, explorer, layer_table, notices, shares
+from dsv3.show.hub import MODEL, Hub, serve
+from dsv3.transfer import Patience
+
+FIRST = TINY_R1 / "model-00001-of-000005.safetensors"
+SOON = Patience(tries=2, wait=0.05, longest=0.1)
+
+
+@pytest.fixture(scope="module")
+def full():
+    return list(layout(find_model("R1").load_config()))
+
+
+def heights(ax):
+    return sum(bar.get_height() for bar in ax.patches)
+
+
+def test_anatomy_covers_the_file():
+    (ax,) = anatomy(FIRST).axes
+    paths = [path for pieces in ax.collections for path in pieces.get_paths()]
+    covered = sum(path.get_extents().width for path in paths)
+    assert covered == pytest.approx(FIRST.stat().st_size / 1e6)
+    assert len(paths) == 1 + len(list(read.header(FIRST)))
+
+
+def test_layers_add_up_to_the_model(full):
+    (ax,) = by_layer(full).axes
+    assert heights(ax) == pytest.approx(find_model("R1").nbytes / 1e9)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "10", "20", "30", "40", "50", "61"]
+
+
+def test_shares_of_bytes_and_of_number(full):
+    (ax,) = shares(full).axes
+    widths = [bar.get_width() for bar in ax.patches]
+    assert sum(widths) == pytest.approx(200)
+    assert widths[2:4] == pytest.approx([100 * 166_161_984 / 688_574_839_360, 100 * 45_808 / 91_991])
+
+
+def test_what_is_noticed_is_written():
+    (ax,) = notices({"cut": {"size": True, "hash": True}, "bit": {"size": False, "hash": True}}).axes
+    assert [text.get_text() for text in ax.texts] == ["notices", "notices", "passes", "notices"]
+
+
+def test_a_layer_as_a_table():
+    cfg = find_model("R1").load_config()
+    lines = layer_table(cfg, "3").splitlines()
+    assert any(line.split()[:2] == ["256", "model.layers.3.mlp.experts.*.gate_proj.weight"] for line in lines)
+    assert lines[-1].split() == ["1,558", "together", "11,511.947"]
+    assert "lm_head.weight" in layer_table(cfg, "head")
+    tiny = ModelConfig.load(TINY_R1)
+    numbers = [int(layer_table(tiny, where).splitlines()[-1].split()[0]) for where in ("embedding", *"0123", "head")]
+    assert sum(numbers) == len(list(layout(tiny)))
+
+
+def test_the_explorer_follows_its_menus():
+    pytest.importorskip("ipywidgets", reason="ipywidgets is not installed (extra: notebooks)")
+    menus, table = explorer().children
+    of, where = menus.children
+    assert "e_score_correction_bias" in table.value
+    where.value = "0"
+    assert "experts" not in table.value
+    where.value = "61"
+    of.value = "tiny-r1"
+    assert where.value == "3"
+    assert "eh_proj" in table.value
+
+
+def test_a_download_from_the_hub_goes_on_where_it_broke(tmp_path, monkeypatch):
+    pytest.importorskip("modelscope", reason="modelscope is not installed (extra: download)")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    before = dict(os.environ)
+    hub = Hub(TINY_R1, cuts={FIRST.name: 1})
+    with serve(hub):
+        assert os.environ["MODELSCOPE_ENDPOINT"].startswith("http://127.0.0.1:")
+        download(MODEL, tmp_path / "target", patience=SOON)
+        with pytest.raises(OSError, match="course/other"):
+            download("course/other", tmp_path / "other", patience=SOON)
+    assert dict(os.environ) == before
+    whole, rest = [first for name, first in hub.asked if name == FIRST.name]
+    assert whole == 0
+    assert rest == FIRST.stat().st_size // 2
+    assert all((tmp_path / "target" / f.name).read_bytes() == f.read_bytes() for f in TINY_R1.iterdir())
