@@ -30,6 +30,7 @@ def chat(llm: "LLM", **options: "Unpack[Sampling]") -> "VBox":
     send = widgets.Button(description="Send", button_style="primary")
     clear = widgets.Button(description="Clear")
     heat = widgets.FloatSlider(options.pop("temperature", 0.0), min=0, max=3, step=0.1, description="temperature")
+    heat.style.description_width = "initial"
     field.add_class("dsv3-chat-input")
     send.add_class("dsv3-chat-send")
     talk, below = widgets.VBox(), widgets.VBox()
