@@ -206,6 +206,11 @@ def labels(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:
     return [tokenizer.decode([token]).replace("\n", "↵").replace(" ", "␣") or "•" for token in tokens]
 
 
+def short(word: str) -> str:
+    """A token's label where there is room for two characters."""
+    return word if len(word) < 3 else f"{word[0]}…"
+
+
 def carries(of: Solved) -> list[tuple[int, int, int]]:
     """(row, query, key) of each carry of the additions: the query is about to write it, the key is the tens digit of
     the column before, which it repeats."""
@@ -224,7 +229,7 @@ def heat(weights: Tensor, queries: Sequence[str], keys: Sequence[str], title: st
     fig, (ax,) = axes(size=(max(7.0, 1.8 + 0.19 * len(keys)), 1.5 + 0.25 * len(queries)))
     drawn = ax.imshow(weights.numpy(), cmap=HEAT, vmin=0, vmax=1, aspect="auto")
     ax.set(xlabel="looks at", ylabel="about to write", title=title)
-    ax.set_xticks(range(len(keys)), keys)
+    ax.set_xticks(range(len(keys)), [short(key) for key in keys])
     ax.set_yticks(range(len(queries)), queries)
     ax.tick_params(length=0)
     fig.colorbar(drawn, label="weight", fraction=0.03)

@@ -14,7 +14,7 @@ from ..cost import touched
 from ..generate import LLM
 from ..layout import layout
 from ..model import Gate, Transformer
-from .attention import labels
+from .attention import labels, short
 from .probe import COLUMN, Solved, answered
 from .style import BLUE, GREEN, GREY, HEAT, ORANGE, RED, axes, png
 
@@ -103,7 +103,7 @@ def heat(names: Sequence[str], shares: Sequence[Tensor], titles: Sequence[str], 
     """For each of ``shares`` [kinds, E] a heat map; lines separate the groups of experts."""
     fig, found = axes(1, len(shares), size=(10.0, 1.2 + 0.32 * len(names)))
     for ax, share, title in zip(found, shares, titles, strict=True):
-        drawn = ax.imshow(share, cmap=HEAT, vmin=0, vmax=1, aspect="auto")
+        drawn = ax.imshow(share.numpy(), cmap=HEAT, vmin=0, vmax=1, aspect="auto")
         ax.set(title=title, xlabel="expert", xticks=range(0, share.shape[1], 2))
         ax.set_yticks(range(len(names)), names if ax is found[0] else [""] * len(names))
         for edge in range(1, groups):
@@ -118,18 +118,58 @@ def loads(shares: dict[str, Tensor], title: str = "") -> "Figure":
     count = len(next(iter(shares.values())))
     width = 0.8 / len(shares)
     for i, ((name, share), colour) in enumerate(zip(shares.items(), (BLUE, ORANGE, GREY), strict=False)):
-        ax.bar([e + (i + 0.5) * width - 0.4 for e in range(count)], 100 * share, width, color=colour, label=name)
+        ax.bar(
+            [e + (i + 0.5) * width - 0.4 for e in range(count)], 100 * share.numpy(), width, color=colour, label=name
+        )
     ax.axhline(100 / count, color="black", linestyle="--", label=f"even: {100 / count:.2f} %")
     ax.set(xlabel="expert", ylabel="share of the load (%)", xticks=range(count), title=title)
     fig.legend(fontsize=11, loc="outside right upper")
     return fig
 
 
-def balance(histories: dict[str, Sequence[float]]) -> "Figure":
-    """The busiest expert's load over steps, as a multiple of the even share, for each variant."""
+def choice(scores: Tensor, biased: Tensor, experts: Tensor, kept: Tensor, groups: int) -> "Figure":
+    """One token's way through the gate: scores [E] and scores with bias, the ``kept`` groups, the chosen experts."""
+    fig, (ax,) = axes(size=(9.0, 3.6))
+    count = len(scores)
+    size = count // groups
+    for n, group in enumerate(kept.tolist()):
+        label = "groups that stay" if n == 0 else None
+        ax.axvspan(group * size - 0.5, (group + 1) * size - 0.5, color=GREY, alpha=0.18, label=label)
+    chosen = [GREEN if e in experts.tolist() else BLUE for e in range(count)]
+    ax.bar(range(count), scores.numpy(), 0.6, color=chosen, label="score (green: chosen)")
+    ax.scatter(
+        range(count), biased.numpy(), color=ORANGE, marker="_", s=160, linewidth=3, zorder=3, label="score + bias"
+    )
+    ax.set(xlabel="expert", ylabel="affinity", xticks=range(count))
+    fig.legend(fontsize=11, loc="outside right upper")
+    return fig
+
+
+def signature(found: dict[str, tuple[float, float]]) -> "Figure":
+    """For each variant of the routing: sums solved, and the busiest expert's load as a multiple of the even share."""
+    fig, (left, right) = axes(1, 2, size=(10.0, 4.0))
+    names = list(found)
+    solved, busiest = ([found[name][i] for name in names] for i in (0, 1))
+    left.barh(
+        names, [100 * s for s in solved], color=[GREEN if s > 0.99 else ORANGE if s > 0.5 else RED for s in solved]
+    )
+    left.bar_label(left.containers[0], labels=[f" {s:.0%}" for s in solved], fontsize=11)
+    left.set(xlabel="sums solved (%)", xlim=(0, 125))
+    right.barh(names, busiest, color=BLUE)
+    right.bar_label(right.containers[0], labels=[f" {b:.2f}" for b in busiest], fontsize=11)
+    right.axvline(1, color="black", linestyle="--")
+    right.set(xlabel="busiest expert's load (1 is even)", xlim=(0, 1.25 * max(busiest)))
+    right.tick_params(labelleft=False)
+    for ax in (left, right):
+        ax.invert_yaxis()
+    return fig
+
+
+def balance(histories: dict[str, Sequence[float]], every: int = 1) -> "Figure":
+    """The busiest expert's load after ``every`` so many steps, as a multiple of the even share, for each variant."""
     fig, (ax,) = axes(size=(8.0, 3.4))
     for (name, history), colour in zip(histories.items(), (RED, BLUE, GREEN, ORANGE), strict=False):
-        ax.plot(history, color=colour, label=name)
+        ax.plot(range(0, every * len(history), every), history, color=colour, label=name)
     ax.axhline(1, color="black", linestyle="--", label="even")
     ax.set(xlabel="step", ylabel="busiest expert's load\n(1 is the even share)")
     fig.legend(fontsize=11, loc="outside right upper")
@@ -154,16 +194,19 @@ def reading(cfg: ModelConfig, batches: Sequence[int]) -> "Figure":
     left.legend(fontsize=11)
     per_token = [sum(pair) / batch / 1e9 for pair, batch in zip(pairs, batches, strict=True)]
     right.plot(batches, per_token, marker="o", color=GREEN)
-    right.set(xlabel="sequences in the batch", ylabel="GB read per token", xscale="log", yscale="log")
+    right.set(xlabel="sequences in the batch", ylabel="GB read per token", xscale="log", ylim=(0, None))
+    for ax in (left, right):
+        ax.set_xticks(batches, batches)
+        ax.minorticks_off()
     return fig
 
 
 def raster(weights: Tensor, words: Sequence[str], groups: int, title: str = "") -> "Figure":
     """Routing weights [S, E], 0 where a token does not go: a column for each token, a row for each expert."""
     fig, (ax,) = axes(size=(max(7.0, 1.6 + 0.19 * len(words)), 3.8))
-    drawn = ax.imshow(weights.T, cmap=HEAT, vmin=0, aspect="auto")
+    drawn = ax.imshow(weights.T.numpy(), cmap=HEAT, vmin=0, aspect="auto")
     ax.set(xlabel="token", ylabel="expert", title=title)
-    ax.set_xticks(range(len(words)), words)
+    ax.set_xticks(range(len(words)), [short(word) for word in words])
     for edge in range(1, groups):
         ax.axhline(edge * weights.shape[1] / groups - 0.5, color="white", linewidth=1.5)
     fig.colorbar(drawn, label="weight", fraction=0.03)
