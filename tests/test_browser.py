@@ -107,9 +107,14 @@ def shoot(page, locator, name):
 
 
 def move(slider):
-    """One step to the right, with the keyboard."""
-    slider.locator(".noUi-handle").first.focus()
-    slider.page.keyboard.press("ArrowRight")
+    """Drag its handle to the right end."""
+    mouse = slider.page.mouse
+    slider.scroll_into_view_if_needed()
+    rail, handle = slider.locator(".noUi-target").bounding_box(), slider.locator(".noUi-handle").bounding_box()
+    mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2)
+    mouse.down()
+    mouse.move(rail["x"] + rail["width"], handle["y"] + handle["height"] / 2, steps=5)
+    mouse.up()
 
 
 def test_start_here_counts_anew_when_a_slider_moves(run_lesson):
@@ -119,7 +124,7 @@ def test_start_here_counts_anew_when_a_slider_moves(run_lesson):
     before = answer.inner_text()
     shoot(page, answer, "00_start_here")
     move(slider)
-    sync_api.expect(answer).not_to_have_text(before)
+    sync_api.expect(answer).not_to_have_text(before, timeout=PATIENCE)
     shoot(page, answer, "00_start_here-moved")
     assert answer.inner_text().startswith("DeepSeek-R1")
 

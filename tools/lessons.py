@@ -80,12 +80,18 @@ def run(path: Path) -> float:
     return seconds
 
 
-def clean(cell: NotebookNode, home: str) -> None:
-    """Drop from a cell what would differ with every run, and widgets, which no git host can draw."""
+def clean(cell: NotebookNode, home: str = "~") -> None:
+    """Drop from a cell what would differ with every run (``home``, too), and widgets, which no git host can draw."""
     cell.metadata.pop("execution", None)
     if cell.cell_type != "code":
         return
-    cell.outputs = [output for output in cell.outputs if VIEW not in output.get("data", {})]
+    outputs, cell.outputs = cell.outputs, []
+    for output in outputs:
+        last = cell.outputs[-1] if cell.outputs else {}
+        if "name" in output and output.name == last.get("name"):  # where a stream is cut depends on the moment
+            last["text"] += output.text
+        elif VIEW not in output.get("data", {}):
+            cell.outputs.append(output)
     for output in cell.outputs:
         if "text" in output:
             output["text"] = output["text"].replace(home, "~")
@@ -94,13 +100,9 @@ def clean(cell: NotebookNode, home: str) -> None:
 def shape(notebook: NotebookNode) -> Iterator[tuple[str, str, tuple]]:
     """Each cell's id, source and the kinds of its outputs: what must not change unless someone changed the lesson."""
     for cell in notebook.cells:
-        kinds: list = []
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            if VIEW not in data:
-                kinds.append((output.output_type, output.get("name", ""), *sorted(data)))
-        # How a stream is cut into outputs depends on the moment.
-        yield cell["id"], cell.source, tuple(dict.fromkeys(kinds))
+        clean(cell)
+        kinds = ((o.output_type, o.get("name", ""), *sorted(o.get("data", {}))) for o in cell.get("outputs", []))
+        yield cell["id"], cell.source, tuple(kinds)
 
 
 def compare(folder: Path) -> list[str]:

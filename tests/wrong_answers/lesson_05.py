@@ -116,4 +116,34 @@ def tokens_that_fit(cfg, nbytes, ranks):
     return nbytes // latent, nbytes // full
 """,
     ],
+    "ex4": [
+        """def attention_is_right():
+    pass
+""",
+        """def attention_is_right():
+    assert False, "nothing is ever right"
+""",
+        """import torch
+
+from dsv3 import load
+
+
+@torch.inference_mode()
+def attention_is_right():
+    tokens = torch.arange(40, 60).unsqueeze(0)
+    short, long = (load("tiny-r1", fast=False, max_seq_len=n).model for n in (512, 8192))
+    torch.testing.assert_close(long(tokens), short(tokens))
+""",
+        """import torch
+
+from dsv3 import load
+
+
+@torch.inference_mode()
+def attention_is_right():
+    tokens = torch.arange(40, 60).unsqueeze(0)
+    one, two = (load("tiny-r1", fast=False, max_seq_len=8192).model for _ in range(2))
+    assert torch.equal(one(tokens), two(tokens))
+""",
+    ],
 }

@@ -97,4 +97,38 @@ def balance_loss(scores, experts, alpha):
     return alpha * (f * (scores / scores.sum(-1, keepdim=True)).mean(0)).mean()
 """,
     ],
+    "ex4": [
+        """def router_is_right():
+    pass
+""",
+        """import torch
+
+from dsv3.config import ModelConfig
+from dsv3.model import Gate
+from dsv3.paths import TINY_R1
+from dsv3.runtime import Runtime
+
+
+def router_is_right():
+    gate = Gate(ModelConfig.load(TINY_R1), Runtime())
+    gate.weight.fill_(-1.0)
+    gate.bias.fill_(0.0)
+    assert gate(torch.ones(1, gate.cfg.dim))[0].isfinite().all()
+""",
+        """import torch
+
+from dsv3.config import ModelConfig
+from dsv3.model import Gate
+from dsv3.paths import TINY_R1
+from dsv3.runtime import Runtime
+
+
+def router_is_right():
+    gate = Gate(ModelConfig.load(TINY_R1), Runtime())
+    gate.weight.fill_(0.0)
+    gate.bias.fill_(0.0)
+    weights, _ = gate(torch.ones(1, gate.cfg.dim))
+    assert weights.sum() == 1.0
+""",
+    ],
 }
