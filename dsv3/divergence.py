@@ -1,7 +1,7 @@
 """Do all ranks compute the same? After every layer each rank holds the whole hidden state, and it must be bit-equal.
 
 For the day when ranks disagree: a wrong library on one node, a collective that was skipped. What a rank adds to a sum
-reaches all ranks alike: wrong weights in its own part are not seen here (``load`` compares what every rank holds whole).
+reaches all alike: wrong weights in its own part are not seen here (``load`` compares what every rank holds whole).
 """
 
 import hashlib
