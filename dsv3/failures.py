@@ -35,7 +35,7 @@ FAILURES = (
     ),
     Failure(
         "pointer or page instead of a file",
-        r"header.{0,3}too.?large|InvalidHeaderDeserialization",
+        r"header.{0,3}too.?(large|small)|InvalidHeaderDeserialization",
         "The .safetensors file is a git-LFS pointer or a web page: git-lfs was not installed when it was cloned, or a "
         "proxy answered instead of the hub.",
         "dsv3 download --model DeepSeek-R1 --local-dir R1 --verify-only",
