@@ -18,6 +18,7 @@ REAL = {
         "df83d9, actual is e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855, the download may be "
         "incomplete, please try again.",
         "e3b0c442…",
+        "safetensors_rust.SafetensorError: Error while deserializing header: header too small",
     ],
     "pointer or page instead of a file": [
         "safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge",
