@@ -132,7 +132,7 @@ def cache_growth(points: Sequence[tuple[int, int]], per_token: int) -> "Figure":
     """(tokens, bytes allocated) of a cache as it grows, beside what the formula needs."""
     figure, (ax,) = axes(size=(8.0, 3.4))
     lengths, allocated = zip(*points, strict=True)
-    ax.step(lengths, [n / 1e6 for n in allocated], where="post", color=BLUE, label="allocated: doubled when full")
+    ax.step(lengths, [n / 1e6 for n in allocated], where="pre", color=BLUE, label="allocated: doubled when full")
     needed = [n * per_token / 1e6 for n in lengths]
     ax.plot(lengths, needed, color=ORANGE, label=f"needed: {per_token:,} bytes a token")
     ax.set(xlabel="tokens in the cache", ylabel="MB")
