@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def command(line: str, folder: Path, code: str | None = None) -> int:
-    """Run ``line`` in ``folder`` with this Python, print it with its output, and return its exit code.
+    """Run ``line`` in ``folder`` with this Python, on the CPU, print it with its output, and return its exit code.
 
     Args:
         line: begins with ``dsv3`` or ``python``; no shell reads it.
@@ -20,10 +20,9 @@ def command(line: str, folder: Path, code: str | None = None) -> int:
         module = words[words.index("-m") + 1]
         run = f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
         start, words = [sys.executable, "-c", f"{code}\n{run}"], words[words.index("-m") + 1 :]
-    # One thread: a lesson's commands are short, and threads would wait for each other.
-    done = subprocess.run(
-        [*start, *words[1:]], cwd=folder, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    # A lesson's commands are short: threads would wait for each other, and two ranks need two GPUs.
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*start, *words[1:]], cwd=folder, capture_output=True, text=True, env=env)
     print(f"$ {line}")
     if said := (done.stdout + done.stderr).rstrip():
         print(said)
