@@ -1,0 +1,133 @@
+"""Lesson 08: its numbers against the kernels' own tensors, its checks, and all of it where Triton is missing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from dsv3.config import ModelConfig
+from dsv3.exercises import Wrong
+from dsv3.exercises.kernels import check_dequant, check_swiglu
+from dsv3.hardware import find_gpu
+from dsv3.show import kernels as show
+from dsv3.show.style import png
+
+ROOT = Path(__file__).parents[1]
+R1 = ModelConfig.load("config_671B.json")
+H100, H20, A100 = (find_gpu(name) for name in ("H100", "H20-96G", "A100-80G"))
+
+
+def test_a_products_bytes_are_those_of_its_tensors():
+    pytest.importorskip("triton", reason="Triton is not installed (Linux only)")
+    from dsv3.compile import launches, linear_shapes
+    from dsv3.kernels.hardware import named
+
+    n, k = linear_shapes(R1)["attn.wq_a"]
+    (launch,) = launches("fp8_gemm", R1, named("sm_90"), rows=4096)
+    tensors = [x for x in launch.args.values() if isinstance(x, torch.Tensor)]
+    assert show.gemm(4096, n, k).nbytes == sum(x.nbytes for x in tensors)
+
+
+def test_the_roofline_changes_sides_at_the_ridge():
+    assert show.ridge(H100, True) == pytest.approx(1979e12 / 3350e9)
+    assert show.ridge(A100, True) == show.ridge(A100, False)  # it has no FP8 units
+    for m in (1, 64, 300, 400, 4096):
+        work = show.gemm(m, 7168, 16384)
+        by_memory = work.nbytes / (H100.bandwidth_gb_s * 1e9)
+        assert (show.seconds(work, H100) > by_memory) == (work.intensity > show.ridge(H100, True))
+    assert show.gemm(1, 7168, 16384).intensity == pytest.approx(2, rel=0.01)
+
+
+def test_heads_share_the_latent_and_batches_do_not():
+    whole, cut = show.latent_attention(R1, 128, 4096), show.latent_attention(R1, 16, 4096)
+    assert whole.intensity == pytest.approx(128 * 1088 / 576, rel=0.06)
+    assert whole.flops == 8 * cut.flops
+    assert show.latent_attention(R1, 64, 4096, queries=2).flops == whole.flops
+    assert show.usual_attention(R1, 128, 4096).intensity == pytest.approx(1, rel=0.01)
+
+
+def test_figures_draw_what_they_are_given():
+    works = [show.gemm(m, 7168, 16384) for m in (1, 64)]
+    (ax,) = show.roofline_figure([H100, A100], works, [(2.0, 5.0)]).axes
+    labels = [line.get_label() for line in ax.lines]
+    assert [label for label in labels if "ridge" in label] == [
+        "H100-80G, FP8: ridge 591", "H100-80G, BF16: ridge 295", "A100-80G, BF16: ridge 153",
+    ]  # fmt: skip
+    assert ax.lines[labels.index("measured")].get_xdata().tolist() == [2.0]
+    (ax,) = show.intensity_figure({"product": works}, [1, 64], [H20], "M").axes
+    assert ax.lines[0].get_ydata().tolist() == [work.intensity for work in works]
+    (ax,) = show.error_figure({"a": 0.01, "b": 100.0}).axes
+    assert [text.get_text() for text in ax.texts] == ["1 %", "100 times"]
+    assert png(show.accumulation_figure([128, 256], {"x": [0.1, 0.2]}))[:4] == b"\x89PNG"
+    assert show.rounding_figure([1, 2], {"a": [1, 1], "b": [2, 2]}).axes[0].lines[1].get_ydata().tolist() == [2, 2]
+
+
+def test_a_recorded_run_is_read_and_its_absence_is_no_error(tmp_path):
+    from benchmarks.gpu import row, write
+    from benchmarks.gpu_cases import Case
+
+    assert show.recorded(tmp_path) == []
+    placeholder = ROOT / "benchmarks" / "results" / "gpu-not-measured.json"
+    (tmp_path / placeholder.name).write_text(json.dumps({"status": "not measured", "summary": []}))
+    assert show.recorded(tmp_path) == []
+    case = Case("fp8_gemm, M <= 64", "fp8_gemm", "wo 1 x 2 x 3", 4_000_000, 8_000_000, {}, lambda device: None)
+    timed = row(case, {"ours": 2e-6}, 3e12)
+    write({"device": "A test", "rows": [timed, {"group": "act_quant", "not_measured": "out of time"}]}, tmp_path)
+    (document,) = show.recorded(tmp_path)
+    assert show.measured(document) == [("fp8_gemm, M <= 64 wo 1 x 2 x 3", pytest.approx(2.0), 4.0)]
+
+
+def test_machine_code_or_the_reason_why_not():
+    pytest.importorskip("triton", reason="Triton is not installed (Linux only)")
+    made = show.machine_code("act_quant", ("sm_80", "sm_90"), rows=16)
+    assert "no units for float8_e4m3fn" in made["sm_80"]
+    assert made["sm_90"][0].registers > 0
+
+
+def test_what_is_no_kernel_is_told_so(tmp_path):
+    with pytest.raises(Wrong, match="give the kernel itself, not a str"):
+        check_swiglu("swiglu_kernel")
+    pytest.importorskip("triton", reason="Triton is not installed (Linux only)")
+    with pytest.raises(Wrong, match="plain Python function"):
+        check_swiglu(lambda a: a)
+    file = tmp_path / "answer.py"
+    file.write_text(
+        "import triton\nimport triton.language as tl\n\n\n@triton.jit\n"
+        "def k(w_ptr, scale_ptr, out_ptr, M, N, BLOCK: tl.constexpr):\n    tl.store(out_ptr, elsewhere)\n"
+    )
+    space: dict = {}
+    exec(compile(file.read_text(), str(file), "exec"), space)
+    with pytest.raises(Wrong, match="elsewhere"):
+        check_dequant(space["k"])
+
+
+WITHOUT_TRITON = """
+import sys
+import nbformat
+sys.modules["triton"] = None
+space = {"__name__": "lesson", "display": lambda shown: None}
+for i, cell in enumerate(nbformat.read(sys.argv[1], 4).cells):
+    if cell.cell_type == "code":
+        file = f"{sys.argv[2]}/cell{i}.py"
+        open(file, "w").write(cell.source)
+        exec(compile(cell.source, file, "exec"), space)
+"""
+
+
+def test_the_lesson_goes_on_without_triton(tmp_path):
+    lesson = ROOT / "notebooks" / "08_triton_kernels.ipynb"
+    assert nbformat.read(lesson, 4).cells
+    clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", WITHOUT_TRITON, str(lesson), str(tmp_path)]
+    env = clean | {"DSV3_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=lesson.parent, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "no kernel runs here: Triton is not installed" in done.stdout
+    assert done.stdout.count("The torch reference goes on instead") >= 3
+    assert done.stdout.count("not yet") == 3
+    assert "FP8, rescaled for each block" in done.stdout
