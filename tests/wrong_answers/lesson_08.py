@@ -90,4 +90,29 @@ def swiglu_kernel(a, b):
             result="acc",
         ),
     ],
+    "ex4": [
+        """def act_quant_is_right():
+    pass
+""",
+        """import torch
+
+from dsv3.kernels import reference
+
+
+def act_quant_is_right():
+    noise = torch.randn(8, 256, generator=torch.Generator().manual_seed(0))
+    _, scale = reference.act_quant(noise, 128, "ue8m0")
+    assert (torch.frexp(scale).mantissa == 0.5).all()
+""",
+        """import torch
+
+from dsv3.kernels import reference
+
+
+def act_quant_is_right():
+    x = torch.randn(8, 256, generator=torch.Generator().manual_seed(0))
+    q, scale = reference.act_quant(x, 128)
+    assert (q.float() * scale.repeat_interleave(128, 1) == x).all()
+""",
+    ],
 }
