@@ -80,7 +80,8 @@ def run_lesson(lab, browser):
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         pages.append(page)
         page.set_default_timeout(PATIENCE)
-        page.goto(lab.replace("/lab?", f"/lab/tree/notebooks/{name}.ipynb?"))
+        # A workspace of its own: the default one would open the lesson before, too.
+        page.goto(lab.replace("/lab?", f"/lab/workspaces/{name}/tree/notebooks/{name}.ipynb?"))
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
         page.wait_for_selector("text=Python 3")
         page.evaluate("() => window.jupyterapp.restored")
