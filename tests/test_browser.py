@@ -83,8 +83,8 @@ def run_lesson(lab, browser):
         # A workspace of its own: the default one would open the lesson before, too.
         page.goto(lab.replace("/lab?", f"/lab/workspaces/{name}/tree/notebooks/{name}.ipynb?"))
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-        page.wait_for_selector("text=Python 3")
         page.evaluate("() => window.jupyterapp.restored")
+        page.wait_for_selector("text=/Python 3.*Idle/")
         page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
         page.wait_for_function(
             "() => ![...document.querySelectorAll('.jp-InputPrompt')].some(p => p.innerText.includes('*'))"
