@@ -25,3 +25,8 @@ def home(env: Mapping[str, str] = os.environ, data_disk: Path = AUTODL_DATA) -> 
 def checkpoint(name: str) -> Path:
     """Where the checkpoint ``name`` belongs: ``DeepSeek-R1``, ``DeepSeek-R1-bf16``."""
     return home() / name
+
+
+def short(path: Path) -> str:
+    """The path for people: ``~`` for the user's folder."""
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..machine import Machine, cores, memory
-from ..paths import TINY_R1, home
+from ..paths import TINY_R1, home, short
 
 CURES = {
     "torch": "pip install torch",
@@ -64,12 +64,12 @@ def preflight(name: str, *, needs: tuple[str, ...] = (), ram_gb: float = 2, disk
     print(f"GPU     {gpus or 'none: everything here runs on the CPU'}")
     if available is not None:
         print(f"memory  {_enough(available, 'GB', ram_gb)}")
-    print(f"disk    {_enough(free, 'GB free', disk_gb)}, in {_short(folder)}")
+    print(f"disk    {_enough(free, 'GB free', disk_gb)}, in {short(folder)}")
     if checkpoint != TINY_R1 and not (checkpoint / "config.json").is_file():
         print(f"model   DSV3_CHECKPOINT={named} has no config.json; tiny-r1 instead")
         checkpoint = TINY_R1
     else:
-        print(f"model   {'tiny-r1, which comes with dsv3' if checkpoint == TINY_R1 else _short(checkpoint)}")
+        print(f"model   {'tiny-r1, which comes with dsv3' if checkpoint == TINY_R1 else short(checkpoint)}")
     for package in missing:
         print(f"missing {package}: {CURES.get(package, f'pip install {package}')}")
     return Lesson(folder, checkpoint, missing)
@@ -79,7 +79,3 @@ def _enough(nbytes: int, what: str, gigabytes: float) -> str:
     """``23 GB free, 2 needed``, and what to do if that is too little."""
     cure = "" if nbytes >= gigabytes * 1e9 else ": too little, close other notebooks or set DSV3_HOME to a larger disk"
     return f"{nbytes / 1e9:,.0f} {what}, {gigabytes:g} needed{cure}"
-
-
-def _short(path: Path) -> str:
-    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
