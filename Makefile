@@ -58,7 +58,7 @@ lint: $(VENV)/dev.done
 test: lint
 	$(BIN)/python -m pytest
 	@rm -rf $(RUN) && cp -r notebooks $(RUN)
-	DSV3_HOME=$(CURDIR)/$(RUN)/home $(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=300 --durations=0 $(RUN)
+	OMP_NUM_THREADS=1 DSV3_HOME=$(CURDIR)/$(RUN)/home $(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=300 --durations=0 $(RUN)
 	$(BIN)/python -m tools.lessons compare $(RUN)
 
 # vLLM wants other versions than the course. What it takes from PyPI beside the CPU's torch is built for CUDA, and breaks.
