@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from ..chat import split_thinking
 from .generation import Choice, choices, tokens
+from .style import ipywidgets
 
 if TYPE_CHECKING:
     from ipywidgets import HTML, VBox
@@ -25,7 +26,7 @@ def chat(llm: "LLM", **options: "Unpack[Sampling]") -> "VBox":
     Raises:
         ImportError: ipywidgets is not installed.
     """
-    widgets = _ipywidgets()
+    widgets = ipywidgets()
     field = widgets.Text(placeholder="a sum, such as 37 + 48 = ?", layout=widgets.Layout(flex="1 1 auto"))
     send = widgets.Button(description="Send", button_style="primary")
     clear = widgets.Button(description="Clear")
@@ -112,7 +113,7 @@ def alternatives(found: list[Choice]) -> "VBox":
 
     Its ``children`` are the text, the slider and the table. The slider begins where the doubt is greatest.
     """
-    widgets = _ipywidgets()
+    widgets = ipywidgets()
     least = min(range(len(found)), key=lambda i: found[i].probability)
     place = widgets.IntSlider(least, min=0, max=len(found) - 1, description="token", layout={"width": "60%"})
     text, table = widgets.HTML(), widgets.HTML()
@@ -145,11 +146,3 @@ def _span(choice: Choice, here: bool) -> str:
 
 def _percent(share: float) -> str:
     return f"{share:.2%}" if share > 1e-4 else f"{share:.0e}"
-
-
-def _ipywidgets():  # noqa: ANN202
-    try:
-        import ipywidgets
-    except ImportError:
-        raise ImportError("ipywidgets is not installed: pip install 'dsv3[notebooks]'") from None
-    return ipywidgets

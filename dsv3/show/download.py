@@ -14,7 +14,7 @@ from ..catalogue import find_model, models
 from ..checkpoint import read
 from ..config import ModelConfig
 from ..layout import Row, layout
-from .style import BLUE, GREEN, GREY, ORANGE, PINK, SKY, axes
+from .style import BLUE, GREEN, GREY, ORANGE, PINK, SKY, axes, ipywidgets
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -148,10 +148,7 @@ def explorer(model: str = "DeepSeek-R1", layer: str = "3") -> "VBox":
     Raises:
         ImportError: ipywidgets is not installed.
     """
-    try:
-        import ipywidgets as widgets
-    except ImportError:
-        raise ImportError("ipywidgets is not installed: pip install 'dsv3[notebooks]'") from None
+    widgets = ipywidgets()
     names = [m.name for m in models() if m.load_config() is not None]
     of = widgets.Dropdown(options=names, value=model, description="model")
     where = widgets.Dropdown(description="layer")

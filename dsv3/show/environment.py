@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .. import doctor, paths
 from ..doctor import Finding
 from ..machine import Machine
-from .style import BLUE, GREEN, GREY, ORANGE, RED, axes
+from .style import BLUE, GREEN, GREY, ORANGE, RED, axes, ipywidgets
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -167,10 +167,7 @@ def explorer(machines: Mapping[str, Machine]) -> "VBox":
     Raises:
         ImportError: ipywidgets is not installed.
     """
-    try:
-        import ipywidgets as widgets
-    except ImportError:
-        raise ImportError("ipywidgets is not installed: pip install 'dsv3[notebooks]'") from None
+    widgets = ipywidgets()
     which = widgets.Dropdown(options=list(machines), description="machine")
     answer = widgets.HTML()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..kernels.reference import FP8, FP8_MAX, weight_dequant, weight_quant
 from ..model import Linear, Transformer
-from .style import BLUE, COLOURS, GREEN, GREY, HEAT, ORANGE, RED, axes, png
+from .style import BLUE, COLOURS, GREEN, GREY, HEAT, ORANGE, RED, axes, ipywidgets, png
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -223,10 +223,7 @@ def explorer(number: float = 0.3, exponent: int = 0, form: str = "E4M3") -> "VBo
     Raises:
         ImportError: ipywidgets is not installed.
     """
-    try:
-        import ipywidgets as widgets
-    except ImportError:
-        raise ImportError("ipywidgets is not installed: pip install 'dsv3[notebooks]'") from None
+    widgets = ipywidgets()
     choices = (
         widgets.FloatText(value=number, description="number", step=0.1),
         widgets.FloatLogSlider(value=2.0**exponent, base=2, min=-20, max=10, step=0.25, description="scale"),

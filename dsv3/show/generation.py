@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
 from ..config import ModelConfig
-from ..cost import activated, parameters
+from ..cost import activated, parameters, touched
 from ..layout import layout
 from .style import BLUE, GREEN, GREY, ORANGE, PINK, SKY, axes
 
@@ -146,19 +146,16 @@ def cache_growth(points: Sequence[tuple[int, int]], per_token: int) -> "Figure":
 def read_by(cfg: ModelConfig, tokens: int) -> float:
     """Parameters that a step touches when ``tokens`` tokens go through the model together.
 
-    Everything but the routed experts is read once, however many tokens there are. Of E experts, n tokens that choose K
-    each, independently, touch E (1 - (1 - K / E)^n).
+    Everything but the routed experts is read once, however many tokens there are.
     """
     used = activated(cfg)
-    untouched = (1 - cfg.n_activated_experts / cfg.n_routed_experts) ** tokens
-    return used["total"] - used["routed"] + parameters(cfg)["routed"] * (1 - untouched)
+    return used["total"] - used["routed"] + parameters(cfg)["routed"] * touched(cfg, tokens)
 
 
 def read_by_mtp(cfg: ModelConfig, tokens: int) -> float:
     """The same of one guess by the MTP layer: its own weights, and the head once more."""
-    untouched = (1 - cfg.n_activated_experts / cfg.n_routed_experts) ** tokens
     rows = (row for row in layout(cfg) if row.part == "mtp" and not row.is_scale and row.copy_of is None)
-    layer = sum(row.numel * (1.0 if row.expert is None else 1 - untouched) for row in rows)
+    layer = sum(row.numel * (1.0 if row.expert is None else touched(cfg, tokens)) for row in rows)
     return layer + activated(cfg)["head"]
 
 

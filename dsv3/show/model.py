@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..config import ModelConfig
 from ..cost import PARTS, activated, attention_flops, cache_bytes, parameters, touched
 from ..layout import layout
-from .style import BLUE, GREEN, GREY, HEAT, ORANGE, PINK, RED, SKY, YELLOW, axes, png
+from .style import BLUE, GREEN, GREY, HEAT, ORANGE, PINK, RED, SKY, YELLOW, axes, ipywidgets, png
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -215,10 +215,7 @@ def explorer(config: str = "config_671B.json") -> "VBox":
     Raises:
         ImportError: ipywidgets is not installed.
     """
-    try:
-        import ipywidgets as widgets
-    except ImportError:
-        raise ImportError("ipywidgets is not installed: pip install 'dsv3[notebooks]'") from None
+    widgets = ipywidgets()
     names = ["config_16B.json", "config_236B.json", "config_671B.json"]
     choices = {
         "model": widgets.Dropdown(options=names, value=config, description="model"),

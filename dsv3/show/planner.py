@@ -9,6 +9,7 @@ from ..fit import PRECISIONS, Load, Split, auto_split
 from ..hardware import find_gpu, gpus
 from ..planner import COUNTS, LOAD, Counted, count, plan, subject
 from .plan import figure, text
+from .style import ipywidgets
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -24,10 +25,7 @@ def planner(model: str = "DeepSeek-R1", gpu: str = "H20-96G", n: int = 8) -> "VB
     Raises:
         ImportError: ipywidgets is not installed.
     """
-    try:
-        import ipywidgets as widgets
-    except ImportError:
-        raise ImportError("ipywidgets is not installed: pip install 'dsv3[notebooks]'") from None
+    widgets = ipywidgets()
     names = [m.name for m in models() if m.load_config() is not None]
     choices = {
         "model": widgets.Dropdown(options=names, value=model, description="model"),

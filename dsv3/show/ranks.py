@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..checkpoint import read
 from ..parallel import Parallel
 from ..traffic import Traffic, step_traffic
-from .style import BLUE, COLOURS, GREEN, GREY, ORANGE, axes, png
+from .style import BLUE, COLOURS, GREEN, GREY, ORANGE, axes, ipywidgets, png
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -316,10 +316,7 @@ def network(of: "Subject", links: dict[str, float], gpu: str = "H200-141G") -> "
     Raises:
         ImportError: ipywidgets is not installed.
     """
-    try:
-        import ipywidgets as widgets
-    except ImportError:
-        raise ImportError("ipywidgets is not installed: pip install 'dsv3[notebooks]'") from None
+    widgets = ipywidgets()
     from ..fit import Load, Split
     from ..hardware import find_gpu
     from ..planner import Counted, count, plan

@@ -16,7 +16,7 @@ from ..layout import layout
 from ..model import Gate, Transformer
 from .attention import labels, short
 from .probe import COLUMN, Solved, answered
-from .style import BLUE, GREEN, GREY, HEAT, ORANGE, RED, axes, png
+from .style import BLUE, GREEN, GREY, HEAT, ORANGE, RED, axes, ipywidgets, png
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -219,10 +219,7 @@ def explorer(llm: LLM, question: str = "4857 + 2986 = ?") -> "VBox":
     Raises:
         ImportError: ipywidgets is not installed.
     """
-    try:
-        import ipywidgets as widgets
-    except ImportError:
-        raise ImportError("ipywidgets is not installed: pip install 'dsv3[notebooks]'") from None
+    widgets = ipywidgets()
     cfg = llm.model.cfg
     asked = widgets.Text(value=question, description="question", continuous_update=False)
     layer = widgets.IntSlider(value=1, min=1, max=cfg.n_layers - cfg.n_dense_layers, description="MoE layer")

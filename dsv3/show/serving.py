@@ -20,7 +20,7 @@ from ..engines.client import Answer, Client
 from ..engines.options import Serve
 from ..engines.table import ENGINES, find
 from ..hardware import find_gpu, gpus
-from .style import BLUE, GREY, ORANGE, axes
+from .style import BLUE, GREY, ORANGE, axes, ipywidgets
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -248,10 +248,7 @@ def chooser(engine: str = "sglang", gpu: str = "H200-141G") -> "VBox":
     Raises:
         ImportError: ipywidgets is not installed.
     """
-    try:
-        import ipywidgets as widgets
-    except ImportError:
-        raise ImportError("ipywidgets is not installed: pip install 'dsv3[notebooks]'") from None
+    widgets = ipywidgets()
     from html import escape
 
     menus = {

@@ -17,7 +17,7 @@ from ..checkpoint.plan import Move, Out, Plan
 from ..checkpoint.write import execute
 from ..config import ModelConfig
 from ..layout import Row, check_ranks, layout
-from .style import BLUE, GREEN, GREY, HEAT, ORANGE, RED, SKY, axes, png
+from .style import BLUE, GREEN, GREY, HEAT, ORANGE, RED, SKY, axes, ipywidgets, png
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -151,10 +151,7 @@ def explorer(model: str = "DeepSeek-R1", precision: str = "fp8", ranks: int = 16
     Raises:
         ImportError: ipywidgets is not installed.
     """
-    try:
-        import ipywidgets as widgets
-    except ImportError:
-        raise ImportError("ipywidgets is not installed: pip install 'dsv3[notebooks]'") from None
+    widgets = ipywidgets()
     names = [m.name for m in models() if m.runs == "dsv3 generate" and m.load_config() is not None]
     choices = (
         widgets.Dropdown(options=names, value=model, description="model"),

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .style import BLUE, GREEN, GREY, ORANGE, PINK, RED, axes
+from .style import BLUE, GREEN, GREY, ORANGE, PINK, RED, axes, ipywidgets
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -85,10 +85,7 @@ def explorer(right: int = 2, group: int = 8, clip: float = 0.2) -> "VBox":
     Raises:
         ImportError: ipywidgets is not installed.
     """
-    try:
-        import ipywidgets as widgets
-    except ImportError:
-        raise ImportError("ipywidgets is not installed: pip install 'dsv3[notebooks]'") from None
+    widgets = ipywidgets()
     from .style import png
 
     size = widgets.IntSlider(value=group, min=2, max=16, description="group")
