@@ -38,10 +38,6 @@ class Lesson:
     checkpoint: Path
     missing: tuple[str, ...]
 
-    @property
-    def tiny(self) -> bool:
-        return self.checkpoint == TINY_R1
-
 
 def preflight(name: str, *, needs: tuple[str, ...] = (), ram_gb: float = 2, disk_gb: float = 0.1) -> Lesson:
     """Print what this machine has, what it lacks for a lesson and the cure; never stops anyone.
