@@ -12,7 +12,7 @@ from .checkpoint.compare import Differences, compare
 from .checkpoint.ours import RECORD
 from .checkpoint.plan import Plan
 from .checkpoint.read import UNFINISHED
-from .checkpoint.write import WORKERS, check_target, execute
+from .checkpoint.write import WORKERS, execute
 
 LONGEST = 64 << 20  # bytes of a manifest
 
@@ -77,22 +77,21 @@ def repair(folder: Path, source: Path) -> Differences:
         found = compare(plan, folder)
         wrong = {*found.files, *found.tensors.values()}
         if wrong:
-            check_target(plan, folder, wrong)
             execute(plan, folder, only=wrong)
     return found
 
 
-def listing(folder: Path) -> dict[str, os.DirEntry]:
-    """Everything in ``folder`` and below that is not a folder, by its path there; record and journal are left out."""
-    found, look = {}, [""]
+def listing(folder: Path) -> list[str]:
+    """Paths of everything in ``folder`` and below that is not a folder; record and journal are left out."""
+    found, look = [], [""]
     for under in look:
         for entry in os.scandir(folder / under):
             name = under + entry.name
             if entry.is_dir(follow_symlinks=False):
                 look.append(f"{name}/")
             elif name not in (RECORD, UNFINISHED):
-                found[name] = entry
-    return dict(sorted(found.items()))
+                found.append(name)
+    return sorted(found)
 
 
 def is_file(folder: Path, name: str) -> bool:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -64,6 +64,8 @@ def read_small(path: Path) -> bytes:
         OSError: not there, or a link.
         ValueError: not a regular file, or longer than ``MOST``.
     """
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder")
     fd = os.open(path, os.O_RDONLY | PLAIN)
     with open(fd, "rb") as f:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -76,7 +78,9 @@ def read_small(path: Path) -> bytes:
 
 def inside(name: Any) -> bool:
     """Whether ``name`` is a path that stays in the folder it is joined to."""
-    return type(name) is str and name not in ("", ".") and name[0] != "/" and ".." not in name.split("/")
+    if type(name) is not str or name in ("", ".") or name[0] == "/":
+        return False
+    return ".." not in name.split("/") and "\0" not in name
 
 
 def is_plain(path: Path) -> bool:
@@ -107,11 +111,12 @@ def has_digest(path: Path, nbytes: int, sha256: str) -> bool:
         return hashlib.file_digest(f, "sha256").hexdigest() == sha256
 
 
-def strangers(folder: Path, known: Collection[str]) -> list[str]:
+def strangers(folder: Path, known: Iterable[str]) -> list[str]:
     """What lies in ``folder`` beside the files ``known`` (paths with ``/``), sorted.
 
     Sub-folders with known files are looked into; of another one only the name is said.
     """
+    known = set(known)
     parents = {str(p) for name in known for p in PurePosixPath(name).parents} - {"."}
     found, look = [], [""]
     for under in look:
