@@ -13,20 +13,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 from . import ours
+from .journal import NAMING, Journal, check_same, parse, read_journal, write_all
 from .ours import RECORD, Record
-from .plan import CHUNK, Move, Op, Plan, Sources
+from .plan import CHUNK, Plan, Sources
 from .read import UNFINISHED
+from .steps import WORKERS, Bar, work
 
-WORKERS = min(4, os.cpu_count() or 1)
-HEAD = b'{"what": '  # how a journal begins
-NAMING = "naming"  # the journal's line before files get their final names
+__all__ = ["WORKERS", "Bar", "Journal", "execute", "open_journal"]
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -57,7 +55,7 @@ def execute(plan: Plan, target: Path, workers: int = WORKERS, only: set[str] | N
             for name in plan.sizes.keys() & journal.files:
                 if os.path.lexists(_part(target, name)):
                     outputs[name] = ours.create(_part(target, name), ours=True)
-            written = _work(plan, todo, sources, outputs, journal, workers)
+            written = work(plan, todo, sources, outputs, journal, workers)
             _name(plan, target, journal)
         except KeyboardInterrupt:
             print(f"{target}: stopped; the same command goes on from here", file=sys.stderr)
@@ -104,7 +102,7 @@ def check_target(plan: Plan, target: Path, only: set[str] | None = None) -> None
     found = ours.strangers(target, [])
     journal, made = read_journal(target), ours.read_record(target)
     if journal:
-        _check_same(journal, plan.what, plan.fingerprint, target)
+        check_same(journal, plan.what, plan.fingerprint, target)
     if made and made.what != plan.what:
         raise FileExistsError(f"{target}: holds another checkpoint ({made.what}); give another folder")
     known = {*_names(plan), UNFINISHED, *(_part(target, n).name for n in (journal.files if journal else ()))}
@@ -115,7 +113,7 @@ def check_target(plan: Plan, target: Path, only: set[str] | None = None) -> None
     ours.refuse(target, foreign + _changed(plan, target, journal, only))
 
 
-def _changed(plan: Plan, target: Path, journal: "Journal | None", only: Iterable[str] | None = None) -> list[str]:
+def _changed(plan: Plan, target: Path, journal: Journal | None, only: Iterable[str] | None = None) -> list[str]:
     """The plan's files that are there but neither as it would write them nor ours to replace."""
     made, texts = ours.read_record(target), _texts(plan)
     again = {*(only or ()), *(journal.files if journal and journal.replace else ())}
@@ -219,42 +217,6 @@ def _part(target: Path, name: str) -> Path:
 # ------------------------------------------------------------------------------------------------------ journal
 
 
-@dataclass
-class Journal:
-    """What a run is about, in a first line, and what of it is done, a line each.
-
-    Attributes:
-        fd: to append to.
-        what: the run in words.
-        plan: its fingerprint.
-        files: all that it makes; each, and each with ``.part`` behind it, is ours.
-        replace: whatever is there under their names shall be replaced: a person asked for a repair.
-        boot: the start of the machine that the steps were done under; at another one they count no more.
-        done: numbers of the plan's steps.
-        new: no run before this one has worked under it.
-        naming: the files are getting their final names; what is no longer a ``.part`` has its.
-    """
-
-    fd: int
-    what: str
-    plan: str
-    boot: str
-    files: list[str] = field(default_factory=list)
-    replace: bool = False
-    done: set[int] = field(default_factory=set)
-    naming: bool = False
-    new: bool = False
-
-    def add(self, line: object) -> None:
-        """One write of one line: it is there whole or, if the process dies, torn and then ignored."""
-        end = os.fstat(self.fd).st_size
-        try:
-            _write_all(self.fd, f"{line}\n".encode())
-        except OSError:  # a full disk: another line must not go on where this one broke off
-            os.ftruncate(self.fd, end)
-            raise
-
-
 @contextmanager
 def open_journal(
     what: str, fingerprint: str, target: Path, files: Iterable[str] = (), replace: bool = False
@@ -275,14 +237,14 @@ def open_journal(
         if b"\n" not in text and line.startswith(text):  # nothing yet: a new one, or its writer died at once
             os.ftruncate(fd, 0)
             try:
-                _write_all(fd, line)
+                write_all(fd, line)
             except OSError:
                 path.unlink()
                 raise
             yield Journal(fd, new=True, **first)
             return
-        journal = _parse(path, text)
-        _check_same(journal, what, fingerprint, target)
+        journal = parse(path, text)
+        check_same(journal, what, fingerprint, target)
         journal.fd = fd
         os.ftruncate(fd, text.rindex(b"\n") + 1)
         if journal.boot != boot:  # what was written may be lost: begin anew, with the same files
@@ -294,69 +256,6 @@ def open_journal(
         yield journal
     finally:
         os.close(fd)
-
-
-def read_journal(target: Path) -> Journal | None:
-    """What the journal in ``target`` says; None if there is none, or none yet.
-
-    Raises:
-        FileExistsError: something else bears its name.
-    """
-    path = target / UNFINISHED
-    if not os.path.lexists(path):
-        return None
-    if not ours.is_writable(path):
-        raise FileExistsError(f"{path}: a link or no regular file, so no journal of dsv3; move it away")
-    try:
-        text = ours.read_small(path)
-    except ValueError:  # too long
-        text = b"\n"
-    torn = b"\n" not in text and text[: len(HEAD)] == HEAD[: len(text)]
-    return None if torn else _parse(path, text)
-
-
-def _parse(path: Path, text: bytes) -> Journal:
-    """
-    Raises:
-        FileExistsError: ``text`` is not what a journal holds.
-    """
-    try:
-        first, *lines = text.decode().split("\n")[:-1]
-        journal = Journal(-1, **{"files": [], "replace": False} | json.loads(first))
-        kinds = {"what": str, "plan": str, "boot": str, "files": list, "replace": bool, "done": set, "naming": bool}
-        if any(type(getattr(journal, name)) is not kind for name, kind in kinds.items()):
-            raise ValueError
-        if not all(map(ours.inside, journal.files)):
-            raise ValueError
-        for line in lines:
-            if line == NAMING:
-                journal.naming = True
-            elif line.startswith("boot "):
-                journal.boot, journal.done, journal.naming = line.removeprefix("boot "), set(), False
-            elif line.startswith("again "):
-                journal.done -= set(map(int, line.split()[1:]))
-            else:
-                journal.done.add(int(line))
-    except (ValueError, TypeError, RecursionError):
-        raise FileExistsError(
-            f"{path}: damaged, or no journal of this version; nothing was changed; "
-            "move it and the .part files beside it away, then run the same command again"
-        ) from None
-    return journal
-
-
-def _check_same(journal: Journal, what: str, fingerprint: str, target: Path) -> None:
-    """
-    Raises:
-        FileExistsError: the journal is another run's.
-    """
-    if journal.plan != fingerprint:
-        changed = "its input changed since, or is another one; " if journal.what == what else ""
-        rest = "the folder" if journal.naming else f"{UNFINISHED} and the .part files there"
-        raise FileExistsError(
-            f"{target}: holds unfinished work of another run ({journal.what}); {changed}"
-            f"finish that with the same command and the same input, or remove {rest}"
-        )
 
 
 def _lock(path: Path) -> int:
@@ -420,66 +319,10 @@ def _put(path: Path, data: bytes, size: int, new: bool = False) -> None:
     fd = ours.create(path, ours=not new)
     try:
         os.ftruncate(fd, 0)
-        _write_all(fd, data)
+        write_all(fd, data)
         os.ftruncate(fd, size)
     finally:
         os.close(fd)
-
-
-def _work(
-    plan: Plan, todo: list[int], sources: Sources, outputs: dict[str, int], journal: Journal, workers: int
-) -> int:
-    """Do the steps ``todo``, as far as they fill ``outputs``; bytes written."""
-
-    def step(i: int) -> int:
-        ops = [op for op in plan.steps[i] if not op.targets or op.targets & outputs.keys()]
-        for op in ops:
-            _write(op, sources, outputs)
-        journal.add(i)
-        return sum(op.nbytes for op in ops)
-
-    bar = Bar(plan.what, sum(op.nbytes for i in todo for op in plan.steps[i] if op.targets & outputs.keys()))
-    with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(step, i) for i in todo]
-        try:
-            for future in as_completed(futures):
-                bar.add(future.result())
-        finally:
-            for future in futures:
-                future.cancel()
-            bar.close()
-    return bar.done
-
-
-def _write(op: Op, sources: Sources, outputs: dict[str, int]) -> None:
-    if isinstance(op, Move) and hasattr(os, "copy_file_range"):
-        op = _copy(op, sources, outputs)
-    for name, at, data in op.chunks(sources):
-        view = memoryview(data).cast("B") if name in outputs else None
-        while view:
-            n = os.pwrite(outputs[name], view, at)
-            view, at = view[n:], at + n
-
-
-def _copy(op: Move, sources: Sources, outputs: dict[str, int]) -> Move:
-    """Let the kernel copy; what is left to do by hand, if the two file systems cannot."""
-    while op.nbytes:
-        try:
-            n = os.copy_file_range(sources.open[op.source], outputs[op.target], op.nbytes, op.start, op.at)
-        except OSError as error:
-            if error.errno in (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
-                return op
-            raise
-        if n == 0:
-            return op
-        op = op._replace(start=op.start + n, nbytes=op.nbytes - n, at=op.at + n)
-    return op
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 def _name(plan: Plan, target: Path, journal: Journal) -> None:
@@ -494,26 +337,3 @@ def _name(plan: Plan, target: Path, journal: Journal) -> None:
         if name in journal.files and os.path.lexists(_part(target, name)):
             os.replace(_part(target, name), target / name)
     (target / UNFINISHED).unlink()
-
-
-class Bar:
-    """Progress on a terminal: share, rate, time left. Silent anywhere else."""
-
-    def __init__(self, what: str, total: int):
-        self.what, self.total, self.done = what, total, 0
-        self.began = self.shown = time.monotonic()
-        self.on = sys.stderr.isatty()
-
-    def add(self, nbytes: int) -> None:
-        self.done += nbytes
-        now = time.monotonic()
-        if self.on and self.done and now - self.shown > 0.2:
-            self.shown = now
-            rate = self.done / (now - self.began)
-            left = (self.total - self.done) / rate
-            text = f"{self.done / self.total:4.0%}  {rate / 1e9:.2f} GB/s  {left // 60:.0f}:{left % 60:02.0f} left"
-            print(f"\r{self.what}  {text}\033[K", end="", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self.on:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
