@@ -1,0 +1,177 @@
+"""What is ours: a path that our journal or our record says we made. Everything else stays as it is.
+
+A run names all files that it will make in the first line of its journal, before it makes any (``write.open_journal``).
+When it ends it leaves a record in the folder. Links and special files are never ours. Everything that writes a
+checkpoint asks here.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .read import some
+
+RECORD = ".dsv3-made"
+OVERLOOKED = "lost+found"  # every new ext4 disk has one
+MOST = 4 << 20  # bytes of a record or journal; ours are far smaller
+# A link is not followed, and a FIFO does not wait for somebody at its other end. Windows has neither.
+PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run that has ended made.
+
+    Attributes:
+        what: the run in words, as in its plan.
+        plan: the plan's fingerprint.
+        files: name -> bytes, of everything it made.
+        texts: name -> sha256, of the small files among them: people edit those.
+    """
+
+    what: str
+    plan: str
+    files: dict[str, int]
+    texts: dict[str, str]
+
+    def to_json(self) -> bytes:
+        return (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def read_record(folder: Path) -> Record | None:
+    """The folder's record; None if there is none, or something else bears its name."""
+    try:
+        value = json.loads(read_small(folder / RECORD))
+        record = Record(**value)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    strings = [record.what, record.plan]
+    maps = [(record.files, int), (record.texts, str)]
+    well_typed = all(type(s) is str for s in strings) and all(
+        type(m) is dict and all(inside(k) and type(v) is kind for k, v in m.items()) for m, kind in maps
+    )
+    return record if well_typed and record.texts.keys() <= record.files.keys() else None
+
+
+def read_small(path: Path) -> bytes:
+    """
+    Raises:
+        OSError: not there, or a link.
+        ValueError: not a regular file, or longer than ``MOST``.
+    """
+    fd = os.open(path, os.O_RDONLY | PLAIN)
+    with open(fd, "rb") as f:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError(f"{path}: not a regular file")
+        data = f.read(MOST + 1)
+    if len(data) > MOST:
+        raise ValueError(f"{path}: too long")
+    return data
+
+
+def inside(name: Any) -> bool:
+    """Whether ``name`` is a path that stays in the folder it is joined to."""
+    return type(name) is str and name not in ("", ".") and not {"..", "/"} & set(PurePosixPath(name).parts)
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a regular file is there, itself and not by a link."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def is_ours(folder: Path, name: str, record: Record | None) -> bool:
+    """Whether ``record`` names the file ``name`` that is there; a text must still be as we wrote it."""
+    if record is None or name not in record.files or not is_plain(folder / name):
+        return False
+    return name not in record.texts or has_digest(folder / name, record.files[name], record.texts[name])
+
+
+def has_digest(path: Path, nbytes: int, sha256: str) -> bool:
+    """Whether the regular file ``path`` has this size and hash."""
+    if not is_plain(path) or path.lstat().st_size != nbytes:
+        return False
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest() == sha256
+
+
+def strangers(folder: Path, known: Collection[str]) -> list[str]:
+    """What lies in ``folder`` beside the files ``known`` (paths with ``/``), sorted.
+
+    Sub-folders with known files are looked into; of another one only the name is said.
+    """
+    parents = {str(p) for name in known for p in PurePosixPath(name).parents} - {"."}
+    found, look = [], [""]
+    for under in look:
+        if not os.path.lexists(folder / under):
+            continue
+        for entry in os.scandir(folder / under):
+            name = under + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if name in parents:
+                    look.append(f"{name}/")
+                elif name != OVERLOOKED:
+                    found.append(f"{name}/")
+            elif name not in known:
+                found.append(name)
+    return sorted(found)
+
+
+def refuse(folder: Path, names: list[str]) -> None:
+    """
+    Raises:
+        FileExistsError: there are ``names``: files in ``folder`` that are not ours.
+    """
+    if names:
+        shown = some([f"{name} (damaged)" if name == RECORD else name for name in names])
+        raise FileExistsError(
+            f"{folder}: holds {shown}, which dsv3 did not make or somebody changed since; "
+            "give an empty folder or move them away; nothing was written"
+        )
+
+
+def create(path: Path, ours: bool) -> int:
+    """A file descriptor to write to: of a new file, or, where the journal says that it is ours, of the one there.
+
+    Raises:
+        FileExistsError: something else bears the name; it stays.
+    """
+    if not ours or not os.path.lexists(path):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | PLAIN, 0o666)
+    if is_plain(path) and path.lstat().st_nlink == 1:
+        fd = os.open(path, os.O_RDWR | PLAIN)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+    raise FileExistsError(f"{path}: a link or no regular file; move it away")
+
+
+def check_separate(source: Path, target: Path) -> None:
+    """
+    Raises:
+        ValueError: both are the same folder, by whatever path, link or mount.
+    """
+    same = source.resolve() == target.resolve() or (
+        source.exists() and target.exists() and os.path.samefile(source, target)
+    )
+    if same:
+        raise ValueError(f"{target}: the output folder is the input folder; give another")
+
+
+def path(text: str) -> Path:
+    """A path on the command line, for argparse: ``Path("")`` would be the current folder.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty path (is a variable unset?); for this folder write .")
+    return Path(text)
