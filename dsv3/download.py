@@ -18,8 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from . import paths
 from .catalogue import find_model, models
-from .checkpoint import read
-from .checkpoint.ours import RECORD, is_plain, path, read_record, refuse, strangers
+from .checkpoint import ours, read
 from .checkpoint.plan import Move, Plan
 from .checkpoint.write import WORKERS, Bar, execute, free_bytes, open_journal
 from .cost import weight_bytes
@@ -119,7 +118,7 @@ def make_staging(staging: Path) -> None:
     try:
         staging.mkdir()
     except FileExistsError:
-        if staging.is_symlink() or not staging.is_dir():
+        if not _is_folder(staging):
             raise FileExistsError(f"{staging}: not a folder that dsv3 made; move it away") from None
 
 
@@ -170,7 +169,7 @@ def wrong(files: Iterable[HubFile], folder: Path, right: set[str]) -> dict[str, 
             continue
         if not os.path.lexists(file):
             reasons[f.name] = MISSING
-        elif not is_plain(file):
+        elif not ours.is_plain(file):
             reasons[f.name] = "no regular file"
         elif f.nbytes is not None and file.stat().st_size != f.nbytes:
             reasons[f.name] = f"{file.stat().st_size} bytes, should be {f.nbytes}"
@@ -247,12 +246,12 @@ def check_folder(files: Iterable[HubFile], target: Path, verify_only: bool) -> N
     if others:
         raise FileExistsError(f"{target}: holds another checkpoint ({others[0]}); give an empty folder or remove it")
     check_places(files, target)
-    if is_plain(target / read.UNFINISHED):
+    if ours.is_plain(target / read.UNFINISHED):
         return
-    others = [name for name in strangers(target, listed | {RECORD}) if not _of_a_client(target, name)]
-    if read_record(target):  # a folder that we made: what people put there since is not in the way
+    others = [name for name in ours.strangers(target, listed | {ours.RECORD}) if not _of_a_client(target, name)]
+    if ours.read_record(target):  # a folder that we made: what people put there since is not in the way
         others = [name for name in others if name.startswith(".dsv3-")]
-    refuse(target, others)
+    ours.refuse(target, others)
 
 
 def _of_a_client(target: Path, name: str) -> bool:
@@ -271,17 +270,22 @@ def check_places(files: Iterable[HubFile], target: Path) -> None:
         for path in (*reversed(PurePosixPath(name).parents[:-1]), PurePosixPath(name)):
             if not os.path.lexists(target / path):
                 break
-            if not (is_plain(target / path) if str(path) == name else is_folder(target / path)):
+            if not (ours.is_plain(target / path) if str(path) == name else _is_folder(target / path)):
                 raise FileExistsError(f"{target / path}: a link, or of another kind than the hub's; move it away")
 
 
-def check_content(todo: dict[str, str], target: Path, ours: Collection[str]) -> None:
+def _is_folder(path: Path) -> bool:
+    """Whether a folder is there, itself and not by a link."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def check_content(todo: dict[str, str], target: Path, made: Collection[str]) -> None:
     """Nothing of somebody else's is replaced.
 
     Raises:
-        FileExistsError: of the files ``todo`` one is there with other content, and not one of ``ours``.
+        FileExistsError: of the files ``todo`` one is there with other content, and not one that we ``made``.
     """
-    others = [name for name, why in todo.items() if why != MISSING and name not in ours]
+    others = [name for name, why in todo.items() if why != MISSING and name not in made]
     if others:
         way_out = "give an empty folder, or --verify-only to replace it"
         raise FileExistsError(f"{target}: {read.some(others)} not as the hub lists it; {way_out}")
@@ -369,7 +373,7 @@ def main(argv: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="dsv3 download", description=__doc__)
     parser.add_argument("--model", metavar="NAME", help="of the catalogue (--list), or an id owner/name of the hub")
-    parser.add_argument("--local-dir", type=path, metavar="DIR", help=f"default: {paths.home()}/NAME")
+    parser.add_argument("--local-dir", type=ours.path, metavar="DIR", help=f"default: {paths.home()}/NAME")
     parser.add_argument("--hub", choices=HUBS, default=HUBS[0], help="default: modelscope")
     parser.add_argument(
         "--then", choices=THEN, nargs="+", default=[], help="what will follow: its room is asked for, too"
