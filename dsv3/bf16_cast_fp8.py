@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from .checkpoint import read
+from .checkpoint import ours, read
 from .checkpoint.plan import CHUNK, Chunks, Move, Op, Out, Plan, Sources
 from .checkpoint.read import Entry
-from .checkpoint.write import check_separate, execute
+from .checkpoint.write import execute
 from .config import BLOCK, ModelConfig
 from .fp8_cast_bf16 import single_threaded_torch
 from .layout import layout
@@ -42,7 +42,8 @@ def cast(source: Path, target: Path, scales: Path | None = None) -> None:
         ValueError: ``source`` is FP8 already, or ``scales`` belongs to another model.
         OSError: no room, or another run is at work there.
     """
-    check_separate(source, target)
+    for folder in filter(None, (source, scales)):
+        ours.check_separate(folder, target)
     error = Error()
     result = plan(source, scales, error)
     with single_threaded_torch():
@@ -141,9 +142,9 @@ class Quantise(NamedTuple):
 def main(argv: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="dsv3 bf16_cast_fp8", description=__doc__)
-    parser.add_argument("--input-bf16-hf-path", type=Path, required=True, metavar="IN")
-    parser.add_argument("--output-fp8-hf-path", type=Path, required=True, metavar="OUT")
-    parser.add_argument("--scales-from", type=Path, metavar="FP8", help="the FP8 checkpoint that IN was cast from")
+    parser.add_argument("--input-bf16-hf-path", type=ours.path, required=True, metavar="IN")
+    parser.add_argument("--output-fp8-hf-path", type=ours.path, required=True, metavar="OUT")
+    parser.add_argument("--scales-from", type=ours.path, metavar="FP8", help="the FP8 checkpoint that IN was cast from")
     args = parser.parse_args(argv)
     cast(args.input_bf16_hf_path, args.output_fp8_hf_path, args.scales_from)
 

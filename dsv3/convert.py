@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from .checkpoint import read
+from .checkpoint import ours, read
 from .checkpoint.plan import Columns, Move, Op, Out, Plan, Same, collector_paused
 from .checkpoint.read import Entry
-from .checkpoint.write import check_separate, execute, show
+from .checkpoint.write import execute, show
 from .config import ModelConfig
 from .layout import Row, check_ranks, layout
 
@@ -23,7 +23,7 @@ def convert(source: Path, target: Path, ranks: int) -> None:
         ValueError: the model cannot be cut over ``ranks``, or the checkpoint is not what its config says.
         OSError: no room, or another run is at work there.
     """
-    check_separate(source, target)
+    ours.check_separate(source, target)
     execute(plan(source, ranks), target)
 
 
@@ -80,8 +80,8 @@ def _ops(entry: Entry, row: Row, to: list[tuple[str, Part | None]], offsets: dic
 def main(argv: list[str]) -> None:
     """The command line, with the official flags."""
     parser = argparse.ArgumentParser(prog="dsv3 convert", description=__doc__)
-    parser.add_argument("--hf-ckpt-path", type=Path, required=True, metavar="IN")
-    parser.add_argument("--save-path", type=Path, required=True, metavar="OUT")
+    parser.add_argument("--hf-ckpt-path", type=ours.path, required=True, metavar="IN")
+    parser.add_argument("--save-path", type=ours.path, required=True, metavar="OUT")
     parser.add_argument("--n-experts", type=int, required=True, help="routed experts; must be the config's")
     parser.add_argument("--model-parallel", type=int, required=True, metavar="N", help="ranks to cut for")
     parser.add_argument("--dry-run", action="store_true", help="print what would be written, and how long it may take")
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> None:
     if args.n_experts != experts:
         raise ValueError(f"--n-experts {args.n_experts}: {args.hf_ckpt_path} has {experts}; say --n-experts {experts}")
     if args.dry_run:
-        check_separate(args.hf_ckpt_path, args.save_path)
+        ours.check_separate(args.hf_ckpt_path, args.save_path)
         show(plan(args.hf_ckpt_path, args.model_parallel), args.save_path)
     else:
         convert(args.hf_ckpt_path, args.save_path, args.model_parallel)

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from .checkpoint import read
+from .checkpoint import ours, read
 from .checkpoint.plan import CHUNK, Chunks, Move, Out, Plan, Sources
 from .checkpoint.read import Entry
-from .checkpoint.write import check_separate, execute, show
+from .checkpoint.write import execute, show
 from .config import BLOCK, ModelConfig
 from .layout import layout
+
+WHAT = "cast to BF16"
 
 
 def cast(source: Path, target: Path) -> None:
@@ -26,7 +28,7 @@ def cast(source: Path, target: Path) -> None:
         ValueError: ``source`` is not FP8, or a tensor or its scale is missing; nothing is written then.
         OSError: no room, or another run is at work there.
     """
-    check_separate(source, target)
+    ours.check_separate(source, target)
     result = plan(source)
     with single_threaded_torch():
         execute(result, target)
@@ -41,7 +43,7 @@ def plan(source: Path) -> Plan:
     rows = {r.hf: r for r in layout(cfg)}
     read.check(found, {r.hf: (r.shape, r.kind) for r in rows.values()}, set(rows))
     files = list(dict.fromkeys(e.file for e in found.values()))
-    result = Plan("cast to BF16", sources=files)
+    result = Plan(WHAT, sources=files)
     kept = [e for e in found.values() if not rows[e.name].is_scale]
     where: dict[str, str] = {}
     offsets: dict[str, int] = {}
@@ -117,12 +119,12 @@ def single_threaded_torch() -> Iterator[None]:
 def main(argv: list[str]) -> None:
     """The command line, with the official flags."""
     parser = argparse.ArgumentParser(prog="dsv3 fp8_cast_bf16", description=__doc__)
-    parser.add_argument("--input-fp8-hf-path", type=Path, required=True, metavar="IN")
-    parser.add_argument("--output-bf16-hf-path", type=Path, required=True, metavar="OUT")
+    parser.add_argument("--input-fp8-hf-path", type=ours.path, required=True, metavar="IN")
+    parser.add_argument("--output-bf16-hf-path", type=ours.path, required=True, metavar="OUT")
     parser.add_argument("--dry-run", action="store_true", help="print what would be written, and how long it may take")
     args = parser.parse_args(argv)
     if args.dry_run:
-        check_separate(args.input_fp8_hf_path, args.output_bf16_hf_path)
+        ours.check_separate(args.input_fp8_hf_path, args.output_bf16_hf_path)
         show(plan(args.input_fp8_hf_path), args.output_bf16_hf_path)
     else:
         cast(args.input_fp8_hf_path, args.output_bf16_hf_path)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from .checkpoint import read
+from .checkpoint import ours, read
 from .checkpoint.plan import Move, Out, Plan
-from .checkpoint.write import check_separate, execute
+from .checkpoint.write import execute
 from .config import ModelConfig
 from .layout import Row, layout
 
@@ -27,7 +27,7 @@ def cut_out(source: Path, target: Path, layers: list[int], experts: list[int]) -
     Raises:
         ValueError: a number that the source does not have, or nothing left to compute with.
     """
-    check_separate(source, target)
+    ours.check_separate(source, target)
     execute(plan(source, layers, experts), target)
 
 
@@ -129,8 +129,8 @@ def numbers(text: str) -> list[int]:
 def main(argv: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="dsv3 slice", description=__doc__)
-    parser.add_argument("--hf-ckpt-path", type=Path, required=True, metavar="IN")
-    parser.add_argument("--save-path", type=Path, required=True, metavar="OUT")
+    parser.add_argument("--hf-ckpt-path", type=ours.path, required=True, metavar="IN")
+    parser.add_argument("--save-path", type=ours.path, required=True, metavar="OUT")
     parser.add_argument("--layers", type=numbers, required=True, metavar="LIST", help="such as 0,3,4")
     parser.add_argument("--experts", type=numbers, required=True, metavar="LIST", help="such as 0-31")
     args = parser.parse_args(argv)

@@ -4,93 +4,217 @@ import argparse
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from . import convert, fp8_cast_bf16
-from .checkpoint import read
+from .checkpoint import ours, read
 from .checkpoint.compare import Differences, compare
+from .checkpoint.ours import RECORD
 from .checkpoint.plan import Plan
-from .checkpoint.write import WORKERS, check_separate, execute, remake
+from .checkpoint.read import UNFINISHED
+from .checkpoint.write import WORKERS, check_target, execute
+
+LONGEST = 64 << 20  # bytes of a manifest
 
 
 def plan_of(folder: Path, source: Path) -> Plan:
-    """The plan that made ``folder`` from ``source``: a conversion or a cast, told by the folder's files.
+    """The plan that made ``folder`` from ``source``: a conversion or a cast, told by its record or its files.
 
     Raises:
         ValueError: it is neither.
     """
-    check_separate(source, folder)
-    sizes = read.converted_for(folder)
-    if len(sizes) > 1:
-        raise ValueError(f"{folder}: holds conversions for {sorted(sizes)} ranks; keep one in a folder")
-    if sizes:
-        return convert.plan(source, sizes.pop())
+    ours.check_separate(source, folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    return fp8_cast_bf16.plan(source)
+    made = ours.read_record(folder)
+    if made is None:
+        sizes = read.converted_for(folder)
+    elif match := re.fullmatch(r"convert to (\d{1,6}) ranks", made.what):
+        sizes = {int(match[1])}
+    elif made.what == fp8_cast_bf16.WHAT:
+        sizes = set()
+    else:
+        raise ValueError(
+            f"{folder}: made by another verb ({made.what}); --source is for conversions and casts to BF16, "
+            "--write-manifest and --manifest are for any folder"
+        )
+    if len(sizes) > 1:
+        raise ValueError(f"{folder}: holds conversions for {sorted(sizes)} ranks; keep one in a folder")
+    return convert.plan(source, sizes.pop()) if sizes else fp8_cast_bf16.plan(source)
 
 
 def verify(folder: Path, source: Path) -> Differences:
-    """What in ``folder`` differs from what ``source`` gives; false if nothing does. Nothing is written."""
-    return compare(plan_of(folder, source), folder)
+    """What in ``folder`` differs from what ``source`` gives; false if nothing does. Nothing is written.
+
+    Raises:
+        ValueError: the run that writes it has not ended.
+    """
+    plan = plan_of(folder, source)
+    if os.path.lexists(folder / UNFINISHED):
+        raise ValueError(f"{folder}: unfinished; run the command that writes it again, it goes on where it stopped")
+    return compare(plan, folder)
 
 
 def repair(folder: Path, source: Path) -> Differences:
-    """Make again what differs, and nothing else; what differed."""
+    """Make again the files that differ, and nothing else; what differed.
+
+    Raises:
+        ValueError: no record says that ``folder`` was made from ``source``, so that nothing in it is ours to replace.
+        FileExistsError: there are files that are not of it.
+    """
+    made = ours.read_record(folder)
+    if made is None:
+        raise ValueError(f"{folder}: has no record ({RECORD}) that dsv3 made it, so --repair changes nothing there")
     plan = plan_of(folder, source)
-    found = compare(plan, folder)
-    if found:
-        remake(plan, folder, found.steps, set(found.files))
-        with fp8_cast_bf16.single_threaded_torch():
+    if (made.what, made.origin) != (plan.what, plan.origin):
+        raise ValueError(
+            f"{folder}: its record ({made.what}) is of another source than {source}, or that changed since; "
+            "nothing was changed"
+        )
+    with fp8_cast_bf16.single_threaded_torch():
+        if os.path.lexists(folder / UNFINISHED):
             execute(plan, folder)
+        found = compare(plan, folder)
+        wrong = {*found.files, *found.tensors.values()}
+        if wrong:
+            check_target(plan, folder, wrong)
+            execute(plan, folder, only=wrong)
     return found
 
 
-def hashes(folder: Path, workers: int = WORKERS) -> dict[str, str]:
-    """sha256 of every file in ``folder``, by name; unfinished and hidden ones left out."""
-    files = [f for f in sorted(folder.iterdir()) if f.is_file() and not f.name.startswith(".") and f.suffix != ".part"]
+def listing(folder: Path) -> dict[str, os.DirEntry]:
+    """Everything in ``folder`` and below that is not a folder, by its path there; record and journal are left out."""
+    found, look = {}, [""]
+    for under in look:
+        for entry in os.scandir(folder / under):
+            name = under + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                look.append(f"{name}/")
+            elif name not in (RECORD, UNFINISHED):
+                found[name] = entry
+    return dict(sorted(found.items()))
+
+
+def is_file(folder: Path, name: str) -> bool:
+    """Whether a regular file is there, at most by a link that stays where the folder's files may lie."""
+    file = folder / name
+    return file.is_file() and any(file.resolve().is_relative_to(root) for root in read.roots(folder))
+
+
+def hashes(folder: Path, manifest: Path | None = None, workers: int = WORKERS) -> dict[str, str]:
+    """sha256 of every file in ``folder`` and below, by its path there; of ``manifest``, if it lies there, not.
+
+    Raises:
+        ValueError: the folder is unfinished, or something in it is not a regular file.
+    """
+    if os.path.lexists(folder / UNFINISHED):
+        raise ValueError(f"{folder}: unfinished; run the command that writes it again, it goes on where it stopped")
+    names = [n for n in listing(folder) if not (manifest and (folder / n).resolve() == manifest.resolve())]
+    odd = [n for n in names if not is_file(folder, n)]
+    if odd:
+        raise ValueError(f"{folder}: {read.some(odd)}: not a regular file in the folder; it has no hash")
     with ThreadPoolExecutor(workers) as pool:
-        return dict(zip((f.name for f in files), pool.map(read.digest, files), strict=True))
+        return dict(zip(names, pool.map(read.digest, (folder / n for n in names)), strict=True))
+
+
+def line(digest: str, name: str) -> str:
+    """A line as ``sha256sum`` writes it."""
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    return f"{'' if escaped == name else chr(92)}{digest}  {escaped}\n"
+
+
+def read_manifest(manifest: Path) -> dict[str, tuple[str, int | None]]:
+    """name -> sha256 and, where it says so, bytes.
+
+    ``manifest`` is as ``sha256sum`` writes it, a hash and a path in the folder a line; a size in bytes may stand
+    between.
+
+    Raises:
+        ValueError: another form, a name that leaves the folder, or no line at all.
+    """
+    with manifest.open("rb") as f:
+        data = f.read(LONGEST + 1)
+    wanted: dict[str, tuple[str, int | None]] = {}
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if len(data) > LONGEST or "\0" in text:
+        raise ValueError(f"{manifest}: not a list of hashes and file names")
+    for n, entry in enumerate(text.split("\n"), 1):
+        if not entry.strip():
+            continue
+        match = re.fullmatch(r"(\\?)([0-9a-fA-F]{64}) (?:(\d{1,20}) )?[ *]?([^\r]+)\r?", entry)
+        name = match[4] if match else ""
+        if match and match[1]:
+            name = re.sub(r"\\(.)", lambda m: {"n": "\n", "r": "\r"}.get(m[1], m[1]), name)
+        if not ours.inside(name) or (not match[1] and "\\" in name):
+            raise ValueError(f"{manifest}: line {n}: not a hash and a file name in the folder: {entry[:80]!r}")
+        name = str(PurePosixPath(name))  # without ./
+        value = (match[2].lower(), int(match[3]) if match[3] else None)
+        if wanted.setdefault(name, value) != value:
+            raise ValueError(f"{manifest}: line {n}: names {name[:80]!r} a second time, with another hash")
+    if not wanted:
+        raise ValueError(f"{manifest}: lists no file")
+    return wanted
 
 
 def check_list(folder: Path, manifest: Path) -> list[str]:
-    """What is wrong with the files that ``manifest`` names, a line each.
-
-    ``manifest`` is as ``sha256sum`` writes it, a hash and a file name a line; a size in bytes may stand between.
+    """What is wrong with ``folder``, held against all that ``manifest`` lists, a line each.
 
     Raises:
-        ValueError: another form, or a name that leaves the folder.
+        ValueError: ``manifest`` is none.
     """
-    wrong, wanted = [], {}
-    for line in manifest.read_text(encoding="utf-8").splitlines():
-        match = re.fullmatch(r"([0-9a-f]{64}) (?:(\d+) )?[ *]?([^/\\]+)", line)
-        if not match:
-            raise ValueError(f"{manifest}: not a hash and a file name: {line[:80]!r}")
-        wanted[match[3]] = (match[1], match[2])
-    there = {}
-    for name, (digest, size) in wanted.items():
-        file = folder / name
-        if not file.is_file():
-            wrong.append(f"{name}: missing")
-        elif size and file.stat().st_size != int(size):
-            wrong.append(f"{name}: {file.stat().st_size} bytes, should be {size}")
+    wanted = read_manifest(manifest)
+    wrong, there = [], []
+    for name, (_, nbytes) in wanted.items():
+        if not is_file(folder, name):
+            wrong.append(
+                f"{name}: {'not a regular file in the folder' if os.path.lexists(folder / name) else 'missing'}"
+            )
+        elif nbytes is not None and (folder / name).stat().st_size != nbytes:
+            wrong.append(f"{name}: {(folder / name).stat().st_size} bytes, should be {nbytes}")
         else:
-            there[file] = digest
+            there.append(name)
+    for name in listing(folder):
+        if name not in wanted and (folder / name).resolve() != manifest.resolve():
+            wrong.append(f"{name}: not in the list")
     with ThreadPoolExecutor(WORKERS) as pool:
-        for file, digest in zip(there, pool.map(read.digest, there), strict=True):
-            if digest != there[file]:
-                wrong.append(f"{file.name}: other content (sha256)")
+        for name, digest in zip(there, pool.map(read.digest, (folder / n for n in there)), strict=True):
+            if digest != wanted[name][0]:
+                wrong.append(f"{name}: other content (sha256)")
     return sorted(wrong)
+
+
+def write_manifest(folder: Path, manifest: Path) -> int:
+    """Write the hashes of what is in ``folder``; how many.
+
+    Raises:
+        FileExistsError: something that is no manifest lies at ``manifest``; it stays.
+    """
+    if os.path.lexists(manifest) and not (ours.is_plain(manifest) and manifest.stat().st_size == 0):
+        try:
+            if not ours.is_plain(manifest):
+                raise ValueError("not a regular file")
+            read_manifest(manifest)
+        except ValueError as error:
+            raise FileExistsError(f"{manifest}: is there and no manifest; give another name ({error})") from None
+    lines = [line(digest, name) for name, digest in hashes(folder, manifest).items()]
+    part = manifest.with_name(f"{manifest.name}.part")
+    with open(ours.create(part, ours=False), "w", encoding="utf-8", newline="") as f:
+        f.writelines(lines)
+    os.replace(part, manifest)
+    return len(lines)
 
 
 def main(argv: list[str]) -> None:
     """The command line: prints ``equal``, or what differs and exits with 1."""
     parser = argparse.ArgumentParser(prog="dsv3 verify", description=__doc__)
-    parser.add_argument("folder", type=Path, help="converted or cast checkpoint")
+    parser.add_argument("folder", type=ours.path, help="converted or cast checkpoint")
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--source", type=Path, metavar="DIR", help="the checkpoint that it was made from")
-    how.add_argument("--manifest", type=Path, metavar="FILE", help="hashes as sha256sum writes them")
-    how.add_argument("--write-manifest", type=Path, metavar="FILE", help="write the hashes of what is there now")
+    how.add_argument("--source", type=ours.path, metavar="DIR", help="the checkpoint that it was made from")
+    how.add_argument("--manifest", type=ours.path, metavar="FILE", help="hashes as sha256sum writes them")
+    how.add_argument("--write-manifest", type=ours.path, metavar="FILE", help="write the hashes of what is there now")
     parser.add_argument("--repair", action="store_true", help="with --source: make again what differs")
     args = parser.parse_args(argv)
     if args.repair and not args.source:
@@ -98,11 +222,7 @@ def main(argv: list[str]) -> None:
     if not args.folder.is_dir():
         raise FileNotFoundError(f"{args.folder}: no such folder")
     if args.write_manifest:
-        lines = [f"{digest}  {name}\n" for name, digest in hashes(args.folder).items()]
-        part = args.write_manifest.with_name(args.write_manifest.name + ".part")
-        part.write_text("".join(lines), encoding="utf-8")
-        os.replace(part, args.write_manifest)
-        print(f"{args.write_manifest}: {len(lines)} files")
+        print(f"{args.write_manifest}: {write_manifest(args.folder, args.write_manifest)} files")
         return
     if args.manifest:
         wrong = check_list(args.folder, args.manifest)

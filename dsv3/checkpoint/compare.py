@@ -1,15 +1,19 @@
 """Holds a folder against a ``Plan``: is it, byte for byte, what the plan would write?"""
 
 import json
+import os
 from bisect import bisect_right
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .plan import Plan, Sources
+from .ours import RECORD, read_record, strangers
+from .plan import Op, Plan, Sources
 from .read import some
 from .write import WORKERS
+
+MISSING = "missing"
 
 
 @dataclass
@@ -17,14 +21,12 @@ class Differences:
     """What is not as planned.
 
     Attributes:
-        files: file -> what is wrong with it as a whole: missing, another size, another header, other text.
+        files: file -> what is wrong with it as a whole: missing, another size, another header, other text, not planned.
         tensors: names of tensors whose bytes differ, with their file.
-        steps: the plan's steps that would write something else than what is there.
     """
 
     files: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, str] = field(default_factory=dict)
-    steps: set[int] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         return bool(self.files or self.tensors)
@@ -43,29 +45,24 @@ def compare(plan: Plan, folder: Path, workers: int = WORKERS) -> Differences:
         if problem:
             found.files[name] = problem
     for name, text in plan.texts.items():
-        if not (folder / name).is_file():
-            found.files[name] = "missing"
-        elif (folder / name).read_bytes() != text:
-            found.files[name] = "other content"
+        problem = _whole_file(folder / name, len(text), text)
+        if problem:
+            found.files[name] = problem if problem == MISSING else "other content"
+    known = [*plan.sizes, *plan.texts, *([RECORD] if read_record(folder) else [])]
+    found.files |= dict.fromkeys(strangers(folder, known), "not of this checkpoint")
     sources = Sources([*plan.sources, *(folder / n for n in plan.sizes if n not in found.files)])
     differing: dict[str, set[int]] = defaultdict(set)
 
-    def step(i: int) -> bool:
-        equal = True
-        for op in plan.steps[i]:
+    def step(ops: list[Op]) -> None:
+        for op in ops:
             for name, at, data in op.chunks(sources):
-                if name in found.files:
-                    equal = False
-                elif sources.read(folder / name, at, len(data)) != data:
+                if name not in found.files and sources.read(folder / name, at, len(data)) != data:
                     differing[name] |= _where(data, sources.read(folder / name, at, len(data)), at)
-                    equal = False
-        return equal
 
     try:
         with ThreadPoolExecutor(workers) as pool:
-            for i, equal in enumerate(pool.map(step, range(len(plan.steps)))):
-                if not equal:
-                    found.steps.add(i)
+            for _ in pool.map(step, plan.steps):
+                pass
     finally:
         sources.close()
     for name, places in sorted(differing.items()):
@@ -75,7 +72,7 @@ def compare(plan: Plan, folder: Path, workers: int = WORKERS) -> Differences:
 
 def _whole_file(file: Path, size: int, head: bytes) -> str | None:
     if not file.is_file():
-        return "missing"
+        return "not a regular file" if os.path.lexists(file) else MISSING
     if file.stat().st_size != size:
         return f"{file.stat().st_size} bytes, should be {size}"
     with file.open("rb") as f:

@@ -30,13 +30,13 @@ class Record:
 
     Attributes:
         what: the run in words, as in its plan.
-        plan: the plan's fingerprint.
+        origin: of what: the hash of the sources, as in its plan.
         files: name -> bytes, of everything it made.
         texts: name -> sha256, of the small files among them: people edit those.
     """
 
     what: str
-    plan: str
+    origin: str
     files: dict[str, int]
     texts: dict[str, str]
 
@@ -51,7 +51,7 @@ def read_record(folder: Path) -> Record | None:
         record = Record(**value)
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    strings = [record.what, record.plan]
+    strings = [record.what, record.origin]
     maps = [(record.files, int), (record.texts, str)]
     well_typed = all(type(s) is str for s in strings) and all(
         type(m) is dict and all(inside(k) and type(v) is kind for k, v in m.items()) for m, kind in maps
@@ -88,9 +88,14 @@ def is_plain(path: Path) -> bool:
         return False
 
 
+def is_writable(path: Path) -> bool:
+    """Whether a regular file is there that is nowhere else, so that writing to it changes nothing else."""
+    return is_plain(path) and path.lstat().st_nlink == 1
+
+
 def is_ours(folder: Path, name: str, record: Record | None) -> bool:
     """Whether ``record`` names the file ``name`` that is there; a text must still be as we wrote it."""
-    if record is None or name not in record.files or not is_plain(folder / name):
+    if record is None or name not in {RECORD, *record.files} or not is_plain(folder / name):
         return False
     return name not in record.texts or has_digest(folder / name, record.files[name], record.texts[name])
 
@@ -146,7 +151,7 @@ def create(path: Path, ours: bool) -> int:
     """
     if not ours or not os.path.lexists(path):
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | PLAIN, 0o666)
-    if is_plain(path) and path.lstat().st_nlink == 1:
+    if is_writable(path):
         fd = os.open(path, os.O_RDWR | PLAIN)
         if stat.S_ISREG(os.fstat(fd).st_mode):
             return fd

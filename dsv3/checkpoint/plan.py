@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ from .read import INDEX, ITEMSIZE, Entry
 
 CHUNK = 1 << 20  # bytes in memory at a time, for each thread; more would not stay in the cache
 STEP = 256 << 20  # bytes written by one step, about; smaller ones interleave and cost a third more
+WHOLE = 16 << 20  # bytes of a source that are read to know it again; of a longer one only samples
 SIDE_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md")
 
 Chunks = Iterator[tuple[str, int, bytes | bytearray | memoryview]]  # (file, offset in it, bytes)
@@ -245,16 +247,36 @@ class Plan:
         return sum(self.sizes.values()) + sum(map(len, self.texts.values()))
 
     @cached_property
+    def origin(self) -> str:
+        """A hash of the sources' names, sizes and contents, of the long ones in samples."""
+        with ThreadPoolExecutor(8) as pool:  # waits for the disk
+            lines = [f"{h} {f.name}\n" for h, f in zip(pool.map(sample, self.sources), self.sources, strict=True)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @cached_property
     def fingerprint(self) -> str:
         """Two plans with one fingerprint write the same bytes: the same layout from the same, unchanged files."""
-        seen = hashlib.sha256(self.what.encode())
+        seen = hashlib.sha256(f"{self.what}\n{self.origin}\n".encode())
         for file in self.sources:
-            stat = file.stat()
-            seen.update(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            seen.update(f"{file.resolve()} {file.stat().st_mtime_ns}\n".encode())
         for name, text in [*self.heads.items(), *self.texts.items()]:
             seen.update(name.encode() + b"\n" + text)
         seen.update(str(len(self.steps)).encode())
         return seen.hexdigest()
+
+
+def sample(file: Path) -> str:
+    """A hash of a file's size and content; of more than ``WHOLE`` bytes only its ends and 64 pieces between them."""
+    size = file.stat().st_size
+    pieces = [(at, CHUNK) for at in range(0, min(size, WHOLE), CHUNK)]
+    if size > WHOLE:
+        pieces = [(0, CHUNK), *((size * i // 65, 4096) for i in range(1, 65)), (size - CHUNK, CHUNK)]
+    seen = hashlib.sha256(str(size).encode())
+    with file.open("rb") as f:
+        for start, nbytes in pieces:
+            f.seek(start)
+            seen.update(f.read(nbytes))
+    return seen.hexdigest()
 
 
 @contextmanager

@@ -95,18 +95,22 @@ def open_files(where: Path, files: list[Path]) -> Checkpoint:
     """The tensors of ``files`` together; a link must not lead out of ``where`` (or of the hub cache it is part of)."""
     if not files:
         raise FileNotFoundError(f"{where}: no .safetensors files")
-    root = where.resolve()
-    # The hub's cache keeps snapshots/REVISION/NAME as links to blobs/HASH.
-    roots = (root, root.parents[1] / "blobs") if root.parent.name == "snapshots" else (root,)
     entries: dict[str, Entry] = {}
     for file in files:
-        if file.is_symlink() and not any(file.resolve().is_relative_to(r) for r in roots):
+        if file.is_symlink() and not any(file.resolve().is_relative_to(r) for r in roots(where)):
             raise ValueError(f"{file}: a link out of the folder, to {file.resolve()}; copy the file here")
         for entry in header(file):
             if entry.name in entries:
                 raise ValueError(f"{entry.name} is both in {entries[entry.name].file} and in {file}")
             entries[entry.name] = entry
     return Checkpoint(where, entries.values())
+
+
+def roots(folder: Path) -> tuple[Path, ...]:
+    """Where a link in ``folder`` may lead."""
+    root = folder.resolve()
+    # The hub's cache keeps snapshots/REVISION/NAME as links to blobs/HASH.
+    return (root, root.parents[1] / "blobs") if root.parent.name == "snapshots" else (root,)
 
 
 def header(file: Path) -> Iterator[Entry]:

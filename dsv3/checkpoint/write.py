@@ -1,7 +1,8 @@
 """Carries out a ``Plan``: in steps, by several threads; interrupted at any moment, the same run again goes on.
 
-Files grow under ``NAME.part`` and get their names together at the end, config.json last. A journal in the folder holds
-the steps that are done; while it is there, the folder is no checkpoint.
+Files grow under ``NAME.part`` and get their names together at the end, config.json and the record of what is ours
+last. A journal in the folder names them all and holds the steps that are done; while it is there, the folder is no
+checkpoint.
 """
 
 import errno
@@ -11,11 +12,15 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
+from . import ours
+from .ours import RECORD, Record
 from .plan import CHUNK, Move, Op, Plan, Sources
 from .read import UNFINISHED
 
@@ -24,28 +29,35 @@ NAMING = "naming"  # the journal's line before files get their final names
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-def execute(plan: Plan, target: Path, workers: int = WORKERS) -> None:
+def execute(plan: Plan, target: Path, workers: int = WORKERS, only: set[str] | None = None) -> None:
     """Write everything that ``plan`` describes into ``target``, going on from what an earlier run of it left.
 
     Memory: the plan and ``CHUNK`` bytes for each worker. What was written survives the end of the process, not the end
     of the machine: after a restart of that, the work begins anew.
 
+    Args:
+        only: files of the plan to make again, whatever is there under their names; the others are as planned already.
+
     Raises:
-        FileExistsError: the folder holds another checkpoint, another run's unfinished work, or another run is at it.
+        FileExistsError: the folder holds files that are not ours, or another run's unfinished work, or another run is
+            at it.
         OSError: the disk is too small, or full; what is there stays, and the same run goes on from it.
     """
     began = time.monotonic()
-    check_folder(plan, target)
-    check_space(plan, target)
+    check_target(plan, target, only)
+    check_space(plan, target, only)
     target.mkdir(parents=True, exist_ok=True)
-    with open_journal(plan.what, plan.fingerprint, target) as journal:
+    with open_journal(
+        plan.what, plan.fingerprint, target, sorted(only) if only else _names(plan), bool(only)
+    ) as journal:
         sources = Sources(plan.sources)
         outputs: dict[str, int] = {}
         try:
             todo = _prepare(plan, target, journal)
-            written = sum(op.nbytes for i in todo for op in plan.steps[i])
-            outputs |= {name: os.open(_part(target, name), os.O_WRONLY) for name in _touched(plan, todo)}
-            _work(plan, todo, sources, outputs, journal, workers)
+            for name in plan.sizes.keys() & journal.files:
+                if os.path.lexists(_part(target, name)):
+                    outputs[name] = ours.create(_part(target, name), ours=True)
+            written = _work(plan, todo, sources, outputs, journal, workers)
             _name(plan, target, journal)
         except KeyboardInterrupt:
             print(f"{target}: stopped; the same command goes on from here", file=sys.stderr)
@@ -65,49 +77,86 @@ def execute(plan: Plan, target: Path, workers: int = WORKERS) -> None:
     print(f"{target}: {len(plan.sizes)} files, {plan.nbytes / 1e9:.2f} GB ({rate})", file=sys.stderr)
 
 
-def remake(plan: Plan, target: Path, steps: set[int], files: set[str]) -> None:
-    """Prepare ``target``, whole but for ``steps`` and ``files``, so that ``execute`` makes only those again.
-
-    Raises:
-        FileExistsError: a run there has not ended.
-    """
-    if (target / UNFINISHED).exists():
-        raise FileExistsError(
-            f"{target}: unfinished; run the command that writes it again, it goes on where it stopped"
-        )
-    with open_journal(plan.what, plan.fingerprint, target) as journal:
-        for i in range(len(plan.steps)):
-            if i not in steps:
-                journal.add(i)
-        journal.add(NAMING)
-        for name in files & plan.sizes.keys():
-            (target / name).unlink(missing_ok=True)
+def record(plan: Plan) -> Record:
+    """What a folder says of itself when ``plan`` has been carried out there."""
+    sizes = plan.sizes | {name: len(text) for name, text in plan.texts.items()}
+    hashes = {name: sha256(text).hexdigest() for name, text in plan.texts.items()}
+    return Record(plan.what, plan.origin, sizes, hashes)
 
 
-def check_folder(plan: Plan, target: Path) -> None:
+def _texts(plan: Plan) -> dict[str, bytes]:
+    return plan.texts | {RECORD: record(plan).to_json()}
+
+
+def _names(plan: Plan) -> list[str]:
+    """All files of ``plan``, in the order in which they get their names."""
+    return sorted([*plan.sizes, *plan.texts], key=lambda n: n == "config.json") + [RECORD]
+
+
+def check_target(plan: Plan, target: Path, only: set[str] | None = None) -> None:
     """
     Raises:
-        FileExistsError: ``target`` is a file, or holds safetensors that ``plan`` would not replace.
+        FileExistsError: ``target`` is no folder, or holds something that neither its journal nor its record says we
+            made, or that another run made.
     """
-    if target.exists() and not target.is_dir():
+    if os.path.lexists(target) and not target.is_dir():
         raise FileExistsError(f"{target}: exists and is not a folder")
-    strangers = sorted(f.name for f in target.glob("*.safetensors") if f.name not in plan.sizes)
-    if strangers:
-        raise FileExistsError(f"{target}: holds another checkpoint ({strangers[0]}); give an empty folder or remove it")
+    found = ours.strangers(target, [])
+    journal, made = read_journal(target), ours.read_record(target)
+    if journal:
+        _check_same(journal, plan.what, plan.fingerprint, target)
+    if made and made.what != plan.what:
+        raise FileExistsError(f"{target}: holds another checkpoint ({made.what}); give another folder")
+    known = {*_names(plan), UNFINISHED, *(_part(target, n).name for n in (journal.files if journal else ()))}
+    if made is None and RECORD in found:
+        known.remove(RECORD)  # something else bears its name
+    foreign = [n for n in found if n not in known]
+    foreign += [n for n in found if n in known and n.endswith(".part") and not ours.is_writable(target / n)]
+    ours.refuse(target, foreign + _changed(plan, target, journal, only))
 
 
-def missing_bytes(plan: Plan, target: Path) -> int:
-    """Bytes that ``plan`` still has to allocate in ``target``."""
-    there = 0
-    for name in plan.sizes:
+def _changed(plan: Plan, target: Path, journal: "Journal | None", only: Iterable[str] | None = None) -> list[str]:
+    """The plan's files that are there but neither as it would write them nor ours to replace."""
+    made, texts = ours.read_record(target), _texts(plan)
+    again = {*(only or ()), *(journal.files if journal and journal.replace else ())}
+    changed = []
+    for name in _names(plan):
+        file = target / name
+        if not os.path.lexists(file) or ours.is_ours(target, name, made) or _is_text(file, texts.get(name)):
+            continue
+        named = journal and journal.naming and name in journal.files and not os.path.lexists(_part(target, name))
+        # A text that got its name and then lost its bytes, when the machine stopped, is empty.
+        whole = name in plan.sizes or (ours.is_plain(file) and file.lstat().st_size == 0)
+        if not ours.is_plain(file) or not (name in again or (named and whole)):
+            changed.append(name)
+    return changed
+
+
+def _is_text(file: Path, text: bytes | None) -> bool:
+    """Whether ``file`` is a regular one with exactly this content."""
+    return text is not None and ours.has_digest(file, len(text), sha256(text).hexdigest())
+
+
+def missing_bytes(plan: Plan, target: Path, only: set[str] | None = None) -> int:
+    """Bytes that ``plan``, or ``only`` some files of it, still have to be allocated in ``target``."""
+    journal, sizes = read_journal(target), record(plan).files
+    names = journal.files if journal else only or sizes
+    missing = 0
+    for name in names:
+        size = sizes.get(name, 0)
+        there = 0
         with suppress(FileNotFoundError):
-            there += min(_part(target, name).stat().st_blocks * 512, plan.sizes[name])
-    return plan.nbytes - there
+            if journal and ours.is_plain(_part(target, name)):
+                there = getattr(_part(target, name).lstat(), "st_blocks", 0) * 512
+            elif journal and journal.naming:
+                there = (target / name).lstat().st_size
+        missing += size - min(there, size)
+    return missing
 
 
 def disk_usage(target: Path) -> tuple[int, int, int]:
     """Bytes of the disk where ``target`` is or will be: total, used, free."""
-    return shutil.disk_usage(next(p for p in [target, *target.absolute().parents] if p.exists()))
+    return shutil.disk_usage(_nearest(target))
 
 
 def free_bytes(target: Path) -> int:
@@ -115,54 +164,52 @@ def free_bytes(target: Path) -> int:
     return disk_usage(target)[2]
 
 
-def check_space(plan: Plan, target: Path) -> None:
+def _nearest(target: Path) -> Path:
+    """``target``, or the folder above it that is there already."""
+    return next(p for p in [target, *target.absolute().parents] if p.exists())
+
+
+def check_space(plan: Plan, target: Path, only: set[str] | None = None) -> None:
     """
     Raises:
-        OSError: the disk has less room than ``plan`` needs.
+        OSError: the disk has less room than ``plan``, or ``only`` some files of it, still need.
     """
-    needed, free = missing_bytes(plan, target), free_bytes(target)
+    needed, free = missing_bytes(plan, target, only), free_bytes(target)
     if needed > free:
         raise OSError(f"{target}: needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; nothing was written")
 
 
 def show(plan: Plan, target: Path) -> None:
-    """Print what ``execute`` would do: files, bytes, room, and minutes at the rate of a short copy to that disk."""
-    check_folder(plan, target)
+    """Print what ``execute`` would do: files, bytes, room, and minutes at the rate of a short copy to that disk.
+
+    Raises:
+        OSError: what ``execute`` would raise before it writes.
+    """
+    check_target(plan, target)
+    if os.path.lexists(target / UNFINISHED):
+        os.close(_lock(target / UNFINISHED))
     total, read = plan.nbytes, sum(f.stat().st_size for f in plan.sources)
-    rate = _copy_rate(plan.sources[0], target)
+    rate = _copy_rate(plan.sources[0], _nearest(target))
     print(f"{plan.what}: {len(plan.sources)} files -> {target}")
     for name, size in plan.sizes.items():
         print(f"  {size / 1e9:10.3f} GB  {name}")
-    for name, text in plan.texts.items():
+    for name, text in _texts(plan).items():
         print(f"  {len(text) / 1e9:10.3f} GB  {name}")
     print(f"read {read / 1e9:.2f} GB, write {total / 1e9:.2f} GB")
     print(f"room needed {missing_bytes(plan, target) / 1e9:.2f} GB, free {free_bytes(target) / 1e9:.2f} GB")
     print(f"about {max(read, total) / rate / 60:.1f} minutes, copying {rate / 1e9:.2f} GB/s as just measured")
+    check_space(plan, target)
 
 
-def _copy_rate(file: Path, target: Path, most: int = 256 << 20) -> float:
-    """Bytes per second of copying the beginning of ``file`` to ``target``'s disk; nothing is left there."""
-    made = not target.exists()
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        with file.open("rb") as source, tempfile.TemporaryFile(dir=target) as copy:
-            began, done = time.monotonic(), 0
-            while done < most and (data := source.read(CHUNK)):
-                done += copy.write(data)
-            os.fsync(copy.fileno())
-            return done / (time.monotonic() - began)
-    finally:
-        if made:
-            target.rmdir()
-
-
-def check_separate(source: Path, target: Path) -> None:
-    """
-    Raises:
-        ValueError: both are the same folder.
-    """
-    if source.resolve() == target.resolve():
-        raise ValueError(f"{target}: the output folder is the input folder; give another")
+def _copy_rate(file: Path, folder: Path, most: int = 256 << 20) -> float:
+    """Bytes per second of copying the beginning of ``file`` to ``folder``'s disk; nothing is left there."""
+    most = min(most, free_bytes(folder) // 2)
+    with file.open("rb") as source, tempfile.TemporaryFile(dir=folder) as copy:
+        began, done = time.monotonic(), 0
+        while done < most and (data := source.read(CHUNK)):
+            done += copy.write(data)
+        os.fsync(copy.fileno())
+        return max(done, 1) / (time.monotonic() - began)
 
 
 def _part(target: Path, name: str) -> Path:
@@ -172,60 +219,148 @@ def _part(target: Path, name: str) -> Path:
 # ------------------------------------------------------------------------------------------------------ journal
 
 
+@dataclass
 class Journal:
-    """The steps that are done, a line each, behind a first line that names the plan."""
+    """What a run is about, in a first line, and what of it is done, a line each.
 
-    def __init__(self, fd: int, done: set[int], naming: bool):
-        self.fd, self.done, self.naming = fd, done, naming
+    Attributes:
+        fd: to append to.
+        what: the run in words.
+        plan: its fingerprint.
+        files: all that it makes; each, and each with ``.part`` behind it, is ours.
+        replace: whatever is there under their names shall be replaced: a person asked for a repair.
+        boot: the start of the machine that the steps were done under; at another one they count no more.
+        done: numbers of the plan's steps.
+        new: no run before this one has worked under it.
+        naming: the files are getting their final names; what is no longer a ``.part`` has its.
+    """
+
+    fd: int
+    what: str
+    plan: str
+    boot: str
+    files: list[str] = field(default_factory=list)
+    replace: bool = False
+    done: set[int] = field(default_factory=set)
+    naming: bool = False
+    new: bool = False
 
     def add(self, line: object) -> None:
         """One write of one line: it is there whole or, if the process dies, torn and then ignored."""
-        os.write(self.fd, f"{line}\n".encode())
+        _write_all(self.fd, f"{line}\n".encode())
 
 
 @contextmanager
-def open_journal(what: str, fingerprint: str, target: Path) -> Iterator[Journal]:
+def open_journal(
+    what: str, fingerprint: str, target: Path, files: Iterable[str] = (), replace: bool = False
+) -> Iterator[Journal]:
     """The folder's journal, locked: new, or with what an interrupted run of the same ``fingerprint`` left in it.
 
     Raises:
-        FileExistsError: another run is at work in ``target``, or left something unfinished there.
+        FileExistsError: another run is at work in ``target``, or left something unfinished there; or the journal is
+            damaged.
     """
     path = target / UNFINISHED
+    boot = BOOT.read_text().strip() if BOOT.exists() else ""
+    first = {"what": what, "plan": fingerprint, "boot": boot, "files": list(files), "replace": replace}
+    line = f"{json.dumps(first, ensure_ascii=False)}\n".encode()
     fd = _lock(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        lines = text.split("\n")[:-1]
-        boot = BOOT.read_text().strip() if BOOT.exists() else ""
-        first = {"what": what, "plan": fingerprint, "boot": boot}
-        before = json.loads(lines[0]) if lines else first
-        if before["plan"] != first["plan"]:
-            raise FileExistsError(
-                f"{target}: holds unfinished work of another run ({before['what']}); "
-                "finish that with the same command and the same input, or remove the folder"
-            )
-        journal = Journal(fd, set(), False)
-        if not lines or before["boot"] != boot:
+        text = ours.read_small(path)
+        if line.startswith(text):  # nothing yet: a new one, or its writer died at once
             os.ftruncate(fd, 0)
-            journal.add(json.dumps(first, ensure_ascii=False))
-        else:
-            os.ftruncate(fd, len("\n".join(lines).encode()) + 1)
-            journal.naming = NAMING in lines
-            journal.done = {int(line) for line in lines[1:] if line != NAMING}
+            try:
+                _write_all(fd, line)
+            except OSError:
+                path.unlink()
+                raise
+            yield Journal(fd, new=True, **first)
+            return
+        journal = _parse(path, text)
+        _check_same(journal, what, fingerprint, target)
+        journal.fd = fd
+        os.ftruncate(fd, text.rindex(b"\n") + 1)
+        if journal.boot != boot:  # what was written may be lost: begin anew, with the same files
+            for name in journal.files if journal.naming else ():
+                if os.path.lexists(target / name) and not os.path.lexists(_part(target, name)):
+                    os.replace(target / name, _part(target, name))
+            journal.add(f"boot {boot}")
+            journal.done, journal.naming = set(), False
         yield journal
     finally:
         os.close(fd)
 
 
+def read_journal(target: Path) -> Journal | None:
+    """What the journal in ``target`` says; None if there is none, or none yet.
+
+    Raises:
+        FileExistsError: something else bears its name.
+    """
+    path = target / UNFINISHED
+    if not os.path.lexists(path):
+        return None
+    if not ours.is_writable(path):
+        raise FileExistsError(f"{path}: a link or no regular file, so no journal of dsv3; move it away")
+    text = ours.read_small(path)
+    return _parse(path, text) if b"\n" in text else None
+
+
+def _parse(path: Path, text: bytes) -> Journal:
+    """
+    Raises:
+        FileExistsError: ``text`` is not what a journal holds.
+    """
+    try:
+        first, *lines = text.decode().split("\n")[:-1]
+        journal = Journal(-1, **{"files": [], "replace": False} | json.loads(first))
+        kinds = {"what": str, "plan": str, "boot": str, "files": list, "replace": bool, "done": set, "naming": bool}
+        if any(type(getattr(journal, name)) is not kind for name, kind in kinds.items()):
+            raise ValueError
+        if not all(map(ours.inside, journal.files)):
+            raise ValueError
+        for line in lines:
+            if line == NAMING:
+                journal.naming = True
+            elif line.startswith("boot "):
+                journal.boot, journal.done, journal.naming = line.removeprefix("boot "), set(), False
+            elif line.startswith("again "):
+                journal.done -= set(map(int, line.split()[1:]))
+            else:
+                journal.done.add(int(line))
+    except (ValueError, TypeError, RecursionError):
+        raise FileExistsError(
+            f"{path}: damaged, or no journal of this version; nothing was changed; "
+            "move it and the .part files beside it away, then run the same command again"
+        ) from None
+    return journal
+
+
+def _check_same(journal: Journal, what: str, fingerprint: str, target: Path) -> None:
+    """
+    Raises:
+        FileExistsError: the journal is another run's.
+    """
+    if journal.plan != fingerprint:
+        changed = "its input changed since, or is another one; " if journal.what == what else ""
+        rest = "the folder" if journal.naming else f"{UNFINISHED} and the .part files there"
+        raise FileExistsError(
+            f"{target}: holds unfinished work of another run ({journal.what}); {changed}"
+            f"finish that with the same command and the same input, or remove {rest}"
+        )
+
+
 def _lock(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | ours.PLAIN
     try:
         import fcntl
     except ImportError:  # Windows has none: two runs in one folder are not told apart there
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        return os.open(path, flags, 0o644)
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        fd = os.open(path, flags, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(fd), path.stat()):
+            if os.path.samestat(os.fstat(fd), path.lstat()):
                 return fd
         except BlockingIOError:
             os.close(fd)
@@ -238,41 +373,63 @@ def _lock(path: Path) -> int:
 # -------------------------------------------------------------------------------------------------------- steps
 
 
-def _touched(plan: Plan, steps: list[int]) -> set[str]:
-    return {name for i in steps for op in plan.steps[i] for name in op.targets}
+def _touched(plan: Plan, i: int) -> set[str]:
+    return {name for op in plan.steps[i] for name in op.targets}
 
 
 def _prepare(plan: Plan, target: Path, journal: Journal) -> list[int]:
     """Lay out the files, so that every step finds its place; the steps that are left."""
-    fresh = set()
-    for name, head in plan.heads.items():
+    wanted = plan.sizes.keys() & journal.files
+    fresh = {name for name in wanted if not _laid_out(target, name, plan.sizes[name], journal)}
+    again = [i for i in journal.done if i < len(plan.steps) and _touched(plan, i) & fresh]
+    if again:
+        journal.add(f"again {' '.join(map(str, again))}")
+        journal.done -= set(again)
+    for name in sorted(fresh):
         part, final = _part(target, name), target / name
-        size = plan.sizes[name]
-        if journal.done and part.is_file() and part.stat().st_size == size:
-            continue
-        if journal.naming and not part.exists() and final.is_file() and final.stat().st_size == size:
-            continue
-        fresh.add(name)
-        with part.open("wb") as f:
-            f.write(head)
-            f.truncate(size)
-    todo = [i for i in range(len(plan.steps)) if i not in journal.done or fresh & _touched(plan, [i])]
-    for name in _touched(plan, todo):
-        if not _part(target, name).exists():
-            os.replace(target / name, _part(target, name))
-    return todo
+        if journal.naming and os.path.lexists(final) and not os.path.lexists(part):
+            os.replace(final, part)  # it had its name and was damaged since
+        try:
+            _put(part, plan.heads[name], plan.sizes[name], journal.new)
+        except FileExistsError:
+            if journal.new:  # somebody came between the check and now: the journal must not call that file ours
+                (target / UNFINISHED).unlink()
+            raise
+    todo = {i: _touched(plan, i) for i in range(len(plan.steps)) if i not in journal.done}
+    return [i for i, touched in todo.items() if not touched or touched & wanted]
+
+
+def _laid_out(target: Path, name: str, size: int, journal: Journal) -> bool:
+    """Whether what the steps that are done wrote to ``name`` is there."""
+    part, final = _part(target, name), target / name
+    there, counts = (part, bool(journal.done)) if os.path.lexists(part) else (final, journal.naming)
+    return counts and ours.is_plain(there) and there.lstat().st_size == size
+
+
+def _put(path: Path, data: bytes, size: int, new: bool = False) -> None:
+    """Make ``path``, which must not be there if it is ``new``, begin with ``data`` and be ``size`` bytes long."""
+    fd = ours.create(path, ours=not new)
+    try:
+        os.ftruncate(fd, 0)
+        _write_all(fd, data)
+        os.ftruncate(fd, size)
+    finally:
+        os.close(fd)
 
 
 def _work(
     plan: Plan, todo: list[int], sources: Sources, outputs: dict[str, int], journal: Journal, workers: int
-) -> None:
+) -> int:
+    """Do the steps ``todo``, as far as they fill ``outputs``; bytes written."""
+
     def step(i: int) -> int:
-        for op in plan.steps[i]:
+        ops = [op for op in plan.steps[i] if not op.targets or op.targets & outputs.keys()]
+        for op in ops:
             _write(op, sources, outputs)
         journal.add(i)
-        return sum(op.nbytes for op in plan.steps[i])
+        return sum(op.nbytes for op in ops)
 
-    bar = Bar(plan.what, sum(op.nbytes for i in todo for op in plan.steps[i]))
+    bar = Bar(plan.what, sum(op.nbytes for i in todo for op in plan.steps[i] if op.targets & outputs.keys()))
     with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(step, i) for i in todo]
         try:
@@ -282,13 +439,14 @@ def _work(
             for future in futures:
                 future.cancel()
             bar.close()
+    return bar.done
 
 
 def _write(op: Op, sources: Sources, outputs: dict[str, int]) -> None:
     if isinstance(op, Move) and hasattr(os, "copy_file_range"):
         op = _copy(op, sources, outputs)
     for name, at, data in op.chunks(sources):
-        view = memoryview(data).cast("B")
+        view = memoryview(data).cast("B") if name in outputs else None
         while view:
             n = os.pwrite(outputs[name], view, at)
             view, at = view[n:], at + n
@@ -309,16 +467,22 @@ def _copy(op: Move, sources: Sources, outputs: dict[str, int]) -> Move:
     return op
 
 
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def _name(plan: Plan, target: Path, journal: Journal) -> None:
-    """Everything gets its name; config.json goes first and comes last, so a folder with one is whole."""
-    for name, text in plan.texts.items():
-        _part(target, name).write_bytes(text)
+    """Everything gets its name, by renaming alone; config.json and the record come last."""
+    for name, text in _texts(plan).items():
+        if name in journal.files and not _is_text(target / name, text):
+            _put(_part(target, name), text, len(text))
+    ours.refuse(target, _changed(plan, target, journal))  # somebody may have come meanwhile
     if not journal.naming:
         journal.add(NAMING)
-    with suppress(FileNotFoundError):
-        (target / "config.json").unlink()
-    for name in sorted([*plan.sizes, *plan.texts], key=lambda n: n == "config.json"):
-        if _part(target, name).exists():
+    for name in _names(plan):
+        if name in journal.files and os.path.lexists(_part(target, name)):
             os.replace(_part(target, name), target / name)
     (target / UNFINISHED).unlink()
 
