@@ -17,13 +17,31 @@ SCRIPT = """
 import json, os, random, shutil, signal, sys
 from pathlib import Path
 import torch
-from dsv3 import convert, fp8_cast_bf16
+from dsv3 import convert, fp8_cast_bf16, verify
 from dsv3.checkpoint import plan, read
 
 plan.STEP = plan.CHUNK = 1 << 15
 verb, source, target, kills = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-tool = {"convert": lambda to: convert.convert(source, to, 2), "cast": lambda to: fp8_cast_bf16.cast(source, to)}[verb]
+whole = target.with_name("whole")
+make = {"convert": lambda to: convert.convert(source, to, 2), "cast": lambda to: fp8_cast_bf16.cast(source, to)}
+tool = {"repair": lambda to: verify.repair(to, source), "again": make["cast"]}.get(verb) or make[verb]
 calls = 0
+
+def prepare(to):
+    # Nothing is there; or, for a repair, a damaged folder; or, for a run over a finished one, that.
+    shutil.rmtree(to, ignore_errors=True)
+    if verb in ("repair", "again"):
+        if (pid := os.fork()) == 0:
+            make["convert" if verb == "repair" else "cast"](to)
+            os._exit(0)
+        os.waitpid(pid, 0)
+    if verb == "repair":
+        os.truncate(to / "model0-mp2.safetensors", 1000)
+        os.unlink(to / "mtp1-mp2.safetensors")
+        (to / "config.json").write_text("{}")
+        with (to / "model1-mp2.safetensors").open("r+b") as f:
+            f.seek(-1, 2)
+            f.write(b"?")
 
 def child(to, fatal):
     def dies(name):
@@ -59,14 +77,16 @@ def fork(to, fatal):
     return int(said) if said else None
 
 rng = random.Random(verb)
-total = fork(target.with_name("whole"), 0)
+prepare(whole)
+total = fork(whole, 0)
+prepare(target)
 log = []
 while len(log) < kills:
-    fatal = rng.randrange(1, total // 3)
+    fatal = rng.randrange(1, max(total // 3, 2))
     if fork(target, fatal) is None:
         log.append([fatal, (target / read.UNFINISHED).exists(), (target / "config.json").exists()])
     else:
-        shutil.rmtree(target)  # it was whole: from the beginning again
+        prepare(target)  # it was whole: from the beginning again
 fork(target, 0)
 print(json.dumps({"total": total, "log": log}))
 """
@@ -76,7 +96,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {f.name: f.read_bytes() for f in folder.iterdir()}
 
 
-@pytest.mark.parametrize("verb", ["convert", "cast"])
+@pytest.mark.parametrize("verb", ["convert", "cast", "repair", "again"])
 def test_a_killed_run_goes_on_to_the_same_bytes(verb, fp8_folder, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, verb, str(fp8_folder), str(tmp_path / "out"), str(KILLS)],
@@ -90,7 +110,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(verb, fp8_folder, tmp_path):
     assert len(said["log"]) == KILLS
     assert len({fatal for fatal, _, _ in said["log"]}) > KILLS // 2
     for _, journal, config in said["log"]:
-        assert journal or not config, "a folder without a journal and with a config is whole"
+        assert journal or not config or verb in ("repair", "again"), "with a config and no journal it is whole"
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 

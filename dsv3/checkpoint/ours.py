@@ -5,7 +5,6 @@ When it ends it leaves a record in the folder. Links and special files are never
 checkpoint asks here.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -77,7 +76,7 @@ def read_small(path: Path) -> bytes:
 
 def inside(name: Any) -> bool:
     """Whether ``name`` is a path that stays in the folder it is joined to."""
-    return type(name) is str and name not in ("", ".") and not {"..", "/"} & set(PurePosixPath(name).parts)
+    return type(name) is str and name not in ("", ".") and name[0] != "/" and ".." not in name.split("/")
 
 
 def is_plain(path: Path) -> bool:
@@ -175,8 +174,8 @@ def path(text: str) -> Path:
     """A path on the command line, for argparse: ``Path("")`` would be the current folder.
 
     Raises:
-        argparse.ArgumentTypeError: it is empty.
+        FileNotFoundError: it is empty.
     """
     if not text.strip():
-        raise argparse.ArgumentTypeError("an empty path (is a variable unset?); for this folder write .")
+        raise FileNotFoundError("a path is empty (is a variable unset?); for the current folder write .")
     return Path(text)

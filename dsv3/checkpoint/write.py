@@ -25,6 +25,7 @@ from .plan import CHUNK, Move, Op, Plan, Sources
 from .read import UNFINISHED
 
 WORKERS = min(4, os.cpu_count() or 1)
+HEAD = b'{"what": '  # how a journal begins
 NAMING = "naming"  # the journal's line before files get their final names
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -302,8 +303,12 @@ def read_journal(target: Path) -> Journal | None:
         return None
     if not ours.is_writable(path):
         raise FileExistsError(f"{path}: a link or no regular file, so no journal of dsv3; move it away")
-    text = ours.read_small(path)
-    return _parse(path, text) if b"\n" in text else None
+    try:
+        text = ours.read_small(path)
+    except ValueError:  # too long
+        text = b"\n"
+    torn = b"\n" not in text and text[: len(HEAD)] == HEAD[: len(text)]
+    return None if torn else _parse(path, text)
 
 
 def _parse(path: Path, text: bytes) -> Journal:
