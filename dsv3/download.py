@@ -19,8 +19,9 @@ from pathlib import Path, PurePosixPath
 from . import paths
 from .catalogue import find_model, models
 from .checkpoint import ours, read
+from .checkpoint.compare import compare
 from .checkpoint.plan import Move, Plan
-from .checkpoint.write import WORKERS, Bar, execute, free_bytes, open_journal
+from .checkpoint.write import WORKERS, Bar, execute, free_bytes, open_journal, read_journal
 from .cost import weight_bytes
 from .hubs import CACHE, HUBS, Hub, HubFile
 from .paths import TINY_R1
@@ -87,20 +88,23 @@ def download(
     found = transfer.listing()
     check_names(found.files)
     check_folder(found.files, target, verify_only)
+    unfinished = read_journal(target)
     right: set[str] = set()
     todo = wrong(found.files, target, right)
-    if not verify_only and not (target / read.UNFINISHED).exists():
-        check_content(todo, target, set())
+    if not verify_only and not unfinished:
+        check_content(todo, target, ())
     check_room([f for f in found.files if f.name in todo], target, extra_bytes(name, then))
     fetched = 0
-    if todo or (target / read.UNFINISHED).exists():
+    if todo or unfinished:
         target.mkdir(parents=True, exist_ok=True)
-        with open_journal(f"download of {of.model}", f"download {of.model}", target, [*todo, STAGING]) as journal:
+        what, mine = f"download of {of.model}", [*todo, STAGING, ours.RECORD]
+        with open_journal(what, f"download {of.model}", target, mine, replace=verify_only) as journal:
             todo = wrong(found.files, target, right)
             if not verify_only:
-                check_content(todo, target, journal.files)
+                check_content(todo, target, journal.files if journal.replace else ())
             make_staging(transfer.staging)
             fetched = bring(transfer, found, todo, target)
+            leave_record(what, found, todo.keys() | journal.files, target)
             shutil.rmtree(transfer.staging)
             (target / read.UNFINISHED).unlink()
     _check_checkpoint(target)
@@ -120,6 +124,20 @@ def make_staging(staging: Path) -> None:
     except FileExistsError:
         if not _is_folder(staging):
             raise FileExistsError(f"{staging}: not a folder that dsv3 made; move it away") from None
+
+
+def leave_record(what: str, found: Listing, made: Collection[str], target: Path) -> None:
+    """Write down that the files ``made`` are ours, beside those that earlier runs wrote down."""
+    before = ours.read_record(target)
+    files, texts = (before.files, before.texts) if before and before.what == what else ({}, {})
+    for f in found.files:
+        if f.name in made:
+            files[f.name] = (target / f.name).stat().st_size
+            if not f.name.endswith(".safetensors"):
+                texts[f.name] = f.sha256 or read.digest(target / f.name)
+    written = target / STAGING / ours.RECORD
+    written.write_bytes(ours.Record(what, found.revision, files, texts).to_json())
+    os.replace(written, target / ours.RECORD)
 
 
 def bring(transfer: Transfer, found: Listing, todo: dict[str, str], target: Path) -> int:
@@ -144,6 +162,8 @@ def bring(transfer: Transfer, found: Listing, todo: dict[str, str], target: Path
             if todo[name] == MISSING and os.path.lexists(target / name):
                 raise FileExistsError(f"{target / name}: appeared during the download; move it away")
             (target / name).parent.mkdir(parents=True, exist_ok=True)
+            with (transfer.staging / name).open("rb") as file:
+                os.fsync(file.fileno())  # the name must not outlive a power cut without the bytes
             os.replace(transfer.staging / name, target / name)
         files = [f for f in files if f.name in reasons]
         if not files:
@@ -246,10 +266,10 @@ def check_folder(files: Iterable[HubFile], target: Path, verify_only: bool) -> N
     if others:
         raise FileExistsError(f"{target}: holds another checkpoint ({others[0]}); give an empty folder or remove it")
     check_places(files, target)
-    if ours.is_plain(target / read.UNFINISHED):
-        return
-    others = [name for name in ours.strangers(target, listed | {ours.RECORD}) if not _of_a_client(target, name)]
-    if ours.read_record(target):  # a folder that we made: what people put there since is not in the way
+    journal, record = read_journal(target), ours.read_record(target)
+    made = ({read.UNFINISHED, f"{STAGING}/", *journal.files} if journal else set()) | ({ours.RECORD} if record else set())
+    others = [name for name in ours.strangers(target, listed) if name not in made and not _of_a_client(target, name)]
+    if made:  # we made the folder: what people put there since is not in the way
         others = [name for name in others if name.startswith(".dsv3-")]
     ours.refuse(target, others)
 
@@ -330,13 +350,16 @@ def check_room(files: Iterable[HubFile], target: Path, extra: dict[str, int]) ->
 
 
 def copy_tiny_r1(target: Path) -> None:
-    """Write the shipped FP8 checkpoint to ``target``; no network."""
+    """Write the shipped FP8 checkpoint to ``target``; no network. A copy from elsewhere is fine as it is."""
     files = sorted({e.file for e in read.open_folder(TINY_R1).values()})
     sizes = {file.name: file.stat().st_size for file in files}
     plan = Plan("copy of tiny-r1", heads=dict.fromkeys(sizes, b""), sizes=sizes, sources=files)
     plan.fill(Move(file, 0, sizes[file.name], file.name, 0) for file in files)
     plan.texts[read.INDEX] = (TINY_R1 / read.INDEX).read_bytes()
     plan.carry_over(TINY_R1)
+    if target.is_dir() and not ours.read_record(target) and not compare(plan, target):
+        print(f"{target}: {len(sizes)} files, all there already", file=sys.stderr)
+        return
     execute(plan, target)
 
 

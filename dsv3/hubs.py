@@ -7,6 +7,7 @@ A client's threads, bars and environment then stay out of ours, and it can be st
 import contextlib
 import errno
 import glob
+import hashlib
 import json
 import os
 import re
@@ -72,7 +73,9 @@ def hub_file(name: Any, nbytes: Any, sha256: Any, git_sha1: Any = None) -> HubFi
         raise ValueError(f"not a file name: {_shown(name)}")
     if type(nbytes) is str and re.fullmatch("[0-9]{1,19}", nbytes):
         nbytes = int(nbytes)
-    if nbytes is not None and not (type(nbytes) is int and 0 <= nbytes < 1 << 60):
+    # ModelScope's client says 0 where it cannot read the size.
+    unread = nbytes == 0 and type(sha256) is str and sha256.lower() not in ("", hashlib.sha256().hexdigest())
+    if nbytes is not None and not (type(nbytes) is int and 0 <= nbytes < 1 << 60) or unread:
         raise ValueError(f"{_shown(name)}: not a size: {_shown(nbytes)}")
     for value, digits in ((sha256, 64), (git_sha1, 40)):
         if value and not (type(value) is str and re.fullmatch(f"[0-9a-fA-F]{{{digits}}}", value)):
@@ -146,7 +149,7 @@ def without_secrets(text: str) -> str:
     """``text`` without logins and queries of addresses, and without tokens."""
     text = re.sub(r"//[^\s/'\"]*@", "//***@", text)
     text = re.sub(r"\?[^\s'\"()<>]*=[^\s'\"()<>]*", "?***", text)
-    text = re.sub(r"\b(hf_|ms-|sk-|Bearer )[\w.-]{8,}", r"\1***", text)
+    text = re.sub(r"\b(hf_\w{20}|ms-[\w-]{20}|sk-[\w-]{20}|Bearer )[\w.-]*", "***", text)
     for name, value in os.environ.items():
         if re.search("TOKEN|KEY|SECRET|PASSWORD|COOKIE", name, re.IGNORECASE) and len(value) >= 8:
             text = text.replace(value, "***")

@@ -180,3 +180,81 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, capsys):
     assert capsys.readouterr().err == f"{tmp_path}: stopped; the same command goes on from here\n"
     execute(a_plan(), tmp_path)
     assert not compare(a_plan(), tmp_path)
+
+
+def killed_before(what: str, nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Plan) -> None:
+    """Run ``plan`` until the ``nth`` call of ``os.WHAT``, which does not happen any more."""
+    real, calls = getattr(os, what), []
+
+    def dies(*args: object) -> object:
+        calls.append(args)
+        if len(calls) >= nth:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, what, dies)
+        with pytest.raises(KeyboardInterrupt):
+            execute(plan, tmp_path, workers=1)
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+def test_what_has_its_name_already_needs_no_room(nth, tmp_path, monkeypatch):
+    killed_before("replace", nth, tmp_path, monkeypatch, a_plan())
+    assert write.missing_bytes(a_plan(), tmp_path) == 0
+    monkeypatch.setattr(write, "free_bytes", lambda _: 0)
+    execute(a_plan(), tmp_path)
+    assert names(tmp_path) == WHOLE
+    assert not compare(a_plan(), tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["m.safetensors.part", "m.safetensors"])
+def test_a_lost_file_is_filled_again_even_if_that_is_interrupted(lost, tmp_path, monkeypatch):
+    """Its steps are done, says the journal; they are not, for the new file."""
+    killed_before("replace", 1 if lost.endswith(".part") else 3, tmp_path, monkeypatch, a_plan())
+    (tmp_path / lost).unlink()
+    killed_before("pwrite", 1, tmp_path, monkeypatch, a_plan())
+    execute(a_plan(), tmp_path)
+    assert names(tmp_path) == WHOLE
+    assert not compare(a_plan(), tmp_path)
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+@pytest.mark.parametrize("hollow", ["config.json", "m.safetensors"])
+def test_a_restart_of_the_machine_while_files_get_their_names(nth, hollow, tmp_path, monkeypatch):
+    killed_before("replace", nth, tmp_path / "out", monkeypatch, a_plan())
+    if (tmp_path / "out" / hollow).exists():  # named, and its bytes never reached the disk
+        os.truncate(tmp_path / "out" / hollow, 0)
+    (tmp_path / "boot").write_text("another boot")
+    monkeypatch.setattr(write, "BOOT", tmp_path / "boot")
+    execute(a_plan(), tmp_path / "out")
+    assert names(tmp_path / "out") == WHOLE
+    assert not compare(a_plan(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("nth", range(2, 6))
+def test_a_run_that_was_killed_before_its_first_step_goes_on(nth, tmp_path, monkeypatch):
+    killed_before("write", nth, tmp_path, monkeypatch, a_plan())
+    execute(a_plan(), tmp_path)
+    assert names(tmp_path) == WHOLE
+    assert not compare(a_plan(), tmp_path)
+
+
+def test_what_was_whole_stays_under_its_names_until_all_of_the_new_is_there(tmp_path):
+    execute(a_plan(), tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in WHOLE}
+    with pytest.raises(ValueError, match="the source broke"):
+        execute(a_plan(fail), tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in WHOLE} == before
+    assert (tmp_path / read.UNFINISHED).exists()
+
+
+def test_a_config_that_somebody_wrote_while_files_got_their_names_stays(tmp_path, monkeypatch):
+    killed_before("replace", 2, tmp_path, monkeypatch, a_plan())
+    (tmp_path / "config.json").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds config.json, which dsv3 did not make"):
+        execute(a_plan(), tmp_path)
+    assert (tmp_path / "config.json").read_text() == "mine"
+    (tmp_path / "config.json").unlink()
+    execute(a_plan(), tmp_path)
+    assert not compare(a_plan(), tmp_path)

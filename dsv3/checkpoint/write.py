@@ -268,7 +268,7 @@ def open_journal(
     fd = _lock(path)
     try:
         text = ours.read_small(path)
-        if line.startswith(text):  # nothing yet: a new one, or its writer died at once
+        if b"\n" not in text and line.startswith(text):  # nothing yet: a new one, or its writer died at once
             os.ftruncate(fd, 0)
             try:
                 _write_all(fd, line)
