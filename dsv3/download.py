@@ -248,7 +248,9 @@ def check_names(files: Iterable[HubFile]) -> None:
         seen.add(str(path))
         folders |= {str(p) for p in path.parents}
     if seen & folders:
-        raise ValueError(f"the hub lists a file that is a folder, too: {min(seen & folders)[:200]!r}; nothing was fetched")
+        raise ValueError(
+            f"the hub lists a file that is a folder, too: {min(seen & folders)[:200]!r}; nothing was fetched"
+        )
 
 
 def check_folder(files: Iterable[HubFile], target: Path, verify_only: bool) -> None:
@@ -267,7 +269,9 @@ def check_folder(files: Iterable[HubFile], target: Path, verify_only: bool) -> N
         raise FileExistsError(f"{target}: holds another checkpoint ({others[0]}); give an empty folder or remove it")
     check_places(files, target)
     journal, record = read_journal(target), ours.read_record(target)
-    made = ({read.UNFINISHED, f"{STAGING}/", *journal.files} if journal else set()) | ({ours.RECORD} if record else set())
+    made = ({read.UNFINISHED, f"{STAGING}/", *journal.files} if journal else set()) | (
+        {ours.RECORD} if record else set()
+    )
     others = [name for name in ours.strangers(target, listed) if name not in made and not _of_a_client(target, name)]
     if made:  # we made the folder: what people put there since is not in the way
         others = [name for name in others if name.startswith(".dsv3-")]

@@ -290,7 +290,14 @@ def plant(target: Path, name: str, kind: str) -> None:
             s.bind(os.path.relpath(path))
 
 
-MINE = ["notes.txt", ".bashrc", ".cache/dsv3/R1/model.safetensors", "photos/one.jpg", "other.safetensors", "config.json~"]
+MINE = [
+    "notes.txt",
+    ".bashrc",
+    ".cache/dsv3/R1/model.safetensors",
+    "photos/one.jpg",
+    "other.safetensors",
+    "config.json~",
+]
 MINE += [".cache/torch/x", "figures/mine.txt", "model-00001-of-000005.safetensors.part", ".dsv3-fetch/x", ".dsv3-made"]
 IN_THE_WAY = [(name, "file") for name in MINE] + [(".dsv3-unfinished", "link"), (".dsv3-unfinished", "pipe")]
 IN_THE_WAY += [(name, kind) for name in (FIRST, "config.json", "figures", ".dsv3-fetch") for kind in ("link", "pipe")]
@@ -315,7 +322,12 @@ def test_what_is_in_the_way_is_named_and_stays(hub, target, planted, kind, verif
 
 def test_what_clients_leave_is_not_in_the_way(hub, name, target):
     """A folder that a person filled with a hub's client, partly: what is right is taken, and nothing removed."""
-    leave = [".cache/huggingface/download/config.json.metadata", ".cache/huggingface/.gitignore", "._____temp/x", ".msc"]
+    leave = [
+        ".cache/huggingface/download/config.json.metadata",
+        ".cache/huggingface/.gitignore",
+        "._____temp/x",
+        ".msc",
+    ]
     leave += [".mv", ".gitignore", ".git/HEAD", "lost+found/x"]
     for path in leave:
         plant(target, path, "file")
@@ -354,27 +366,29 @@ def test_a_fetch_that_fails_costs_nothing(hub, name, target, monkeypatch):
         with pytest.raises((ValueError, OSError), match="owner/model|not as the hub lists it"):
             download("owner/model", target, name, verify_only=True, patience=SOON)
         assert before.items() <= tree(target).items()
-    with pytest.raises(FileExistsError, match="not as the hub lists it"):
-        download("owner/model", target, name, patience=SOON)
     hub.faults = {}
-    download("owner/model", target, name, verify_only=True, patience=SOON)
+    download("owner/model", target, name, patience=SOON)  # goes on with what was said before
     assert whole(target, hub)
 
 
-DIGITS, HASH = "0123456789abcdef", "ab" * 32
+HASH = "ab" * 32
 
 
-@pytest.mark.parametrize("size", [-1, "-1", "x", "", "1.5", 1.5, [], {}, "9" * 30, 1 << 80, float("nan"), True, "\u0663"])
+@pytest.mark.parametrize(
+    "size", [-1, "-1", "x", "", "1.5", 1.5, [], {}, "9" * 30, 1 << 80, float("nan"), True, "\u0663"]
+)
 def test_sizes_that_are_none(size):
-    with pytest.raises(ValueError, match="x.json: not a size") as raised:
+    with pytest.raises(ValueError, match="'x.json': not a size") as raised:
         hub_file("x.json", size, HASH)
     assert len(str(raised.value)) < 300
 
 
-@pytest.mark.parametrize("value", ["x", HASH[:-1], HASH + "a", "g" * 64, " " + HASH[1:], 5, [HASH], "a" * 10**6, "\uff11" * 64])
+@pytest.mark.parametrize(
+    "value", ["x", HASH[:-1], HASH + "a", "g" * 64, " " + HASH[1:], 5, [HASH], "a" * 10**6, "\uff11" * 64]
+)
 def test_hashes_that_are_none(value):
     for hashes in ((value, None), (None, value)):
-        with pytest.raises(ValueError, match="x.json: not a hash") as raised:
+        with pytest.raises(ValueError, match="'x.json': not a hash") as raised:
             hub_file("x.json", 1, *hashes)
         assert len(str(raised.value)) < 300
 
@@ -398,31 +412,48 @@ def test_a_list_in_capitals_with_sizes_as_strings(hub, name, target):
 
 LIES = [{"size": -1}, {"size": "x"}, {"size": []}, {"sha256": HASH[:-1]}, {"sha256": "g" * 64}, {"sha256": 5}]
 LIES += [{"name": LAST}, {"name": FIRST.upper()}, {"name": "config.json/x"}, {"name": "x" * 10_000_000}, {"name": 5}]
-LIES += [{"name": name} for name in (".dsv3-unfinished", ".dsv3-made/x", ".git/hooks/x", ".CACHE/x", "a\u202eb", "a\x9bb")]
+LIES += [
+    {"name": name} for name in (".dsv3-unfinished", ".dsv3-made/x", ".git/hooks/x", ".CACHE/x", "a\u202eb", "a\x9bb")
+]
 LIES += [{"name": ["x"]}, {"size": 1e300}]
 
 
 @pytest.mark.parametrize("lie", LIES, ids=lambda lie: f"{lie!r:.40}")
 def test_a_list_that_makes_no_sense(hub, name, target, lie):
     """One line, at once, and what is there stays."""
-    hub.files[FIRST.lower() if "name" in lie else FIRST] = hub.files[FIRST]
     target.mkdir()
     for path in (FIRST, LAST):
         (target / path).write_bytes(b"mine")
     before = tree(target)
-    hub.lies = {FIRST: lie, LAST: {}}
-    if lie.get("name") == FIRST.upper():
-        hub.lies = {SHARDS[1]: lie}
+    hub.lies = {SHARDS[1]: lie}
     with pytest.raises((ValueError, OSError), match="the hub") as raised:
-        download("owner/model", target, name, verify_only=True, patience=Patience(tries=99, wait=60))
+        download("owner/model", target, name, verify_only=True, patience=SOON)
     assert len(str(raised.value)) < 600
     assert tree(target) == before
     assert hub.log == []
 
 
-NONSENSE = [b"null", b"[]", b"{}", b"5", b'"x"', b'{"Data": null}', b'{"Data": {"Files": 5}}', b'{"Data": {"Files": ["x"]}}']
-NONSENSE += [b'{"siblings": 5, "id": "x"}', b'{"siblings": ["x"], "id": "x"}', b'{"siblings": [], "id": "x"}', b"[" * 10**6]
-NONSENSE += [b'{"id": "x", "sha": null, "siblings": [{"rfilename": "x"}]}', b'{"Code": 200, "Data": [[]]}', b'{"Data": []}']
+NONSENSE = [
+    b"null",
+    b"[]",
+    b"{}",
+    b"5",
+    b'"x"',
+    b'{"Data": null}',
+    b'{"Data": {"Files": 5}}',
+    b'{"Data": {"Files": ["x"]}}',
+]
+NONSENSE += [
+    b'{"siblings": 5, "id": "x"}',
+    b'{"siblings": ["x"], "id": "x"}',
+    b'{"siblings": [], "id": "x"}',
+    b"[" * 10**6,
+]
+NONSENSE += [
+    b'{"id": "x", "sha": null, "siblings": [{"rfilename": "x"}]}',
+    b'{"Code": 200, "Data": [[]]}',
+    b'{"Data": []}',
+]
 
 
 @pytest.mark.parametrize("answer", NONSENSE, ids=lambda answer: f"{answer!r:.40}")
@@ -461,7 +492,12 @@ def test_a_page_in_place_of_a_file_without_a_hash(tmp_path):
 
 
 SECRETS = ["http://ann:geheim123@hub/x", "https://geheim123@hub", "/api?token=geheim123&x=1", "Bearer geheim123456"]
-SECRETS += ["token hf_geheim123456", "ms-geheim123-456", "m_session_id=geheim123", "http://a:p/geheim123@hub/"]
+SECRETS += [
+    "token hf_geheim12345678901234567890",
+    "ms-geheim1-4567-8901-2345-6789",
+    "m_session_id=geheim123",
+    "http://a:p/geheim123@hub/",
+]
 
 
 @pytest.mark.parametrize("text", SECRETS)
