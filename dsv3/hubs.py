@@ -13,7 +13,6 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal

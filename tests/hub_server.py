@@ -16,7 +16,7 @@ PAGE = b"<!DOCTYPE html><html><body>Please log in to this network.</body></html>
 class FakeHub:
     """A repository and what goes wrong with it.
 
-    ``faults[name]`` is a list: each request for the file's content takes one. ``lies[name]`` replaces ``name``, ``size``
+    ``faults[name]`` is a list: each request for the content takes one. ``lies[name]`` replaces ``name``, ``size``
     or ``sha256`` in the list, ``answer`` the whole list. ``log`` holds (path, Range header).
     """
 
