@@ -13,7 +13,7 @@ import sys
 import unicodedata
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from . import paths
@@ -85,10 +85,9 @@ def download(
         return
     of = source(name, hub)
     transfer = Transfer(of.hub, of.model, target / STAGING, patience)
-    found = transfer.listing()
-    check_names(found.files)
+    found = list_files(transfer)
     check_folder(found.files, target, verify_only)
-    unfinished = read_journal(target)
+    unfinished = os.path.lexists(target / read.UNFINISHED)
     right: set[str] = set()
     todo = wrong(found.files, target, right)
     if not verify_only and not unfinished:
@@ -112,6 +111,19 @@ def download(
     unhashed = sum(not (f.sha256 or f.git_sha1) for f in found.files)
     how = f", {unhashed} by size only" if unhashed else ""
     print(f"{target}: {size}, all as the hub lists them{how} ({fetched} fetched)", file=sys.stderr)
+
+
+def list_files(transfer: Transfer) -> Listing:
+    """What the hub has; the record that a dsv3 left in a folder before somebody uploaded it says nothing here.
+
+    Raises:
+        ValueError: a name that is none.
+        OSError: the hub does not answer, or not with a list.
+    """
+    found = transfer.listing()
+    found = replace(found, files=tuple(f for f in found.files if f.name != ours.RECORD))
+    check_names(found.files)
+    return found
 
 
 def make_staging(staging: Path) -> None:
@@ -269,12 +281,11 @@ def check_folder(files: Iterable[HubFile], target: Path, verify_only: bool) -> N
         raise FileExistsError(f"{target}: holds another checkpoint ({others[0]}); give an empty folder or remove it")
     check_places(files, target)
     journal, record = read_journal(target), ours.read_record(target)
-    made = ({read.UNFINISHED, f"{STAGING}/", *journal.files} if journal else set()) | (
-        {ours.RECORD} if record else set()
-    )
-    others = [name for name in ours.strangers(target, listed) if name not in made and not _of_a_client(target, name)]
+    made = {*(journal.files if journal else ()), *([ours.RECORD] if record else ())}
+    known = {*listed, *made, read.UNFINISHED}
+    others = [name for name in ours.strangers(target, known) if not _of_a_client(target, name)]
     if made:  # we made the folder: what people put there since is not in the way
-        others = [name for name in others if name.startswith(".dsv3-")]
+        others = [name for name in others if name.startswith(".dsv3-") and name.strip("/") not in made]
     ours.refuse(target, others)
 
 
@@ -371,11 +382,11 @@ def show_room(name: str, target: Path, hub: Hub, then: Iterable[str]) -> None:
     """Print what would be fetched and what room there is; nothing is written.
 
     Raises:
-        OSError: it would not fit.
+        OSError: it would not fit, or something is in the way.
     """
     of = source(name, hub)
-    found = Transfer(of.hub, of.model, target / STAGING).listing()
-    check_names(found.files)
+    found = list_files(Transfer(of.hub, of.model, target / STAGING))
+    check_folder(found.files, target, verify_only=False)
     print(f"{of}: {len(found.files)} files -> {target}")
     for f in found.files:
         print(f"  {(f.nbytes or 0) / 1e9:10.3f} GB  {f.name}")

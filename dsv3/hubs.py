@@ -141,7 +141,8 @@ def one_line(error: BaseException) -> str:
     failed = getattr(error, "failed_files", None) or {}
     for name, reason in failed.items():
         return f"{name}: {one_line(reason)}"
-    return f"{type(error).__name__}: {without_secrets(' '.join(str(error)[:10_000].split()))[:300]}"
+    text = "".join(c if c.isprintable() else " " for c in str(error)[:10_000])
+    return f"{type(error).__name__}: {without_secrets(' '.join(text.split()))[:300]}"
 
 
 def without_secrets(text: str) -> str:

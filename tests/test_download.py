@@ -472,6 +472,23 @@ def test_a_list_without_end(hub, name, target):
         download("owner/model", target, name, patience=SOON)
 
 
+def test_a_record_on_the_hub_is_not_taken(hub, target):
+    """Somebody uploaded a folder that dsv3 had made."""
+    hub.files[ours.RECORD] = b"theirs"
+    download("owner/model", target, patience=SOON)
+    assert ours.read_record(target).files.keys() == hub.files.keys() - {ours.RECORD}
+
+
+def test_a_journal_that_was_never_begun(hub, target):
+    """Killed between two system calls: an empty one."""
+    target.mkdir()
+    (target / read.UNFINISHED).touch()
+    for _ in range(2):
+        download("owner/model", target, patience=SOON)
+        assert whole(target, hub)
+        (target / read.UNFINISHED).touch()
+
+
 def test_content_that_looks_like_a_page(hub, name, target):
     """A hash decides; a header of 60 bytes begins with the same byte as a page does."""
     hub.files |= {"card.json": b"<!doctype html>", "card.html": b"<html>", "x.txt": b"version https://git-lfs"}
@@ -503,7 +520,9 @@ SECRETS += [
 @pytest.mark.parametrize("text", SECRETS)
 def test_no_secret_in_a_message(text, monkeypatch):
     monkeypatch.setenv("MODELSCOPE_API_TOKEN", "geheim123")
-    assert "geheim" not in one_line(OSError(f"no answer from {text}: 404"))
+    line = one_line(OSError(f"\x1b[31mno answer from {text}:\n404"))
+    assert "geheim" not in line
+    assert line.isprintable()
 
 
 def test_no_login_in_the_line_of_a_hub_that_is_not_there(name, target, monkeypatch):
