@@ -626,7 +626,7 @@ def test_the_command_line(hub, target):
     for words in ("DeepSeek-V3.1", "deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "688.57", "dsv3 generate"):
         assert words in done.stdout
     assert dsv3("download").returncode == 2
-    assert "an empty path" in dsv3("download", "--model", "x", "--local-dir", "").stderr
+    assert "a path is empty" in dsv3("download", "--model", "x", "--local-dir", "").stderr
     assert dsv3("download", "--model", "x", "--list", "--dry-run").returncode == 2
     fails(dsv3("download", "--model", "R9", "--local-dir", target), "download", "no model 'R9'", "DeepSeek-R1-Zero")
     done = dsv3("download", "--model", "tiny-r1", DSV3_HOME=str(target))
