@@ -164,7 +164,10 @@ def test_a_damaged_record_is_none(text, run, fp8_folder, tmp_path):
     (tmp_path / "out" / RECORD).write_text(text)
     before = tree(tmp_path)
     assert read_record(tmp_path / "out") is None
-    with pytest.raises(FileExistsError, match=r"holds .dsv3-made \(damaged\), model0-mp2.safetensors, .* and 3 more"):
+    with pytest.raises(
+        FileExistsError,
+        match=r"holds another checkpoint \(.dsv3-made \(damaged\), model0-mp2.safetensors, .* and 3 more\)",
+    ):
         run("convert", tmp_path / "out")
     with pytest.raises(ValueError, match=r"has no record \(.dsv3-made\)"):
         verify.repair(tmp_path / "out", fp8_folder)

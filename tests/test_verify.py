@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -213,7 +214,7 @@ def test_a_list_is_not_written_over_anything_else(made, tmp_path):
 def test_a_file_of_somebody_else_is_not_equal(where, kind, made, fp8_folder):
     ODD[kind](made / where)
     assert verify(made, fp8_folder).files == {where: "not of this checkpoint"}
-    with pytest.raises(FileExistsError, match=f"holds {where}, which dsv3 did not make"):
+    with pytest.raises(FileExistsError, match=f"holds .*{re.escape(where)}.*, which dsv3 did not make"):
         repair(made, fp8_folder)
     assert os.path.lexists(made / where)
 
@@ -275,7 +276,7 @@ def test_a_repair_does_not_follow_or_replace_what_is_no_file(kind, made, fp8_fol
         kept = (made / name).read_bytes()
         (made / name).unlink()
         ODD[kind](made / name)
-        with pytest.raises(FileExistsError, match=f"holds {name}"):
+        with pytest.raises(FileExistsError, match=f"holds .*{name}"):
             repair(made, fp8_folder)
         assert not (made / UNFINISHED).exists()
         (made / name).unlink()

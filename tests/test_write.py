@@ -117,7 +117,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
 
 def test_another_checkpoint_is_not_mixed_with(tmp_path):
     (tmp_path / "other.safetensors").write_bytes(b"")
-    with pytest.raises(FileExistsError, match=r"holds other.safetensors, which dsv3 did not make"):
+    with pytest.raises(FileExistsError, match=r"holds another checkpoint .other.safetensors., which dsv3 did not make"):
         execute(a_plan(), tmp_path)
     with pytest.raises(FileExistsError, match="exists and is not a folder"):
         execute(a_plan(), tmp_path / "other.safetensors")

@@ -136,6 +136,8 @@ def refuse(folder: Path, names: list[str]) -> None:
     """
     if names:
         shown = some([f"{name} (damaged)" if name == RECORD else name for name in names])
+        if any(name.endswith(".safetensors") for name in names):
+            shown = f"another checkpoint ({shown})"
         raise FileExistsError(
             f"{folder}: holds {shown}, which dsv3 did not make or somebody changed since; "
             "give an empty folder or move them away; nothing was written"
