@@ -235,7 +235,8 @@ def main(argv: list[str]) -> None:
     else:
         found = verify(args.folder, args.source)
         if found:
-            raise ValueError(f"{args.folder}: {found}; --repair makes again what differs")
+            cure = "; --repair makes again what differs" if ours.read_record(args.folder) else ""
+            raise ValueError(f"{args.folder}: {found}{cure}")
     print("equal")
 
 
