@@ -240,6 +240,22 @@ def test_a_run_that_was_killed_before_its_first_step_goes_on(nth, tmp_path, monk
     assert not compare(a_plan(), tmp_path)
 
 
+def test_a_line_that_a_full_disk_cut_off_is_taken_back(tmp_path, monkeypatch):
+    real = os.write
+
+    def full(fd: int, data: memoryview) -> int:
+        if bytes(data) == b"0\n":
+            return real(fd, data[:1])
+        if bytes(data) == b"\n":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="the disk is full"):
+        execute(a_plan(), tmp_path, workers=1)
+    assert set((tmp_path / read.UNFINISHED).read_bytes().split(b"\n")[1:]) <= {b"1", b"2", b"3", b""}
+
+
 def test_what_was_whole_stays_under_its_names_until_all_of_the_new_is_there(tmp_path):
     execute(a_plan(), tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in WHOLE}

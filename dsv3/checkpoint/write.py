@@ -48,9 +48,8 @@ def execute(plan: Plan, target: Path, workers: int = WORKERS, only: set[str] | N
     check_target(plan, target, only)
     check_space(plan, target, only)
     target.mkdir(parents=True, exist_ok=True)
-    with open_journal(
-        plan.what, plan.fingerprint, target, sorted(only) if only else _names(plan), bool(only)
-    ) as journal:
+    files = sorted(only) if only else _names(plan)
+    with open_journal(plan.what, plan.fingerprint, target, files, replace=bool(only)) as journal:
         sources = Sources(plan.sources)
         outputs: dict[str, int] = {}
         try:
@@ -248,7 +247,12 @@ class Journal:
 
     def add(self, line: object) -> None:
         """One write of one line: it is there whole or, if the process dies, torn and then ignored."""
-        _write_all(self.fd, f"{line}\n".encode())
+        end = os.fstat(self.fd).st_size
+        try:
+            _write_all(self.fd, f"{line}\n".encode())
+        except OSError:  # a full disk: another line must not go on where this one broke off
+            os.ftruncate(self.fd, end)
+            raise
 
 
 @contextmanager
