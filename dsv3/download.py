@@ -92,7 +92,7 @@ def download(
     todo = wrong(found.files, target, right)
     if not verify_only and not unfinished:
         check_content(todo, target, ())
-    check_room([f for f in found.files if f.name in todo], target, extra_bytes(name, then))
+    check_room(replace(found, files=tuple(f for f in found.files if f.name in todo)), target, extra_bytes(name, then))
     fetched = 0
     if todo or unfinished:
         target.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def list_files(transfer: Transfer) -> Listing:
     """
     found = transfer.listing()
     found = replace(found, files=tuple(f for f in found.files if f.name != ours.RECORD))
-    check_names(found.files)
+    check_names(found.files, transfer.staging.parent)
     return found
 
 
@@ -238,7 +238,7 @@ def _check_checkpoint(target: Path) -> None:
         read.open_folder(target)
 
 
-def check_names(files: Iterable[HubFile]) -> None:
+def check_names(files: Iterable[HubFile], target: Path) -> None:
     """
     Raises:
         ValueError: a name that leads out of the folder or into one that is not for files, is not a file name on every
@@ -246,10 +246,13 @@ def check_names(files: Iterable[HubFile]) -> None:
     """
     seen: set[str] = set()
     folders: set[str] = set()
+    root = target.resolve()
     for name in (f.name for f in files):
         parts = name.split("/")
         if not all(re.fullmatch(r"[^\\:]{1,200}", p) and p.isprintable() and p not in (".", "..") for p in parts):
             raise ValueError(f"the hub lists a file that leads out of the folder: {name[:200]!r}; nothing was fetched")
+        if not (target / name).resolve().is_relative_to(root):
+            raise ValueError(f"{target / name}: a link there leads out of the folder; nothing was fetched")
         first = parts[0].casefold()
         if first.startswith(".dsv3-") or (len(parts) > 1 and first in NO_FOLDERS):
             raise ValueError(f"the hub lists a file in a place of others: {name[:200]!r}; nothing was fetched")
@@ -345,13 +348,13 @@ def extra_bytes(name: str, then: Iterable[str]) -> dict[str, int]:
     return {step: weight_bytes(cfg, "bf16" if step == "cast" else last) for step in steps}
 
 
-def check_room(files: Iterable[HubFile], target: Path, extra: dict[str, int]) -> None:
+def check_room(found: Listing, target: Path, extra: dict[str, int]) -> None:
     """
     Raises:
-        OSError: the disk has less room than it takes to fetch ``files`` and what is ``extra``; with the figures.
+        OSError: the disk has less room than it takes to fetch ``found`` and what is ``extra``; with the figures.
     """
     staging = target / STAGING
-    missing = sum(max((f.nbytes or 0) - on_disk(staging, f), 0) for f in files)
+    missing = sum(max((f.nbytes or 0) - on_disk(staging, f), 0) for f in found.files)
     missing = max(missing - sum(f.stat().st_size for f in leftovers(staging)), 0)
     needed, free = missing + sum(extra.values()), free_bytes(target)
     if needed <= free:
@@ -395,7 +398,7 @@ def show_room(name: str, target: Path, hub: Hub, then: Iterable[str]) -> None:
         print(f"{nbytes / 1e9:12.3f} GB to {what}")
     print(f"{free_bytes(target) / 1e9:12.3f} GB free at {target}")
     there = {f.name for f in found.files if f.nbytes is not None and on_disk(target, f) == f.nbytes}
-    check_room([f for f in found.files if f.name not in there], target, extra)
+    check_room(replace(found, files=tuple(f for f in found.files if f.name not in there)), target, extra)
 
 
 def catalogue() -> str:

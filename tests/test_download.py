@@ -146,11 +146,19 @@ def test_a_name_that_leaves_the_folder(hub, name, target):
 
 
 @pytest.mark.parametrize("bad", ["/etc/evil", "a/../../b", "a\\..\\b", "c:evil", "a//b", "", "a/.", "a\nb", "x" * 300])
-def test_more_names_that_leave_the_folder(bad):
+def test_more_names_that_leave_the_folder(target, bad):
     fine = [HubFile(name, 1, None) for name in ("config.json", ".gitattributes", "a/b.c")]
-    check_names(fine)
+    check_names(fine, target)
     with pytest.raises(ValueError, match="leads out"):
-        check_names([*fine, HubFile(bad, 1, None)])
+        check_names([*fine, HubFile(bad, 1, None)], target)
+
+
+def test_a_link_in_the_folder_leads_nowhere(tmp_path, target):
+    target.mkdir()
+    (tmp_path / "blocked").mkdir()
+    (target / "sub").symlink_to(tmp_path / "blocked")
+    with pytest.raises(ValueError, match="leads out"):
+        check_names([HubFile("sub/x.json", 1, None)], target)
 
 
 def test_files_in_folders_of_the_repository(hub, name, target):
@@ -176,7 +184,7 @@ def test_no_room_for_what_follows(target, monkeypatch):
         with pytest.raises(ValueError, match=says):
             extra_bytes(model, [step])
     monkeypatch.setattr(tool, "free_bytes", lambda folder: 800 * 10**9)
-    files = [HubFile("model.safetensors", 688_586_727_753, None)]
+    files = tool.Listing("r", (HubFile("model.safetensors", 688_586_727_753, None),))
     tool.check_room(files, target, {})
     with pytest.raises(OSError, match=r"needs 2057\.57 GB \(688\.59 GB to fetch \+ 1368\.98 GB to cast\), 800\.00 GB"):
         tool.check_room(files, target, extra_bytes("R1", ["cast"]))
@@ -185,7 +193,7 @@ def test_no_room_for_what_follows(target, monkeypatch):
 def test_the_data_disk_is_named_when_it_has_room(target, tmp_path, monkeypatch):
     monkeypatch.setattr(tool.paths, "AUTODL_DATA", tmp_path)
     monkeypatch.setattr(tool, "free_bytes", lambda folder: 10**12 if folder == tmp_path else 10**9)
-    files = [HubFile("model.safetensors", 31 * 10**9, None)]
+    files = tool.Listing("r", (HubFile("model.safetensors", 31 * 10**9, None),))
     with pytest.raises(OSError, match=rf"; {tmp_path} has 1000\.00 GB free"):
         tool.check_room(files, target, {})
 
@@ -195,9 +203,9 @@ def test_what_a_stopped_client_left_makes_room(target, monkeypatch):
     stale.parent.mkdir(parents=True)
     stale.write_bytes(bytes(5_000_000))
     monkeypatch.setattr(tool, "free_bytes", lambda folder: 9_000_000)
-    tool.check_room([HubFile("model.safetensors", 14_000_000, None)], target, {})
+    tool.check_room(tool.Listing("r", (HubFile("model.safetensors", 14_000_000, None),)), target, {})
     with pytest.raises(OSError, match="to fetch"):
-        tool.check_room([HubFile("model.safetensors", 14_000_001, None)], target, {})
+        tool.check_room(tool.Listing("r", (HubFile("model.safetensors", 14_000_001, None),)), target, {})
 
 
 def test_files_of_another_model_are_not_replaced(hub, name, target):
