@@ -1,30 +1,34 @@
 """Fetches a checkpoint: tiny-r1 from the package, others from ModelScope or Hugging Face, checked before and after.
 
-The hub's client transfers. Around it: file names that leave the folder are refused, broken connections are taken up
-again with patience, and in the end every file is held against the hub's list. Until then the folder is no checkpoint.
+The hub's client transfers, into a folder of its own inside the target. Around it: file names that leave the folder are
+refused, broken connections are taken up again with patience, and every file is held against the hub's list before it is
+moved to its place. Until all are there, the folder is no checkpoint; what was there before stays.
 """
 
 import argparse
+import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 from . import paths
 from .catalogue import find_model, models
-from .checkpoint import read
+from .checkpoint import ours, read
 from .checkpoint.compare import compare
-from .checkpoint.ours import read_record
 from .checkpoint.plan import Move, Plan
-from .checkpoint.write import WORKERS, Bar, execute, free_bytes, open_journal
+from .checkpoint.write import WORKERS, Bar, execute, free_bytes, open_journal, read_journal
 from .cost import weight_bytes
 from .hubs import CACHE, HUBS, Hub, HubFile
 from .paths import TINY_R1
 from .transfer import PATIENCE, Listing, Patience, Transfer, leftovers, on_disk
 
+STAGING = ".dsv3-fetch"  # in the target: for the hub's client
+NO_FOLDERS = (".git", CACHE, "lost+found", "._____temp")  # of others, who may have files there
 MISSING = "missing"
 ROUNDS = 3  # fetches of a file whose content is wrong
 THEN = ("cast", "convert")
@@ -48,7 +52,7 @@ def source(name: str, hub: Hub) -> Source:
         ValueError: neither.
     """
     model = find_model(name)
-    if model is None and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if model is None and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         return Source(hub, name)
     ident = getattr(model, hub, None)
     if not ident:
@@ -80,19 +84,28 @@ def download(
         copy_tiny_r1(target)
         return
     of = source(name, hub)
-    transfer = Transfer(of.hub, of.model, target, patience)
-    found = transfer.listing()
-    check_names(found.files, target)
+    transfer = Transfer(of.hub, of.model, target / STAGING, patience)
+    found = list_files(transfer)
     check_folder(found.files, target, verify_only)
-    check_room(found, target, extra_bytes(name, then))
+    unfinished = os.path.lexists(target / read.UNFINISHED)
     right: set[str] = set()
-    if not verify_only and not (target / read.UNFINISHED).exists():
-        check_content(found.files, target, right)
-    target.mkdir(parents=True, exist_ok=True)
-    with open_journal(f"download of {of.model}", f"download {of.model}", target):
-        fetched = bring(transfer, found, right)
-        shutil.rmtree(target / CACHE, ignore_errors=True)
-        (target / read.UNFINISHED).unlink()
+    todo = wrong(found.files, target, right)
+    if not verify_only and not unfinished:
+        check_content(todo, target, ())
+    check_room(replace(found, files=tuple(f for f in found.files if f.name in todo)), target, extra_bytes(name, then))
+    fetched = 0
+    if todo or unfinished:
+        target.mkdir(parents=True, exist_ok=True)
+        what, mine = f"download of {of.model}", [*todo, STAGING, ours.RECORD]
+        with open_journal(what, f"download {of.model}", target, mine, replace=verify_only) as journal:
+            todo = wrong(found.files, target, right)
+            if not verify_only:
+                check_content(todo, target, journal.files if journal.replace else ())
+            make_staging(transfer.staging)
+            fetched = bring(transfer, found, todo, target)
+            leave_record(what, found, todo.keys() | journal.files, target)
+            shutil.rmtree(transfer.staging)
+            (target / read.UNFINISHED).unlink()
     _check_checkpoint(target)
     size = f"{len(found.files)} files, {found.nbytes / 1e9:.2f} GB"
     unhashed = sum(not (f.sha256 or f.git_sha1) for f in found.files)
@@ -100,45 +113,103 @@ def download(
     print(f"{target}: {size}, all as the hub lists them{how} ({fetched} fetched)", file=sys.stderr)
 
 
-def bring(transfer: Transfer, found: Listing, right: set[str]) -> int:
-    """Fetch and check until every file is as listed, ``right`` ones apart; how many were fetched.
+def list_files(transfer: Transfer) -> Listing:
+    """What the hub has; the record that a dsv3 left in a folder before somebody uploaded it says nothing here.
 
     Raises:
-        ValueError: content that is wrong after ``ROUNDS`` fetches; the wrong files are not kept.
+        ValueError: a name that is none.
+        OSError: the hub does not answer, or not with a list.
     """
+    found = transfer.listing()
+    found = replace(found, files=tuple(f for f in found.files if f.name != ours.RECORD))
+    check_names(found.files, transfer.staging.parent)
+    return found
+
+
+def make_staging(staging: Path) -> None:
+    """
+    Raises:
+        FileExistsError: something else bears its name, or a link.
+    """
+    try:
+        staging.mkdir()
+    except FileExistsError:
+        if not _is_folder(staging):
+            raise FileExistsError(f"{staging}: not a folder that dsv3 made; move it away") from None
+
+
+def leave_record(what: str, found: Listing, made: Collection[str], target: Path) -> None:
+    """Write down that the files ``made`` are ours, beside those that earlier runs wrote down."""
+    before = ours.read_record(target)
+    files, texts = (before.files, before.texts) if before and before.what == what else ({}, {})
+    for f in found.files:
+        if f.name in made:
+            files[f.name] = (target / f.name).stat().st_size
+            if not f.name.endswith(".safetensors"):
+                texts[f.name] = f.sha256 or read.digest(target / f.name)
+    written = target / STAGING / ours.RECORD
+    written.write_bytes(ours.Record(what, found.revision, files, texts).to_json())
+    os.replace(written, target / ours.RECORD)
+
+
+def bring(transfer: Transfer, found: Listing, todo: dict[str, str], target: Path) -> int:
+    """Fetch the files ``todo`` (name -> what is wrong in ``target``) and put each into its place once it is as listed.
+
+    Returns how many were fetched; others may have been there from an interrupted run.
+
+    Raises:
+        ValueError: content that is wrong after ``ROUNDS`` fetches; what was in ``target`` stays.
+        FileExistsError: somebody put something into the place of a file meanwhile.
+    """
+    for name, why in todo.items():
+        if why != MISSING:
+            print(f"{target / name}: {why}; fetched again", file=sys.stderr)
+    files = [f for f in found.files if f.name in todo]
     fetched: set[str] = set()
     for attempt in range(ROUNDS + 1):
-        reasons = wrong(found.files, transfer.target, right)
-        if not reasons:
+        arrived: set[str] = set()
+        reasons = wrong(files, transfer.staging, arrived)
+        check_places(files, target)
+        for name in arrived:
+            if todo[name] == MISSING and os.path.lexists(target / name):
+                raise FileExistsError(f"{target / name}: appeared during the download; move it away")
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            with (transfer.staging / name).open("rb") as file:
+                os.fsync(file.fileno())  # the name must not outlive a power cut without the bytes
+            os.replace(transfer.staging / name, target / name)
+        files = [f for f in files if f.name in reasons]
+        if not files:
             return len(fetched)
         for name, why in reasons.items():
             if why != MISSING:
-                print(f"{transfer.target / name}: {why}; removed", file=sys.stderr)
-                (transfer.target / name).unlink()
-        if attempt == ROUNDS:
-            break
-        fetched |= reasons.keys()
-        transfer.fetch(found.revision, [f for f in found.files if f.name in reasons])
+                print(f"{target / name}: fetched with {why}", file=sys.stderr)
+                (transfer.staging / name).unlink()
+        if attempt < ROUNDS:
+            fetched |= reasons.keys()
+            transfer.fetch(found.revision, files)
     shown = read.some([f"{name} ({why})" for name, why in reasons.items()])
-    raise ValueError(f"{transfer.target}: not as the hub lists it after {ROUNDS} fetches, and removed: {shown}")
+    raise ValueError(f"{target}: not as the hub lists it after {ROUNDS} fetches, and not kept: {shown}")
 
 
-def wrong(files: Iterable[HubFile], target: Path, right: set[str]) -> dict[str, str]:
-    """The files that are missing or not as listed, and why. Those found right join ``right`` and are not read again."""
+def wrong(files: Iterable[HubFile], folder: Path, right: set[str]) -> dict[str, str]:
+    """The files that are missing in ``folder`` or not as listed, and why. Those found right join ``right`` and are not
+    read again."""
     reasons, to_read = {}, []
     for f in files:
-        file = target / f.name
+        file = folder / f.name
         if f.name in right:
             continue
-        if not file.is_file():
+        if not os.path.lexists(file):
             reasons[f.name] = MISSING
+        elif not ours.is_plain(file):
+            reasons[f.name] = "no regular file"
         elif f.nbytes is not None and file.stat().st_size != f.nbytes:
             reasons[f.name] = f"{file.stat().st_size} bytes, should be {f.nbytes}"
         else:
             to_read.append(f)
     bar = Bar("checking", sum(f.nbytes or 0 for f in to_read))
     with ThreadPoolExecutor(WORKERS) as pool:
-        for f, good in zip(to_read, pool.map(lambda f: _as_listed(f, target), to_read), strict=True):
+        for f, good in zip(to_read, pool.map(lambda f: _as_listed(f, folder / f.name), to_read), strict=True):
             bar.add(f.nbytes or 0)
             if good:
                 right.add(f.name)
@@ -148,13 +219,14 @@ def wrong(files: Iterable[HubFile], target: Path, right: set[str]) -> dict[str, 
     return reasons
 
 
-def _as_listed(f: HubFile, target: Path) -> bool:
-    file = target / f.name
+def _as_listed(f: HubFile, file: Path) -> bool:
     if f.sha256:
         return read.digest(file) == f.sha256
     if f.git_sha1:
         return read.digest(file, "sha1", b"blob %d\0" % file.stat().st_size) == f.git_sha1
-    return True
+    with file.open("rb") as opened:  # only the size is known: at least it must not be a login page
+        page = re.match(rb"\s*<(!doctype\s+html|html)\b", opened.read(1000), re.IGNORECASE)
+    return not (page and file.suffix in (".safetensors", ".json"))
 
 
 def _check_checkpoint(target: Path) -> None:
@@ -169,39 +241,89 @@ def _check_checkpoint(target: Path) -> None:
 def check_names(files: Iterable[HubFile], target: Path) -> None:
     """
     Raises:
-        ValueError: a name that leads out of ``target``, or is not a file name on every system.
+        ValueError: a name that leads out of the folder or into one that is not for files, is not a file name on every
+            system, or is there twice.
     """
+    seen: set[str] = set()
+    folders: set[str] = set()
     root = target.resolve()
     for name in (f.name for f in files):
         parts = name.split("/")
-        plain = all(re.fullmatch(r"[^\\:\x00-\x1f]{1,255}", p) and p not in (".", "..") for p in parts)
-        if not plain or not (target / name).resolve().is_relative_to(root):
+        if not all(re.fullmatch(r"[^\\:]{1,200}", p) and p.isprintable() and p not in (".", "..") for p in parts):
             raise ValueError(f"the hub lists a file that leads out of the folder: {name[:200]!r}; nothing was fetched")
+        if not (target / name).resolve().is_relative_to(root):
+            raise ValueError(f"{target / name}: a link there leads out of the folder; nothing was fetched")
+        first = parts[0].casefold()
+        if first.startswith(".dsv3-") or (len(parts) > 1 and first in NO_FOLDERS):
+            raise ValueError(f"the hub lists a file in a place of others: {name[:200]!r}; nothing was fetched")
+        # Some systems do not tell capitals from small letters, nor two ways to write an accent.
+        path = PurePosixPath(unicodedata.normalize("NFC", name).casefold())
+        if str(path) in seen:
+            raise ValueError(f"the hub lists a file twice: {name[:200]!r}; nothing was fetched")
+        seen.add(str(path))
+        folders |= {str(p) for p in path.parents}
+    if seen & folders:
+        raise ValueError(
+            f"the hub lists a file that is a folder, too: {min(seen & folders)[:200]!r}; nothing was fetched"
+        )
 
 
 def check_folder(files: Iterable[HubFile], target: Path, verify_only: bool) -> None:
     """
     Raises:
         FileNotFoundError: nothing there to verify.
-        FileExistsError: ``target`` is a file, or holds safetensors that are not listed.
+        FileExistsError: ``target`` is a file, or holds what is not ours and not of this checkpoint.
     """
     if verify_only and not target.is_dir():
         raise FileNotFoundError(f"{target}: no such folder; leave out --verify-only to fetch it")
     if target.exists() and not target.is_dir():
         raise FileExistsError(f"{target}: exists and is not a folder")
     listed = {f.name for f in files}
-    strangers = sorted(f.name for f in target.glob("*.safetensors") if f.name not in listed)
-    if strangers:
-        raise FileExistsError(f"{target}: holds another checkpoint ({strangers[0]}); give an empty folder or remove it")
+    others = sorted(f.name for f in target.glob("*.safetensors") if f.name not in listed)
+    if others:
+        raise FileExistsError(f"{target}: holds another checkpoint ({others[0]}); give an empty folder or remove it")
+    check_places(files, target)
+    journal, record = read_journal(target), ours.read_record(target)
+    made = {*(journal.files if journal else ()), *([ours.RECORD] if record else ())}
+    known = {*listed, *made, read.UNFINISHED}
+    others = [name for name in ours.strangers(target, known) if not _of_a_client(target, name)]
+    if made:  # we made the folder: what people put there since is not in the way
+        others = [name for name in others if name.startswith(".dsv3-") and name.strip("/") not in made]
+    ours.refuse(target, others)
 
 
-def check_content(files: Iterable[HubFile], target: Path, right: set[str]) -> None:
-    """What is there before a first run is as listed, and joins ``right``; nothing of somebody else's is replaced.
+def _of_a_client(target: Path, name: str) -> bool:
+    """Whether a hub's client or git left the stranger ``name`` in a folder that a person filled with it."""
+    if name == f"{CACHE}/":
+        return {p.name for p in (target / CACHE).iterdir()} <= {"huggingface", "modelscope"}
+    return name.startswith((".git", "._____temp/")) or name in (".msc", ".mv", ".mdl")
+
+
+def check_places(files: Iterable[HubFile], target: Path) -> None:
+    """
+    Raises:
+        FileExistsError: a link or something else where a file or its folder is to be.
+    """
+    for name in (f.name for f in files):
+        for path in (*reversed(PurePosixPath(name).parents[:-1]), PurePosixPath(name)):
+            if not os.path.lexists(target / path):
+                break
+            if not (ours.is_plain(target / path) if str(path) == name else _is_folder(target / path)):
+                raise FileExistsError(f"{target / path}: a link, or of another kind than the hub's; move it away")
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a folder is there, itself and not by a link."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def check_content(todo: dict[str, str], target: Path, made: Collection[str]) -> None:
+    """Nothing of somebody else's is replaced.
 
     Raises:
-        FileExistsError: a file is there with other content.
+        FileExistsError: of the files ``todo`` one is there with other content, and not one that we ``made``.
     """
-    others = [name for name, why in wrong(files, target, right).items() if why != MISSING]
+    others = [name for name, why in todo.items() if why != MISSING and name not in made]
     if others:
         way_out = "give an empty folder, or --verify-only to replace it"
         raise FileExistsError(f"{target}: {read.some(others)} not as the hub lists it; {way_out}")
@@ -229,10 +351,11 @@ def extra_bytes(name: str, then: Iterable[str]) -> dict[str, int]:
 def check_room(found: Listing, target: Path, extra: dict[str, int]) -> None:
     """
     Raises:
-        OSError: the disk has less room than is needed; with the figures.
+        OSError: the disk has less room than it takes to fetch ``found`` and what is ``extra``; with the figures.
     """
-    missing = found.nbytes - sum(min(on_disk(target, f), f.nbytes or 0) for f in found.files)
-    missing = max(missing - sum(f.stat().st_size for f in leftovers(target)), 0)
+    staging = target / STAGING
+    missing = sum(max((f.nbytes or 0) - on_disk(staging, f), 0) for f in found.files)
+    missing = max(missing - sum(f.stat().st_size for f in leftovers(staging)), 0)
     needed, free = missing + sum(extra.values()), free_bytes(target)
     if needed <= free:
         return
@@ -252,7 +375,7 @@ def copy_tiny_r1(target: Path) -> None:
     plan.fill(Move(file, 0, sizes[file.name], file.name, 0) for file in files)
     plan.texts[read.INDEX] = (TINY_R1 / read.INDEX).read_bytes()
     plan.carry_over(TINY_R1)
-    if target.is_dir() and not read_record(target) and not compare(plan, target):
+    if target.is_dir() and not ours.read_record(target) and not compare(plan, target):
         print(f"{target}: {len(sizes)} files, all there already", file=sys.stderr)
         return
     execute(plan, target)
@@ -262,11 +385,11 @@ def show_room(name: str, target: Path, hub: Hub, then: Iterable[str]) -> None:
     """Print what would be fetched and what room there is; nothing is written.
 
     Raises:
-        OSError: it would not fit.
+        OSError: it would not fit, or something is in the way.
     """
     of = source(name, hub)
-    found = Transfer(of.hub, of.model, target).listing()
-    check_names(found.files, target)
+    found = list_files(Transfer(of.hub, of.model, target / STAGING))
+    check_folder(found.files, target, verify_only=False)
     print(f"{of}: {len(found.files)} files -> {target}")
     for f in found.files:
         print(f"  {(f.nbytes or 0) / 1e9:10.3f} GB  {f.name}")
@@ -274,7 +397,8 @@ def show_room(name: str, target: Path, hub: Hub, then: Iterable[str]) -> None:
     for what, nbytes in ({"fetch": found.nbytes} | extra).items():
         print(f"{nbytes / 1e9:12.3f} GB to {what}")
     print(f"{free_bytes(target) / 1e9:12.3f} GB free at {target}")
-    check_room(found, target, extra)
+    there = {f.name for f in found.files if f.nbytes is not None and on_disk(target, f) == f.nbytes}
+    check_room(replace(found, files=tuple(f for f in found.files if f.name not in there)), target, extra)
 
 
 def catalogue() -> str:
@@ -290,7 +414,7 @@ def main(argv: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="dsv3 download", description=__doc__)
     parser.add_argument("--model", metavar="NAME", help="of the catalogue (--list), or an id owner/name of the hub")
-    parser.add_argument("--local-dir", type=Path, metavar="DIR", help=f"default: {paths.home()}/NAME")
+    parser.add_argument("--local-dir", type=ours.path, metavar="DIR", help=f"default: {paths.home()}/NAME")
     parser.add_argument("--hub", choices=HUBS, default=HUBS[0], help="default: modelscope")
     parser.add_argument(
         "--then", choices=THEN, nargs="+", default=[], help="what will follow: its room is asked for, too"

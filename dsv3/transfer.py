@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,10 @@ class Listing:
 
 
 class Transfer:
-    """Fetches files of one model into one folder."""
+    """Fetches files of one model into one folder, ``staging``, where nobody else has files."""
 
-    def __init__(self, hub: Hub, model: str, target: Path, patience: Patience = PATIENCE):
-        self.hub, self.model, self.target, self.patience = hub, model, target, patience
+    def __init__(self, hub: Hub, model: str, staging: Path, patience: Patience = PATIENCE):
+        self.hub, self.model, self.staging, self.patience = hub, model, staging, patience
 
     def listing(self) -> Listing:
         """What the hub has.
@@ -60,7 +60,7 @@ class Transfer:
             OSError: it does not answer, or not with a list.
             ImportError: its client is not installed.
         """
-        answer = self._persist("list", [], [], Watch(self.target, []))
+        answer = self._persist("list", [], [], Watch(self.staging, []))
         return Listing(answer["revision"], tuple(HubFile(**f) for f in answer["files"]))
 
     def fetch(self, revision: str, files: list[HubFile]) -> None:
@@ -69,11 +69,11 @@ class Transfer:
         Raises:
             OSError: after ``patience``, or at once for a full disk; what was fetched stays.
         """
-        watch = Watch(self.target, files)
+        watch = Watch(self.staging, files)
         try:
-            self._persist("fetch", [revision, str(self.target)], files, watch)
+            self._persist("fetch", [revision, str(self.staging)], files, watch)
         except KeyboardInterrupt:
-            print(f"\n{self.target}: stopped; the same command goes on from here", file=sys.stderr)
+            print(f"\n{self.staging.parent}: stopped; the same command goes on from here", file=sys.stderr)
             raise
         finally:
             watch.close()
@@ -82,8 +82,8 @@ class Transfer:
         failures, best = 0, watch.arrived()
         while True:
             # A file that is there is not asked for again: a client may read it all to see whether it is right.
-            names = [f.name for f in files if not watch.finished(f)]
-            answer = self._run(verb, rest, names, watch)
+            left = [f for f in files if not watch.finished(f)]
+            answer = self._run(verb, rest, left, watch)
             if "error" not in answer:
                 return answer
             if answer.get("uninstalled"):
@@ -99,24 +99,24 @@ class Transfer:
             print(f"{self.model}: {answer['error']}; trying again in {wait:.0f} s", file=sys.stderr)
             time.sleep(wait)
 
-    def _run(self, verb: str, rest: list[str], names: list[str], watch: "Watch") -> dict[str, Any]:
+    def _run(self, verb: str, rest: list[str], files: list[HubFile], watch: "Watch") -> dict[str, Any]:
         """One run of the client: its answer, or ``error`` and whether that is ``final``."""
-        for file in leftovers(self.target) if names else []:
+        for file in leftovers(self.staging) if files else []:
             file.unlink(missing_ok=True)
         command = [sys.executable, "-m", hubs.__name__, verb, self.hub, self.model, *rest]
         chatter = None if os.environ.get("DSV3_DEBUG") == "1" else subprocess.DEVNULL
-        # A listing leaves no trace in the target.
+        # A listing leaves no trace.
         with tempfile.TemporaryFile() as said, tempfile.TemporaryDirectory() as scratch:
             client = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=said,
                 stderr=chatter,
-                env=hubs.environment(self.target if names else Path(scratch)),
+                env=hubs.environment(self.staging if files else Path(scratch)),
                 start_new_session=True,  # Ctrl-C reaches us only, and we end it
             )
             try:
-                client.stdin.write(json.dumps(names).encode() + b"\n")
+                client.stdin.write(json.dumps([asdict(f) for f in files]).encode() + b"\n")
                 client.stdin.flush()
                 if not self._await(client, watch):
                     return {"error": f"no new byte in {self.patience.stall:.0f} s", "final": False}
@@ -147,26 +147,26 @@ class Transfer:
                 return False
 
 
-def on_disk(target: Path, f: HubFile) -> int:
-    """Bytes of ``f`` that are there, finished or, as ModelScope's client keeps them, not."""
-    for file in (target / f.name, target / f"{f.name}.incomplete"):
+def on_disk(folder: Path, f: HubFile) -> int:
+    """Bytes of ``f`` that are in ``folder``, finished or, as ModelScope's client keeps them, not."""
+    for file in (folder / f.name, folder / f"{f.name}.incomplete"):
         with contextlib.suppress(OSError):
-            return file.stat().st_size
+            return file.lstat().st_size
     return 0
 
 
-def leftovers(target: Path) -> list[Path]:
+def leftovers(staging: Path) -> list[Path]:
     """Unfinished files of a Hugging Face client that was stopped: the next one does not go on with them."""
-    return list((target / hubs.CACHE / "huggingface").rglob("*.incomplete"))
+    return list((staging / hubs.CACHE / "huggingface").rglob("*.incomplete"))
 
 
 class Watch:
     """Files, bytes, rate and time left: on a terminal twice a second, elsewhere a line a minute."""
 
-    def __init__(self, target: Path, files: list[HubFile]):
-        self.target, self.files = target, files
+    def __init__(self, staging: Path, files: list[HubFile]):
+        self.staging, self.files = staging, files
         self.total = sum(f.nbytes or 0 for f in files)
-        self.before = self.arrived() - sum(on_disk(target, f) for f in files)
+        self.before = self.arrived() - sum(on_disk(staging, f) for f in files)
         self.on = sys.stderr.isatty()
         self.samples: deque[tuple[float, int]] = deque([(time.monotonic(), self.arrived())], maxlen=60)
         self.shown = time.monotonic()
@@ -174,15 +174,15 @@ class Watch:
     def arrived(self) -> int:
         """Bytes of all files in the folder; clients keep unfinished ones in places of their own."""
         total = 0
-        for folder, _, names in os.walk(self.target):
+        for folder, _, names in os.walk(self.staging):
             for name in names:
                 with contextlib.suppress(OSError):
-                    total += os.stat(os.path.join(folder, name)).st_size
+                    total += os.lstat(os.path.join(folder, name)).st_size
         return total
 
     def finished(self, f: HubFile) -> bool:
         with contextlib.suppress(OSError):
-            return f.nbytes is not None and (self.target / f.name).stat().st_size == f.nbytes
+            return f.nbytes is not None and (self.staging / f.name).stat().st_size == f.nbytes
         return False
 
     def show(self, arrived: int) -> None:

@@ -16,12 +16,15 @@ PAGE = b"<!DOCTYPE html><html><body>Please log in to this network.</body></html>
 class FakeHub:
     """A repository and what goes wrong with it.
 
-    ``faults[name]`` is a list: each request for the file's content takes one. ``log`` holds (path, Range header).
+    ``faults[name]`` is a list: each request for the content takes one. ``lies[name]`` replaces ``name``, ``size``
+    or ``sha256`` in the list, ``answer`` the whole list. ``log`` holds (path, Range header).
     """
 
     def __init__(self, files: dict[str, bytes]):
         self.files = files
         self.faults: dict[str, list[str]] = {}
+        self.lies: dict[str, dict[str, object]] = {}
+        self.answer: bytes | None = None
         self.listing_faults: list[str] = []
         self.log: list[tuple[str, str | None]] = []
         self.ended = threading.Event()
@@ -91,18 +94,28 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, PAGE, True, "text/html")
         elif fault:
             self.send(int(fault), b"{}", True, "application/json")
+        elif self.hub.answer is not None:
+            self.send(200, self.hub.answer, True, "application/json")
         else:
             self.json(rows())
 
     def modelscope_list(self) -> dict:
-        files = [
-            {"Path": n, "Name": n, "Type": "blob", "Size": len(d), "Sha256": sha256(d), "Revision": REVISION}
-            for n, d in self.hub.files.items()
-        ]
+        files = []
+        for name, data in self.hub.files.items():
+            row = {"name": name, "size": len(data), "sha256": sha256(data)} | self.hub.lies.get(name, {})
+            row = {"Path": row["name"], "Name": row["name"], "Size": row["size"], "Sha256": row["sha256"]}
+            files.append(row | {"Type": "blob", "Revision": REVISION})
         return {"Code": 200, "Success": True, "Message": "success", "Data": {"Files": files}}
 
     def hf_list(self) -> dict:
-        rows = [self.hf_row(name) | {"rfilename": name} for name in self.hub.files]
+        rows = []
+        for name in self.hub.files:
+            lie = self.hub.lies.get(name, {})
+            row = self.hf_row(name) | {"rfilename": lie.get("name", name)}
+            row["size"] = lie.get("size", row["size"])
+            if "sha256" in lie:
+                row["lfs"] = row.get("lfs", {"size": row["size"], "pointerSize": 134}) | {"sha256": lie["sha256"]}
+            rows.append(row)
         return {"id": "owner/model", "modelId": "owner/model", "sha": REVISION, "siblings": rows, "tags": []}
 
     def hf_row(self, name: str) -> dict:
@@ -128,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
             faults = self.hub.faults.get(name)
             if faults and not elsewhere:
                 fault = faults.pop(0)
-        if fault in ("429", "503"):
+        if fault in ("404", "429", "503"):
             self.send(int(fault), b"{}", body, "application/json", {"Retry-After": "0"})
         elif fault == "redirect":
             port = self.server.server_port

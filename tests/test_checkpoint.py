@@ -142,3 +142,11 @@ def test_an_mtp_layer_too_many_or_too_few_says_what_to_change(bf16_folder):
     without = read.Checkpoint(bf16_folder, [found[n] for n in main])
     with pytest.raises(ValueError, match="without its MTP layer set num_nextn_predict_layers to 0"):
         read.check(without, all_, set(all_))
+
+
+def test_a_header_may_begin_with_any_byte(tmp_path):
+    """Its length's lowest byte may be that of '<' or of a blank: 60 and 32."""
+    for length in (60, 32, 60 + 256):
+        text = b'{"__metadata__":{}}'.ljust(length)
+        (tmp_path / "m.safetensors").write_bytes(length.to_bytes(8, "little") + text)
+        assert list(read.header(tmp_path / "m.safetensors")) == []

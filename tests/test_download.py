@@ -1,7 +1,10 @@
 """Downloads from a hub on 127.0.0.1 that misbehaves, through the two hubs' own clients."""
 
 import os
+import re
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import time
@@ -12,9 +15,9 @@ from hub_server import FakeHub, sha256
 from test_cli import dsv3, fails
 
 from dsv3 import download as tool
-from dsv3.checkpoint import read
+from dsv3.checkpoint import ours, read
 from dsv3.download import check_names, download, extra_bytes, show_room
-from dsv3.hubs import HUBS, HubFile
+from dsv3.hubs import HUBS, HubFile, hub_file, one_line
 from dsv3.paths import TINY_R1
 from dsv3.transfer import Patience
 
@@ -58,8 +61,9 @@ def target(tmp_path) -> Path:
 
 
 def whole(target: Path, hub: FakeHub) -> bool:
-    """Exactly the hub's files, byte for byte, and nothing else."""
-    there = {str(f.relative_to(target)): f.read_bytes() for f in target.rglob("*") if f.is_file()}
+    """Exactly the hub's files, byte for byte, and our record."""
+    there = {str(f.relative_to(target)): f.read_bytes() for f in target.rglob("*") if not f.is_dir()}
+    there.pop(ours.RECORD, None)
     return there == hub.files
 
 
@@ -94,7 +98,8 @@ def test_content_that_stays_wrong_is_not_kept(hub, name, target, fault, monkeypa
     with pytest.raises((ValueError, OSError), match=FIRST):
         download("owner/model", target, name, patience=SOON)
     assert not (target / FIRST).exists()
-    assert (target / LAST).read_bytes() == hub.files[LAST], "the others are there"
+    kept = [folder / LAST for folder in (target, target / tool.STAGING) if (folder / LAST).exists()]
+    assert [f.read_bytes() for f in kept] == [hub.files[LAST]], "the others are there"
     with pytest.raises(ValueError, match="unfinished"):
         read.open_folder(target)
     with pytest.raises(FileExistsError, match=r"unfinished work of another run \(download of owner/model\)"):
@@ -179,27 +184,28 @@ def test_no_room_for_what_follows(target, monkeypatch):
         with pytest.raises(ValueError, match=says):
             extra_bytes(model, [step])
     monkeypatch.setattr(tool, "free_bytes", lambda folder: 800 * 10**9)
-    listing = tool.Listing("r", (HubFile("model.safetensors", 688_586_727_753, None),))
-    tool.check_room(listing, target, {})
+    files = tool.Listing("r", (HubFile("model.safetensors", 688_586_727_753, None),))
+    tool.check_room(files, target, {})
     with pytest.raises(OSError, match=r"needs 2057\.57 GB \(688\.59 GB to fetch \+ 1368\.98 GB to cast\), 800\.00 GB"):
-        tool.check_room(listing, target, extra_bytes("R1", ["cast"]))
+        tool.check_room(files, target, extra_bytes("R1", ["cast"]))
 
 
 def test_the_data_disk_is_named_when_it_has_room(target, tmp_path, monkeypatch):
     monkeypatch.setattr(tool.paths, "AUTODL_DATA", tmp_path)
     monkeypatch.setattr(tool, "free_bytes", lambda folder: 10**12 if folder == tmp_path else 10**9)
-    listing = tool.Listing("r", (HubFile("model.safetensors", 31 * 10**9, None),))
+    files = tool.Listing("r", (HubFile("model.safetensors", 31 * 10**9, None),))
     with pytest.raises(OSError, match=rf"; {tmp_path} has 1000\.00 GB free"):
-        tool.check_room(listing, target, {})
+        tool.check_room(files, target, {})
 
 
-def test_what_a_stopped_client_left_makes_room(hub, target, monkeypatch):
-    stale = target / ".cache" / "huggingface" / "download" / "abc.0123.incomplete"
+def test_what_a_stopped_client_left_makes_room(target, monkeypatch):
+    stale = target / tool.STAGING / ".cache" / "huggingface" / "download" / "abc.0123.incomplete"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(bytes(5_000_000))
     monkeypatch.setattr(tool, "free_bytes", lambda folder: 9_000_000)
-    download("owner/model", target, "huggingface", patience=SOON)
-    assert whole(target, hub)
+    tool.check_room(tool.Listing("r", (HubFile("model.safetensors", 14_000_000, None),)), target, {})
+    with pytest.raises(OSError, match="to fetch"):
+        tool.check_room(tool.Listing("r", (HubFile("model.safetensors", 14_000_001, None),)), target, {})
 
 
 def test_files_of_another_model_are_not_replaced(hub, name, target):
@@ -263,6 +269,278 @@ def test_a_hub_that_serves_pointers(hub, target):
         download("owner/model", target, patience=SOON)
 
 
+def tree(folder: Path) -> dict[str, object]:
+    """Everything in ``folder``, links and special files as what they are."""
+
+    def what(path: Path) -> object:
+        if path.is_symlink():
+            return os.readlink(path)
+        return path.read_bytes() if path.is_file() else stat.S_IFMT(path.lstat().st_mode)
+
+    return {str(p.relative_to(folder)): what(p) for p in sorted(folder.rglob("*"))}
+
+
+def plant(target: Path, name: str, kind: str) -> None:
+    """Something of a person's in ``target``."""
+    path = target / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "file":
+        path.write_text("mine")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link":
+        outside = target.with_name("home") / "outside"
+        path.symlink_to(outside)
+    else:
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(os.path.relpath(path))
+
+
+MINE = [
+    "notes.txt",
+    ".bashrc",
+    ".cache/dsv3/R1/model.safetensors",
+    "photos/one.jpg",
+    "other.safetensors",
+    "config.json~",
+]
+MINE += [".cache/torch/x", "figures/mine.txt", "model-00001-of-000005.safetensors.part", ".dsv3-fetch/x", ".dsv3-made"]
+IN_THE_WAY = [(name, "file") for name in MINE] + [(".dsv3-unfinished", "link"), (".dsv3-unfinished", "pipe")]
+IN_THE_WAY += [(name, kind) for name in (FIRST, "config.json", "figures", ".dsv3-fetch") for kind in ("link", "pipe")]
+IN_THE_WAY += [("config.json", "socket"), ("config.json", "folder"), ("figures", "file"), ("figures/one.txt", "link")]
+
+
+@pytest.mark.parametrize("verify_only", [False, True], ids=["", "verify"])
+@pytest.mark.parametrize(("planted", "kind"), IN_THE_WAY)
+def test_what_is_in_the_way_is_named_and_stays(hub, target, planted, kind, verify_only):
+    """Whatever a person has there; the rest of the checkpoint is there and right, but for one file."""
+    hub.files["figures/one.txt"] = b"one"
+    target.mkdir()
+    for name in (LAST, "tokenizer.json"):
+        (target / name).write_bytes(hub.files[name])
+    plant(target, planted, kind)
+    before = tree(target)
+    with pytest.raises((FileExistsError, ValueError), match=re.escape(planted.split("/")[0])):
+        download("owner/model", target, verify_only=verify_only, patience=SOON)
+    assert tree(target) == before
+    assert hub.log == []
+
+
+def test_what_clients_leave_is_not_in_the_way(hub, name, target):
+    """A folder that a person filled with a hub's client, partly: what is right is taken, and nothing removed."""
+    leave = [
+        ".cache/huggingface/download/config.json.metadata",
+        ".cache/huggingface/.gitignore",
+        "._____temp/x",
+        ".msc",
+    ]
+    leave += [".mv", ".gitignore", ".git/HEAD", "lost+found/x"]
+    for path in leave:
+        plant(target, path, "file")
+    for path in (FIRST, LAST):
+        (target / path).write_bytes(hub.files[path])
+    before = tree(target)
+    download("owner/model", target, name, patience=SOON)
+    assert before.items() <= tree(target).items()
+    assert {n for n, _ in hub.log} == hub.files.keys() - {FIRST, LAST}
+    assert {p.name for p in target.iterdir() if not p.name.startswith(".") and p.is_file()} == hub.files.keys()
+
+
+def test_files_that_a_person_adds_stay(hub, target):
+    """Into a finished folder, and into one whose download broke off."""
+    hub.faults = {FIRST: ["404"] * 99}
+    with pytest.raises(OSError, match=FIRST):
+        download("owner/model", target, patience=SOON)
+    for path in ("notes.txt", "runs/one/log", ".cache/mine"):
+        plant(target, path, "file")
+    hub.faults = {}
+    for verify_only in (False, False, True):
+        download("owner/model", target, verify_only=verify_only, patience=SOON)
+        assert {"notes.txt", "runs/one/log", ".cache/mine"} <= tree(target).keys()
+        assert not (target / tool.STAGING).exists()
+
+
+def test_a_fetch_that_fails_costs_nothing(hub, name, target, monkeypatch):
+    """``--verify-only``, and the hub has no better file: what was there is there."""
+    monkeypatch.setattr(tool, "ROUNDS", 1)
+    target.mkdir()
+    for path, data in hub.files.items():
+        (target / path).write_bytes(b"mine" if path in (FIRST, "config.json") else data)
+    before = tree(target)
+    hub.faults = {FIRST: ["flip"] * 99, "config.json": ["404"] * 99}
+    for _ in range(2):
+        with pytest.raises((ValueError, OSError), match="owner/model|not as the hub lists it"):
+            download("owner/model", target, name, verify_only=True, patience=SOON)
+        assert before.items() <= tree(target).items()
+    hub.faults = {}
+    download("owner/model", target, name, patience=SOON)  # goes on with what was said before
+    assert whole(target, hub)
+
+
+HASH = "ab" * 32
+
+
+@pytest.mark.parametrize(
+    "size", [-1, "-1", "x", "", "1.5", 1.5, [], {}, "9" * 30, 1 << 80, float("nan"), True, "\u0663"]
+)
+def test_sizes_that_are_none(size):
+    with pytest.raises(ValueError, match="'x.json': not a size") as raised:
+        hub_file("x.json", size, HASH)
+    assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "value", ["x", HASH[:-1], HASH + "a", "g" * 64, " " + HASH[1:], 5, [HASH], "a" * 10**6, "\uff11" * 64]
+)
+def test_hashes_that_are_none(value):
+    for hashes in ((value, None), (None, value)):
+        with pytest.raises(ValueError, match="'x.json': not a hash") as raised:
+            hub_file("x.json", 1, *hashes)
+        assert len(str(raised.value)) < 300
+
+
+def test_sizes_and_hashes_as_hubs_write_them():
+    assert hub_file("x", "17", HASH.upper()) == hub_file("x", 17, HASH.title()) == HubFile("x", 17, HASH)
+    assert hub_file("x", 0, "", "AB" * 20) == HubFile("x", 0, None, "ab" * 20)
+    assert hub_file("x", None, None) == HubFile("x", None, None)
+
+
+def test_a_list_in_capitals_with_sizes_as_strings(hub, name, target):
+    """The same files: nothing is fetched that is there, and what is fetched is right."""
+    lies = {n: {"sha256": sha256(d).upper(), "size": str(len(d))} for n, d in hub.files.items() if n in SHARDS}
+    hub.lies = lies
+    target.mkdir()
+    (target / FIRST).write_bytes(hub.files[FIRST])
+    download("owner/model", target, name, patience=SOON)
+    assert whole(target, hub)
+    assert FIRST not in {n for n, _ in hub.log}
+
+
+LIES = [{"size": -1}, {"size": "x"}, {"size": []}, {"sha256": HASH[:-1]}, {"sha256": "g" * 64}, {"sha256": 5}]
+LIES += [{"name": LAST}, {"name": FIRST.upper()}, {"name": "config.json/x"}, {"name": "x" * 10_000_000}, {"name": 5}]
+LIES += [
+    {"name": name} for name in (".dsv3-unfinished", ".dsv3-made/x", ".git/hooks/x", ".CACHE/x", "a\u202eb", "a\x9bb")
+]
+LIES += [{"name": ["x"]}, {"size": 1e300}]
+
+
+@pytest.mark.parametrize("lie", LIES, ids=lambda lie: f"{lie!r:.40}")
+def test_a_list_that_makes_no_sense(hub, name, target, lie):
+    """One line, at once, and what is there stays."""
+    target.mkdir()
+    for path in (FIRST, LAST):
+        (target / path).write_bytes(b"mine")
+    before = tree(target)
+    hub.lies = {SHARDS[1]: lie}
+    with pytest.raises((ValueError, OSError), match="the hub") as raised:
+        download("owner/model", target, name, verify_only=True, patience=SOON)
+    assert len(str(raised.value)) < 600
+    assert tree(target) == before
+    assert hub.log == []
+
+
+NONSENSE = [
+    b"null",
+    b"[]",
+    b"{}",
+    b"5",
+    b'"x"',
+    b'{"Data": null}',
+    b'{"Data": {"Files": 5}}',
+    b'{"Data": {"Files": ["x"]}}',
+]
+NONSENSE += [
+    b'{"siblings": 5, "id": "x"}',
+    b'{"siblings": ["x"], "id": "x"}',
+    b'{"siblings": [], "id": "x"}',
+    b"[" * 10**6,
+]
+NONSENSE += [
+    b'{"id": "x", "sha": null, "siblings": [{"rfilename": "x"}]}',
+    b'{"Code": 200, "Data": [[]]}',
+    b'{"Data": []}',
+]
+
+
+@pytest.mark.parametrize("answer", NONSENSE, ids=lambda answer: f"{answer!r:.40}")
+def test_an_answer_that_is_no_list(hub, name, target, answer):
+    hub.answer = answer
+    with pytest.raises(OSError, match="owner/model: ") as raised:
+        download("owner/model", target, name, patience=SOON)
+    assert len(str(raised.value)) < 600
+    assert not target.exists()
+
+
+def test_a_list_without_end(hub, name, target):
+    """More files than any checkpoint has."""
+    hub.files = {f"{i:07}": b"" for i in range(100_001)}
+    with pytest.raises(OSError, match="100001 files, should be 1 to 100000"):
+        download("owner/model", target, name, patience=SOON)
+
+
+def test_a_record_on_the_hub_is_not_taken(hub, target):
+    """Somebody uploaded a folder that dsv3 had made."""
+    hub.files[ours.RECORD] = b"theirs"
+    download("owner/model", target, patience=SOON)
+    assert ours.read_record(target).files.keys() == hub.files.keys() - {ours.RECORD}
+
+
+def test_a_journal_that_was_never_begun(hub, target):
+    """Killed between two system calls: an empty one."""
+    target.mkdir()
+    (target / read.UNFINISHED).touch()
+    for _ in range(2):
+        download("owner/model", target, patience=SOON)
+        assert whole(target, hub)
+        (target / read.UNFINISHED).touch()
+
+
+def test_content_that_looks_like_a_page(hub, name, target):
+    """A hash decides; a header of 60 bytes begins with the same byte as a page does."""
+    hub.files |= {"card.json": b"<!doctype html>", "card.html": b"<html>", "x.txt": b"version https://git-lfs"}
+    download("owner/model", target, name, patience=SOON)
+    assert whole(target, hub)
+
+
+def test_a_page_in_place_of_a_file_without_a_hash(tmp_path):
+    for name, data, good in (
+        ("a.json", b" <!DOCTYPE html><html>", False),
+        ("a.safetensors", b"<HTML lang=en>", False),
+        ("a.html", b"<html>", True),
+        ("a.json", b"[1]", True),
+        ("a.safetensors", b"<\x00\x00\x00\x00\x00\x00\x00{}", True),
+    ):
+        (tmp_path / name).write_bytes(data)
+        assert (not tool.wrong([HubFile(name, len(data), None)], tmp_path, set())) == good, data
+
+
+SECRETS = ["http://ann:geheim123@hub/x", "https://geheim123@hub", "/api?token=geheim123&x=1", "Bearer geheim123456"]
+SECRETS += [
+    "token hf_geheim12345678901234567890",
+    "ms-geheim1-4567-8901-2345-6789",
+    "m_session_id=geheim123",
+    "http://a:p/geheim123@hub/",
+]
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_no_secret_in_a_message(text, monkeypatch):
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "geheim123")
+    line = one_line(OSError(f"\x1b[31mno answer from {text}:\n404"))
+    assert "geheim" not in line
+    assert line.isprintable()
+
+
+def test_no_login_in_the_line_of_a_hub_that_is_not_there(name, target, monkeypatch):
+    for key in ("MODELSCOPE_ENDPOINT", "HF_ENDPOINT"):
+        monkeypatch.setenv(key, "http://ann:geheim123@127.0.0.1:1")
+    with pytest.raises(OSError, match="owner/model: ") as raised:
+        download("owner/model", target, name, patience=Patience(tries=1))
+    assert "geheim" not in str(raised.value)
+
+
 def test_interrupted_and_continued(hub, name, target):
     """Ctrl-C: one line, 130, no client left behind; then the same command ends it, from what was there."""
     hub.files["large.bin"] = bytes(4_000_000)
@@ -281,7 +559,7 @@ def test_interrupted_and_continued(hub, name, target):
     ]
     first = subprocess.Popen(run, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 60
-    while not (target / FIRST).exists() and time.monotonic() < until:
+    while not (target / tool.STAGING / FIRST).exists() and time.monotonic() < until:
         time.sleep(0.05)
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate(timeout=30)
@@ -305,7 +583,7 @@ def test_killed_and_continued(hub, target):
     run = [sys.executable, "-m", "dsv3", "download", "--model", "owner/model", "--local-dir", str(target)]
     first = subprocess.Popen(run, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
-    while not (target / FIRST).exists() and time.monotonic() < until:
+    while not (target / tool.STAGING / FIRST).exists() and time.monotonic() < until:
         time.sleep(0.05)
     first.kill()
     first.wait()
@@ -356,6 +634,7 @@ def test_the_command_line(hub, target):
     for words in ("DeepSeek-V3.1", "deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "688.57", "dsv3 generate"):
         assert words in done.stdout
     assert dsv3("download").returncode == 2
+    assert "a path is empty" in dsv3("download", "--model", "x", "--local-dir", "").stderr
     assert dsv3("download", "--model", "x", "--list", "--dry-run").returncode == 2
     fails(dsv3("download", "--model", "R9", "--local-dir", target), "download", "no model 'R9'", "DeepSeek-R1-Zero")
     done = dsv3("download", "--model", "tiny-r1", DSV3_HOME=str(target))

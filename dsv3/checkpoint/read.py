@@ -123,11 +123,11 @@ def header(file: Path) -> Iterator[Entry]:
     with file.open("rb") as f:
         first = f.read(8)
         length = int.from_bytes(first, "little")
-        if first == b"version ":
-            raise ValueError(f"{file}: a git-LFS pointer, not the file itself; fetch it with git lfs pull")
-        if first.lstrip()[:1] == b"<":
-            raise ValueError(f"{file}: a web page, not the file itself; fetch it again")
         if len(first) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
+            if first == b"version ":
+                raise ValueError(f"{file}: a git-LFS pointer, not the file itself; fetch it with git lfs pull")
+            if first.lstrip()[:1] == b"<":
+                raise ValueError(f"{file}: a web page, not the file itself; fetch it again")
             raise ValueError(f"{file}: not a safetensors file, or truncated ({size} bytes); fetch it again")
         try:
             described = _json(f.read(length))
