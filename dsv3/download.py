@@ -18,6 +18,7 @@ from .catalogue import find_model, models
 from .checkpoint import read
 from .checkpoint.plan import Move, Plan
 from .checkpoint.write import WORKERS, Bar, execute, free_bytes, open_journal
+from .cli import printable
 from .cost import weight_bytes
 from .hubs import CACHE, HUBS, Hub, HubFile
 from .paths import TINY_R1
@@ -111,7 +112,7 @@ def bring(transfer: Transfer, found: Listing, right: set[str]) -> int:
             return len(fetched)
         for name, why in reasons.items():
             if why != MISSING:
-                print(f"{transfer.target / name}: {why}; removed", file=sys.stderr)
+                print(printable(f"{transfer.target / name}: {why}; removed"), file=sys.stderr)
                 (transfer.target / name).unlink()
         if attempt == ROUNDS:
             break

@@ -11,6 +11,7 @@ from .checkpoint import read
 from .checkpoint.compare import Differences, compare
 from .checkpoint.plan import Plan
 from .checkpoint.write import WORKERS, check_separate, execute, remake
+from .cli import printable
 
 
 def plan_of(folder: Path, source: Path) -> Plan:
@@ -62,7 +63,7 @@ def check_list(folder: Path, manifest: Path) -> list[str]:
         ValueError: another form, or a name that leaves the folder.
     """
     wrong, wanted = [], {}
-    for line in manifest.read_text(encoding="utf-8").splitlines():
+    for line in read.small_text(manifest, read.MAX_HEADER).splitlines():
         match = re.fullmatch(r"([0-9a-f]{64}) (?:(\d+) )?[ *]?([^/\\]+)", line)
         if not match:
             raise ValueError(f"{manifest}: not a hash and a file name: {line[:80]!r}")
@@ -110,7 +111,7 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"{args.folder}: {read.some(wrong)}")
     elif args.repair:
         found = repair(args.folder, args.source)
-        print(f"made again: {found}" if found else "equal")
+        print(printable(f"made again: {found}") if found else "equal")
         return
     else:
         found = verify(args.folder, args.source)

@@ -45,7 +45,7 @@ def compare(plan: Plan, folder: Path, workers: int = WORKERS) -> Differences:
     for name, text in plan.texts.items():
         if not (folder / name).is_file():
             found.files[name] = "missing"
-        elif (folder / name).read_bytes() != text:
+        elif (folder / name).stat().st_size != len(text) or (folder / name).read_bytes() != text:
             found.files[name] = "other content"
     sources = Sources([*plan.sources, *(folder / n for n in plan.sizes if n not in found.files)])
     differing: dict[str, set[int]] = defaultdict(set)

@@ -80,7 +80,11 @@ def open_folder(folder: Path) -> Checkpoint:
         files = sorted(set(where.values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{index}: not an index of safetensors (no JSON object with 'weight_map')") from None
-    outside = [f for f in files if type(f) is not str or not re.fullmatch(r"[^/\\\0]{1,200}\.safetensors", f)]
+    outside = [
+        f
+        for f in files
+        if type(f) is not str or not re.fullmatch(r"[^/\\]{1,200}\.safetensors", f) or not f.isprintable()
+    ]
     if outside:
         raise ValueError(f"{index}: not the name of a .safetensors file in the folder: {outside[0]!r:.200}")
     missing = [f for f in files if not (folder / f).exists()]
@@ -99,18 +103,28 @@ def open_files(where: Path, files: list[Path]) -> Checkpoint:
     """The tensors of ``files`` together; a link must not lead out of ``where`` (or of the hub cache it is part of)."""
     if not files:
         raise FileNotFoundError(f"{where}: no .safetensors files")
-    root = where.resolve()
-    # The hub's cache keeps snapshots/REVISION/NAME as links to blobs/HASH.
-    roots = (root, root.parents[1] / "blobs") if root.parent.name == "snapshots" else (root,)
     entries: dict[str, Entry] = {}
     for file in files:
-        if file.is_symlink() and not any(file.resolve().is_relative_to(r) for r in roots):
-            raise ValueError(f"{file}: a link out of the folder, to {file.resolve()}; copy the file here")
+        check_link(where, file)
         for entry in header(file):
             if entry.name in entries:
                 raise ValueError(f"{entry.name} is both in {entries[entry.name].file} and in {file}")
             entries[entry.name] = entry
     return Checkpoint(where, entries.values())
+
+
+def check_link(folder: Path, file: Path) -> None:
+    """
+    Raises:
+        ValueError: ``file`` in ``folder`` is a link that leads out of it, and out of the hub cache it is part of.
+    """
+    if not file.is_symlink():
+        return
+    root = folder.resolve()
+    # The hub's cache keeps snapshots/REVISION/NAME as links to blobs/HASH.
+    roots = (root, root.parents[1] / "blobs") if root.parent.name == "snapshots" else (root,)
+    if not any(file.resolve().is_relative_to(r) for r in roots):
+        raise ValueError(f"{file}: a link out of the folder, to {file.resolve()}; copy the file here")
 
 
 def header(file: Path) -> Iterator[Entry]:
@@ -219,7 +233,7 @@ def small_json(file: Path) -> dict[str, Any]:
     try:
         return _json(data)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise ValueError(f"{file}: damaged ({error}); correct it or fetch it again") from None
 
 
 def _json(data: bytes) -> dict[str, Any]:
