@@ -106,7 +106,7 @@ def test_without_rope_scaling_there_is_no_yarn():
         ({"topk_group": 9}, "topk_group = 9: must lie between 1 and n_group = 8"),
         ({"num_experts_per_tok": 200}, "num_experts_per_tok = 200: the chosen groups hold 128"),
         ({"scoring_func": "tanh"}, "scoring_func = 'tanh'"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers = 0: must be a whole number from 1 to 10,000"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers = 0: must be a whole number from 1 to 2,000"),
         ({"qk_rope_head_dim": 63}, "qk_rope_head_dim = 63"),
     ],
 )

@@ -123,8 +123,9 @@ def check_link(folder: Path, file: Path) -> None:
     root = folder.resolve()
     # The hub's cache keeps snapshots/REVISION/NAME as links to blobs/HASH.
     roots = (root, root.parents[1] / "blobs") if root.parent.name == "snapshots" else (root,)
-    if not any(file.resolve().is_relative_to(r) for r in roots):
-        raise ValueError(f"{file}: a link out of the folder, to {file.resolve()}; copy the file here")
+    to = Path(os.path.realpath(file))  # resolve() fails on links that go round in a circle
+    if not any(to.is_relative_to(r) for r in roots):
+        raise ValueError(f"{file}: a link out of the folder, to {to}; copy the file here")
 
 
 def header(file: Path) -> Iterator[Entry]:
@@ -237,14 +238,11 @@ def small_json(file: Path) -> dict[str, Any]:
 
 
 def _json(data: bytes) -> dict[str, Any]:
-    """A JSON object without repeated names, NaN or infinity.
+    """A JSON object without repeated names.
 
     Raises:
         ValueError: anything else, or so many values that they would fill the memory.
     """
-
-    def no_number(text: str) -> None:
-        raise ValueError(f"{text} is not JSON")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
@@ -255,7 +253,7 @@ def _json(data: bytes) -> dict[str, Any]:
     if sum(map(data.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
         raise ValueError(f"more than {MAX_VALUES:,} values")
     try:
-        value = json.loads(data, object_pairs_hook=unique, parse_constant=no_number)
+        value = json.loads(data, object_pairs_hook=unique)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
