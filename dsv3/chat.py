@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import read
-from .template import MOST, Template
+from .template import Template
 
 THINK, END_THINK = "<think>", "</think>"
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -81,7 +81,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         template = folder / "chat_template.jinja"
         if os.path.lexists(template):
-            self._template = Template(template, read.small_text(template, MOST))
+            self._template = Template(template, read.small_text(template))
         else:
             self._template = Template(settings, _default_template(settings, config.get("chat_template")))
         self._special = {name: _content(settings, name, config.get(name)) for name in SPECIAL if config.get(name)}

@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-MOST = 1_000_000  # bytes of a template; DeepSeek's have a few thousand
-SECONDS = 5  # of computing, to compile a template or to render it
+MOST = 200_000  # characters of a template; DeepSeek's have a few thousand
+SECONDS = 2  # of computing, to compile a template or to render it
 MEMORY = 500_000_000  # bytes beside what Python and Jinja take
 LONGEST = 1_000_000  # characters that a template may add to the messages
 
@@ -62,8 +62,11 @@ class Template:
             if not line.endswith(b"\n"):  # an answer that comes too late must not be taken for the next one's
                 process.kill()
                 process.wait()
-        if not line.endswith(b"\n"):
-            raise ValueError(f"{self.file}: the chat template takes more than {SECONDS} s or too much memory")
+        if process.returncode is not None:
+            why = f"takes more than {SECONDS} s or too much memory"
+            if process.returncode > 0:
+                why = f"cannot be rendered: exit code {process.returncode}; is jinja2 installed?"
+            raise ValueError(f"{self.file}: the chat template {why}")
         answer = json.loads(line)
         if "error" in answer:
             raise ValueError(f"{self.file}: the chat template fails: {answer['error']}")
