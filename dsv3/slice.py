@@ -121,7 +121,7 @@ def numbers(text: str) -> list[int]:
         argparse.ArgumentTypeError: another form, a range that ends before it begins, or too many.
     """
     if not re.fullmatch(r"[0-9]{1,6}(-[0-9]{1,6})?(,[0-9]{1,6}(-[0-9]{1,6})?)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r:.60}: write numbers below a million and ranges, such as 0,3,8-15")
+        raise argparse.ArgumentTypeError(f"{text!r:.60}: write numbers and ranges, such as 0,3,8-15, below a million")
     ranges = [(int(part.split("-")[0]), int(part.split("-")[-1])) for part in text.split(",")]
     for first, last in ranges:
         if first > last:
