@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from dsv3.config import CONFIGS, ModelConfig
+from dsv3.config import _HF_NAMES, CONFIGS, REAL, TENSORS, WHOLE, ModelConfig
+from dsv3.layout import layout
 
 # DeepSeek-R1's and DeepSeek-V2-Lite's config.json, the fields that describe the architecture.
 R1 = {
@@ -135,3 +136,48 @@ def test_files_that_are_no_config(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         ModelConfig.load(tmp_path)
+
+
+ODD = [True, "8", [8], {"a": 1}, -1, 10**4000, float("nan"), float("inf")]
+
+
+@pytest.mark.parametrize("value", [*ODD, 8.0], ids=lambda v: repr(v)[:9])
+@pytest.mark.parametrize("name", _HF_NAMES)
+def test_every_number_of_a_hugging_face_config_is_checked(name, value):
+    if _HF_NAMES[name] in REAL and value == 8.0:
+        value = 1e9
+    with pytest.raises(ValueError, match=f"^{name} = ") as error:
+        ModelConfig.from_hf(R1 | {name: value})
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda v: repr(v)[:9])
+@pytest.mark.parametrize(
+    "name", ["factor", "original_max_position_embeddings", "beta_fast", "mscale", "mscale_all_dim"]
+)
+def test_every_number_of_yarn_is_checked(name, value):
+    with pytest.raises(ValueError, match=f"^rope_scaling.{name} = "):
+        ModelConfig.from_hf(R1 | {"rope_scaling": R1["rope_scaling"] | {name: value}})
+
+
+@pytest.mark.parametrize("name", [*WHOLE, *REAL])
+@pytest.mark.parametrize("value", ODD, ids=lambda v: repr(v)[:9])
+def test_every_number_of_a_demo_config_is_checked(name, value, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({name: value}))
+    with pytest.raises(ValueError, match=rf"config.json: {name} = .*must be a (whole )?number from"):
+        ModelConfig.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "num_hidden_layers", "vocab_size"])
+def test_null_is_no_number(name):
+    with pytest.raises(ValueError, match=f"{name}: null"):
+        ModelConfig.from_hf(R1 | {name: None})
+
+
+def test_the_number_of_tensors_is_bounded():
+    large = ModelConfig.from_hf(R1 | {"n_routed_experts": 1024, "num_hidden_layers": 80})
+    assert sum(1 for _ in layout(large)) < TENSORS
+    with pytest.raises(
+        ValueError, match="num_hidden_layers = 2000.*n_routed_experts = 256: together more"
+    ):
+        ModelConfig.from_hf(R1 | {"num_hidden_layers": 2000})
