@@ -1,7 +1,6 @@
 """BF16 -> FP8: the way back from ``fp8_cast_bf16``, bit for bit where the original scales are at hand."""
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,7 +62,7 @@ def plan(source: Path, scales: Path | None, error: Error) -> Plan:
     quantization = QUANTIZATION
     given: read.Checkpoint | None = None
     if scales:
-        quantization = json.loads((scales / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+        quantization = read.small_json(scales / "config.json").get("quantization_config")
         if not ModelConfig.load(scales).fp8:
             raise ValueError(f"{scales}: is BF16 and has no scales")
         given = read.open_folder(scales)
@@ -92,7 +91,7 @@ def plan(source: Path, scales: Path | None, error: Error) -> Plan:
     result.fill(map(op, found.values()))
     result.index(where, sum(result.sizes.values()) - sum(map(len, result.heads.values())))
     result.carry_over(source, skip=("config.json",))
-    hf = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    hf = read.small_json(source / "config.json")
     result.json("config.json", hf | {"quantization_config": quantization})
     return result
 

@@ -3,12 +3,17 @@
 Uses ``tokenizers`` and ``jinja2`` directly: no release of transformers can then lose a prompt's spaces.
 """
 
-import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from .checkpoint import read
+from .template import Template
 
 THINK, END_THINK = "<think>", "</think>"
+SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 @dataclass(frozen=True)
@@ -60,36 +65,49 @@ class Tokenizer:
 
     def __init__(self, folder: Path):
         import tokenizers
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder}: no {name}; copy it from the original checkpoint")
+        self.file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
+        for file in (self.file, settings):
+            if not os.path.lexists(file):
+                raise FileNotFoundError(f"{folder}: no {file.name}; copy it from the original checkpoint")
+        data, config = read.small(self.file, read.TOKENIZER), read.small_json(settings)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-            config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        except Exception as error:  # tokenizers raises no narrower one
-            raise ValueError(f"{folder}: tokenizer.json or tokenizer_config.json is damaged ({error})") from None
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(data)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # of the library's, some are no Exception
+            raise ValueError(f"{self.file}: damaged, or no tokenizer ({str(error)[:200]}); fetch it again") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         template = folder / "chat_template.jinja"
-        source = template.read_text(encoding="utf-8") if template.is_file() else config.get("chat_template")
-        if not source:
-            raise ValueError(f"{folder / 'tokenizer_config.json'}: has no chat_template")
-        # A sandbox: the template is a program that came with the checkpoint.
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        self._template = environment.from_string(source)
-        self._special = {name: _content(config.get(name)) for name in ("bos_token", "eos_token", "pad_token")}
-        eos = self._special["eos_token"]
+        if os.path.lexists(template):
+            self._template = Template(template, read.small_text(template))
+        else:
+            self._template = Template(settings, _default_template(settings, config.get("chat_template")))
+        self._special = {name: _content(settings, name, config.get(name)) for name in SPECIAL if config.get(name)}
+        eos = self._special.get("eos_token")
         if eos is None or self._tokenizer.token_to_id(eos) is None:
-            raise ValueError(f"{folder / 'tokenizer_config.json'}: eos_token {eos!r} is not in tokenizer.json")
+            raise ValueError(f"{settings}: eos_token {eos!r:.60} is not in tokenizer.json")
         self.eos_id: int = self._tokenizer.token_to_id(eos)
         begin, end = (self._tokenizer.token_to_id(mark) for mark in (THINK, END_THINK))
         self.think_ids: tuple[int, int] | None = None if begin is None or end is None else (begin, end)
 
+    def check(self, rows: int) -> None:
+        """Whether a model with ``rows`` tokens in its embedding knows all of these; it may well have more.
+
+        Raises:
+            ValueError: a token behind its last row.
+        """
+        last = max(self._tokenizer.get_vocab().values(), default=0)
+        if last >= rows:
+            raise ValueError(f"{self.file}: has a token {last}, but the model {rows} rows; take the checkpoint's own")
+
     def encode(self, text: str) -> list[int]:
         """Token ids; special tokens in the text are recognised, none is added."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # the library raises no narrower one
+            raise ValueError(f"{self.file}: cannot encode the text ({str(error)[:200]})") from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text without special tokens; ``<think>`` and ``</think>`` stay."""
@@ -97,8 +115,7 @@ class Tokenizer:
 
     def prompt(self, messages: list[dict[str, str]]) -> list[int]:
         """A conversation (``role`` and ``content`` each) -> ids, ready for the assistant's next turn."""
-        text = self._template.render(messages=messages, add_generation_prompt=True, **self._special)
-        return self.encode(text)
+        return self.encode(self._template.render(self._special | {"messages": messages, "add_generation_prompt": True}))
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Text piece by piece as ids arrive, and never half a character."""
@@ -113,6 +130,20 @@ class Tokenizer:
             yield self.decode(pending)
 
 
-def _content(token: str | dict | None) -> str | None:
+def _content(file: Path, name: str, token: Any) -> str:
     """Older files describe a special token as an object."""
-    return token["content"] if isinstance(token, dict) else token
+    text = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        raise ValueError(f"{file}: {name} is {token!r:.60}, must be text")
+    return text
+
+
+def _default_template(file: Path, template: Any) -> str:
+    """The template for a plain conversation; some files have several, with names."""
+    if isinstance(template, list):
+        template = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template or not isinstance(template, str):
+        raise ValueError(f"{file}: has no chat_template, or none that is named default")
+    return template

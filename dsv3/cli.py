@@ -35,7 +35,8 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         spec = sys.modules["__main__"].__spec__
         module = spec.name if spec else Path(sys.argv[0]).stem
     name = module.removeprefix("dsv3.").removesuffix(".__main__")
-    rank = f" (rank {os.environ['RANK']})" if os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ else ""
+    alone = os.environ.get("WORLD_SIZE", "1") == "1" or "RANK" not in os.environ
+    rank = "" if alone else f" (rank {printable(os.environ['RANK'], 20)})"
     try:
         main(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
@@ -43,7 +44,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         if os.environ.get("DSV3_DEBUG") == "1":
             raise
         print(f"dsv3 {name}{rank}: error: {describe(error)}", file=sys.stderr, flush=True)
@@ -56,8 +57,18 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
 def describe(error: Exception) -> str:
     """One line for a user; the system's own errors as ``path: reason``."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+        return printable(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+    return printable(str(error)) or type(error).__name__
+
+
+def printable(text: str, most: int = 500) -> str:
+    """One line of at most ``most`` characters, whatever a file or a hub put into it: nothing that moves the cursor,
+    changes colours or the direction of writing. A long one loses its middle: what is wrong and what to do stay."""
+    if len(text) > 4 * most:  # most of it blanks, perhaps, but not worth looking at
+        text = f"{text[: 2 * most]}...{text[-2 * most :]}"
+    text = " ".join("".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in text).split())
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
 
 
 def usage() -> str:
@@ -79,5 +90,5 @@ def main() -> None:
         module = importlib.import_module(f".{verb}", __package__)
         run(module.main, rest)
     else:
-        print(f"dsv3: error: no verb {verb!r}\n{usage()}", file=sys.stderr)
+        print(f"dsv3: error: no verb {printable(repr(verb))}\n{usage()}", file=sys.stderr)
         sys.exit(2)

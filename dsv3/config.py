@@ -3,13 +3,51 @@
 The same on every rank and every machine; how the model runs is ``runtime.py``, which tensors it has is ``layout.py``.
 """
 
-import json
+import os
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from .checkpoint import read
+
 CONFIGS = Path(__file__).parent / "configs"
 BLOCK = 128  # rows and columns that share one FP8 scale (technical report, section 3.3.2)
+# The least and the most that a field may say: room for any real model, and nothing that runs without end.
+WHOLE = {
+    "max_batch_size": (1, 1_000_000),
+    "max_seq_len": (1, 1_000_000_000),
+    "vocab_size": (1, 10_000_000),
+    "dim": (1, 1_000_000),
+    "inter_dim": (1, 1_000_000),
+    "moe_inter_dim": (0, 1_000_000),
+    "n_layers": (1, 2_000),
+    "n_dense_layers": (0, 2_000),
+    "n_heads": (1, 10_000),
+    "n_routed_experts": (0, 100_000),
+    "n_shared_experts": (0, 1_000),
+    "n_activated_experts": (0, 100_000),
+    "n_expert_groups": (0, 100_000),
+    "n_limited_groups": (0, 100_000),
+    "q_lora_rank": (0, 1_000_000),
+    "kv_lora_rank": (1, 1_000_000),
+    "qk_nope_head_dim": (0, 100_000),
+    "qk_rope_head_dim": (2, 100_000),
+    "v_head_dim": (1, 100_000),
+    "original_seq_len": (1, 1_000_000_000),
+    "n_mtp_layers": (0, 1_000),
+}
+REAL = {
+    "route_scale": (0, 1_000_000),
+    "rope_theta": (1.1, 10**15),  # its logarithm is divided by
+    "rope_factor": (1, 1_000_000),
+    "beta_fast": (0, 1_000_000),
+    "beta_slow": (0, 1_000_000),
+    "mscale": (0, 1_000),
+    "mscale_all_dim": (0, 1_000),
+    "rms_norm_eps": (0, 1),
+}
+TENSORS = 500_000  # of a model; DeepSeek-V3 has 91,991
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,30 +109,33 @@ class ModelConfig:
         default("topk_method", "noaux_tc" if sigmoid else "group_limited_greedy")
         default("norm_topk_prob", sigmoid)
         default("mscale_all_dim", self.mscale)
-        for name in (
-            "vocab_size",
-            "dim",
-            "inter_dim",
-            "n_layers",
-            "n_heads",
-            "kv_lora_rank",
-            "max_seq_len",
-            "v_head_dim",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more")
+        for name, (least, most) in (WHOLE | REAL).items():
+            value, whole = getattr(self, name), name in WHOLE
+            kinds = (int,) if whole else (int, float)
+            if type(value) not in kinds or not least <= value <= most:  # NaN is between no two numbers
+                what = "whole number" if whole else "number"
+                raise ValueError(f"{name} = {value!r:.60}: must be a {what} from {least:,} to {most:,}")
+        self._one_of("norm_topk_prob", False, True)
         self._one_of("dtype", "bf16", "fp8")
         self._one_of("scale_fmt", None, "ue8m0")
         self._one_of("score_func", "softmax", "sigmoid")
         self._one_of("topk_method", "greedy", "group_limited_greedy", "noaux_tc")
-        if self.qk_rope_head_dim < 2 or self.qk_rope_head_dim % 2:
+        if self.qk_rope_head_dim % 2:
             raise ValueError(f"qk_rope_head_dim = {self.qk_rope_head_dim}: RoPE turns pairs, so it must be even")
         if self.n_dense_layers < self.n_layers or self.n_mtp_layers:
             self._check_experts()
+        layers = self.n_layers + self.n_mtp_layers
+        experts = max(layers - self.n_dense_layers, 0) * self.n_routed_experts
+        if 6 * experts + 20 * layers > TENSORS:  # matrices and, in FP8, their scales
+            raise ValueError(
+                f"n_layers = {self.n_layers}, n_mtp_layers = {self.n_mtp_layers}, "
+                f"n_routed_experts = {self.n_routed_experts}: together more than {TENSORS:,} tensors"
+            )
 
     def _one_of(self, name: str, *allowed: Any) -> None:
-        if getattr(self, name) not in allowed:
-            raise ValueError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(map(repr, allowed))}")
+        value = getattr(self, name)
+        if not any(value is one or (type(value) is str and value == one) for one in allowed):
+            raise ValueError(f"{name} = {value!r:.60}: must be one of {', '.join(map(repr, allowed))}")
 
     def _check_experts(self) -> None:
         experts, groups, chosen = self.n_routed_experts, self.n_expert_groups, self.n_limited_groups
@@ -139,7 +180,7 @@ class ModelConfig:
         """A config in the official demo's form (inference/configs/*.json)."""
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
-            raise ValueError(f"unknown fields {', '.join(unknown)}: neither the demo's config nor a Hugging Face one")
+            raise ValueError(f"unknown fields {read.some(unknown)}: neither the demo's config nor a Hugging Face one")
         return cls(**values)
 
     @classmethod
@@ -152,25 +193,33 @@ class ModelConfig:
         kind = hf.get("model_type")
         if kind not in ("deepseek_v3", "deepseek_v2"):
             raise ValueError(
-                f"model_type is {kind!r}: dsv3 runs 'deepseek_v3' and 'deepseek_v2'. "
+                f"model_type is {kind!r:.60}: dsv3 runs 'deepseek_v3' and 'deepseek_v2'. "
                 "The R1 distillations are Qwen2 and Llama models; they run in transformers, vLLM or SGLang"
             )
         v3 = kind == "deepseek_v3"
         for name, expected in _FIXED.items():
             if hf.get(name, expected) != expected:
-                raise ValueError(f"{name} = {hf[name]!r}: only {expected!r} is supported")
+                raise ValueError(f"{name} = {hf[name]!r:.60}: only {expected!r} is supported")
         missing = [k for k in _HF_NAMES if k not in hf and k not in _HF_OPTIONAL]
         if missing:
             raise ValueError(f"config.json lacks {', '.join(missing)}")
+        null = [k for k in _HF_NAMES if k in hf and hf[k] is None and k not in _HF_OPTIONAL]
+        if null:
+            raise ValueError(f"{read.some(null)}: null, must be a number")
         values = {ours: hf[theirs] for theirs, ours in _HF_NAMES.items() if hf.get(theirs) is not None}
-        return cls(
-            **values,
-            **_yarn(hf),
-            **_quantization(hf),
-            score_func=hf.get("scoring_func", "sigmoid" if v3 else "softmax"),
-            topk_method=hf.get("topk_method", "noaux_tc" if v3 else "greedy"),
-            norm_topk_prob=hf.get("norm_topk_prob", v3),
-        )
+        try:
+            return cls(
+                **values,
+                **_yarn(hf),
+                **_quantization(hf),
+                score_func=hf.get("scoring_func", "sigmoid" if v3 else "softmax"),
+                topk_method=hf.get("topk_method", "noaux_tc" if v3 else "greedy"),
+                norm_topk_prob=hf.get("norm_topk_prob", v3),
+            )
+        except ValueError as error:
+            theirs = {ours: name for name, ours in (_HF_NAMES | _HF_RENAMED).items()}
+            words = re.sub(r"\w+", lambda m: theirs.get(m[0], m[0]), str(error))
+            raise ValueError(words) from None
 
     @classmethod
     def load(cls, path: str | Path) -> "ModelConfig":
@@ -182,7 +231,7 @@ class ModelConfig:
         """
         path = Path(path)
         file = path / "config.json" if path.is_dir() else path
-        if not file.is_file():
+        if not os.path.lexists(file):
             shipped = CONFIGS / path.name
             if path.is_dir() or not shipped.is_file():
                 names = ", ".join(sorted(p.name for p in CONFIGS.glob("*.json")))
@@ -190,10 +239,8 @@ class ModelConfig:
                     f"{file}: not found; give a checkpoint folder, a config.json, or one of {names}"
                 )
             file = shipped
+        values = read.small_json(file)
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(values, dict):
-                raise ValueError("not a JSON object")
             is_hf = "model_type" in values or "architectures" in values
             return cls.from_hf(values) if is_hf else cls.from_demo(values)
         except KeyError as error:
@@ -225,6 +272,15 @@ _HF_NAMES = {
     "max_position_embeddings": "max_seq_len",
     "num_nextn_predict_layers": "n_mtp_layers",
 }
+_HF_RENAMED = {  # what from_hf reads by itself
+    "scoring_func": "score_func",
+    "rope_scaling.factor": "rope_factor",
+    "rope_scaling.original_max_position_embeddings": "original_seq_len",
+    "rope_scaling.beta_fast": "beta_fast",
+    "rope_scaling.beta_slow": "beta_slow",
+    "rope_scaling.mscale": "mscale",
+    "rope_scaling.mscale_all_dim": "mscale_all_dim",
+}
 _HF_OPTIONAL = ("q_lora_rank", "num_nextn_predict_layers", "rms_norm_eps", "n_group", "topk_group")
 _FIXED = {
     "moe_layer_freq": 1,
@@ -239,14 +295,16 @@ _FIXED = {
 def _yarn(hf: dict[str, Any]) -> dict[str, Any]:
     """YaRN's fields from ``rope_scaling`` (DeepSeek) or ``rope_parameters`` (transformers 5)."""
     rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
-    theta = {"rope_theta": float(rope.get("rope_theta", hf.get("rope_theta", 10000.0)))}
+    if not isinstance(rope, dict):
+        raise ValueError(f"rope_scaling = {rope!r:.60}: must be an object")
+    theta = {"rope_theta": rope.get("rope_theta", hf.get("rope_theta", 10000.0))}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta | {"rope_factor": 1.0}
     if kind != "yarn":
-        raise ValueError(f"rope_scaling of type {kind!r}: only 'yarn' is supported")
+        raise ValueError(f"rope_scaling of type {kind!r:.60}: only 'yarn' is supported")
     return theta | {
-        "rope_factor": float(rope["factor"]),
+        "rope_factor": rope["factor"],
         "original_seq_len": rope["original_max_position_embeddings"],
         "beta_fast": rope.get("beta_fast", 32),
         "beta_slow": rope.get("beta_slow", 1),
@@ -259,9 +317,11 @@ def _quantization(hf: dict[str, Any]) -> dict[str, Any]:
     quant = hf.get("quantization_config")
     if not quant:
         return {}
+    if not isinstance(quant, dict):
+        raise ValueError(f"quantization_config = {quant!r:.60}: must be an object")
     if quant.get("quant_method") != "fp8" or quant.get("weight_block_size") != [BLOCK, BLOCK]:
         raise ValueError(
-            f"quantization_config {quant.get('quant_method')!r} with blocks {quant.get('weight_block_size')}: "
-            f"only 'fp8' with [{BLOCK}, {BLOCK}] is supported"
+            f"quantization_config {quant.get('quant_method')!r:.60} with blocks "
+            f"{quant.get('weight_block_size')!r:.60}: only 'fp8' with [{BLOCK}, {BLOCK}] is supported"
         )
     return {"dtype": "fp8", "scale_fmt": quant.get("scale_fmt")}

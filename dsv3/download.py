@@ -22,6 +22,7 @@ from .checkpoint import ours, read
 from .checkpoint.compare import compare
 from .checkpoint.plan import Move, Plan
 from .checkpoint.write import WORKERS, Bar, execute, free_bytes, open_journal, read_journal
+from .cli import printable
 from .cost import weight_bytes
 from .hubs import CACHE, HUBS, Hub, HubFile
 from .paths import TINY_R1
@@ -182,7 +183,7 @@ def bring(transfer: Transfer, found: Listing, todo: dict[str, str], target: Path
             return len(fetched)
         for name, why in reasons.items():
             if why != MISSING:
-                print(f"{target / name}: fetched with {why}", file=sys.stderr)
+                print(printable(f"{target / name}: fetched with {why}"), file=sys.stderr)
                 (transfer.staging / name).unlink()
         if attempt < ROUNDS:
             fetched |= reasons.keys()

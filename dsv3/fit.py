@@ -17,6 +17,8 @@ from .parallel import shared_out
 
 Precision = Literal["fp8", "bf16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = ("fp8", "bf16", "int8", "int4")
+LARGEST = 1_000_000_000  # context, batch or GPUs that anything is asked about
+RANKS = 100_000  # layers x tensor-parallel ranks that are summed; DeepSeek-R1 on 128 has 7,808
 FORMULAS = {
     "weights": "the tensor table's bytes on the rank; int8 as fp8; int4 as 4 bits and, for each 128 weights, 20 more",
     "KV cache": "batch x context x layers on the GPU x (kv_lora_rank + qk_rope_head_dim) x 2 bytes, on each tp rank",
@@ -66,8 +68,8 @@ class Load:
 
     def __post_init__(self) -> None:
         for name in ("context", "batch", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more")
+            if not 1 <= getattr(self, name) <= LARGEST:
+                raise ValueError(f"{name} = {getattr(self, name)!r:.60}: must be 1 or more, {LARGEST:,} at most")
 
 
 class Piece(NamedTuple):
@@ -133,6 +135,10 @@ def check_split(cfg: ModelConfig, precision: Precision, split: Split) -> None:
     check_ranks(replace(cfg, dtype="fp8" if blocks else "bf16"), split.tp)
     if not 1 <= split.pp <= cfg.n_layers:
         raise ValueError(f"pp = {split.pp}: must lie between 1 and n_layers = {cfg.n_layers}")
+    if split.tp * cfg.n_layers > RANKS:
+        raise ValueError(
+            f"tp = {split.tp}: with n_layers = {cfg.n_layers} more than {RANKS:,} shares to sum; take fewer"
+        )
     if split.ep < 1 or split.tp % split.ep:
         raise ValueError(f"ep = {split.ep}: must divide tp = {split.tp}")
     if cfg.n_dense_layers == cfg.n_layers:
@@ -269,8 +275,8 @@ def auto_split(cfg: ModelConfig, precision: Precision, n: int) -> Split:
     Raises:
         ValueError: ``n`` GPUs cannot share the model.
     """
-    for tp in range(n, 0, -1):
-        if n % tp:
+    for tp in range(min(n, cfg.n_heads), 0, -1):
+        if n % tp or n // tp > cfg.n_layers:
             continue
         split = Split(tp=tp, pp=n // tp, ep=tp)
         try:

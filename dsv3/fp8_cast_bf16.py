@@ -1,7 +1,6 @@
 """FP8 -> BF16: what transformers, and engines on cards without FP8 units, load. In pieces, on a CPU or a GPU."""
 
 import argparse
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +60,7 @@ def plan(source: Path) -> Plan:
     result.fill(map(op, kept))
     result.index(where, sum(result.sizes.values()) - sum(map(len, result.heads.values())))
     result.carry_over(source, skip=("config.json",))
-    hf = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    hf = read.small_json(source / "config.json")
     del hf["quantization_config"]
     result.json("config.json", hf | {"torch_dtype": "bfloat16"})
     return result

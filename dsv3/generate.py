@@ -11,7 +11,7 @@ from typing import Literal, Unpack
 import torch
 
 from .chat import Reply, Tokenizer, opens_thinking, split_thinking
-from .checkpoint.load import fingerprints
+from .checkpoint.load import find, fingerprints
 from .checkpoint.load import load as load_weights
 from .config import ModelConfig
 from .decode import Stats, generate
@@ -142,8 +142,11 @@ def load(
     forms = {"gemm": gemm, "attn": attn, "activations": dtype, "numerics": numerics, "mtp": mtp}
     agree(tp, asdict(cfg) | forms, "config")
     tokenizer = Tokenizer(folder)
-    model = Transformer(cfg if mtp else replace(cfg, n_mtp_layers=0), run)
-    load_weights(model, folder, cfg)
+    tokenizer.check(cfg.vocab_size)
+    used = cfg if mtp else replace(cfg, n_mtp_layers=0)
+    source = find(folder, cfg, used.n_mtp_layers, run)  # before the model takes its memory
+    model = Transformer(used, run)
+    load_weights(model, folder, cfg, source)
     if tp.size > 1:
         agree(tp, fingerprints(model), "weights")
     if compile:

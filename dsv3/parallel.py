@@ -6,6 +6,7 @@ types, a checkpoint that loads) goes as text through the job's key-value store, 
 
 import itertools
 import os
+import re
 import socket
 import struct
 import sys
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
     from torch import Tensor
 
+MOST = 10_000  # ranks of a job
 POLL = 0.1  # seconds between two looks at the store, at most
 
 
@@ -252,18 +254,18 @@ def place() -> Place:
         ValueError: a variable that is missing or impossible.
     """
 
-    def number(name: str, default: str | None = None) -> int:
+    def number(name: str, least: int, most: int, default: str | None = None) -> int:
         text = os.environ.get(name, default)
         if text is None:
             raise ValueError(f"WORLD_SIZE is set, but {name} is not: start with torchrun, or unset WORLD_SIZE")
-        if not text.isdecimal():
-            raise ValueError(f"{name} = {text!r} in the environment: must be a number")
+        if not re.fullmatch("[0-9]{1,6}", text) or not least <= int(text) <= most:
+            raise ValueError(f"{name} = {text!r:.60} in the environment: must be a number from {least} to {most}")
         return int(text)
 
-    size = number("WORLD_SIZE", "1")
+    size = number("WORLD_SIZE", 1, MOST, "1")
     if size < 2:
         return Place(0, 1, 0, "", 0, True, False, 0)
-    rank = number("RANK")
+    rank = number("RANK", 0, MOST)
     if rank >= size:
         raise ValueError(f"RANK = {rank} in the environment, but WORLD_SIZE = {size}: ranks are 0 to {size - 1}")
     host = os.environ.get("MASTER_ADDR")
@@ -272,12 +274,12 @@ def place() -> Place:
     return Place(
         rank=rank,
         size=size,
-        local_rank=number("LOCAL_RANK", "0"),
+        local_rank=number("LOCAL_RANK", 0, size - 1, "0"),
         host=host,
-        port=number("MASTER_PORT"),
-        one_node=number("LOCAL_WORLD_SIZE", "0") == size,
+        port=number("MASTER_PORT", 1, 65535),
+        one_node=number("LOCAL_WORLD_SIZE", 0, size, "0") == size,
         launched=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-        attempt=number("TORCHELASTIC_RESTART_COUNT", "0"),
+        attempt=number("TORCHELASTIC_RESTART_COUNT", 0, 999_999, "0"),
     )
 
 

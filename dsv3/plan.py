@@ -2,18 +2,19 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
-from .fit import PRECISIONS, Load, Precision, Split, auto_split
+from .fit import LARGEST, PRECISIONS, Load, Precision, Split, auto_split
 from .hardware import find_gpu, gpus
 from .planner import LOAD, Subject, as_json, plan, smallest, subject
 from .show import plan as show
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number of 1 or more")
+    if not re.fullmatch("[0-9]{1,10}", text) or not 1 <= int(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r:.60}: must be a whole number of 1 or more, {LARGEST:,} at most")
     return int(text)
 
 
@@ -22,8 +23,8 @@ def _amount(text: str) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a number of 0 or more")
+    if not text.isascii() or not (value == 0 or 1e-6 <= value <= 1e12):
+        raise argparse.ArgumentTypeError(f"{text!r:.60}: must be a number of 0 or more, 1e12 at most")
     return value
 
 

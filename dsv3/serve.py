@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from .cli import printable
 from .engines import checks, vllm
 from .engines.command import Engine
 from .engines.options import Serve
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> None:
 def refuse(verb: str, reasons: list[str]) -> None:
     """Exit with code 1 and a line for each reason, if there are any."""
     for reason in reasons:
-        print(f"dsv3 {verb}: error: {reason}", file=sys.stderr)
+        print(f"dsv3 {verb}: error: {printable(reason)}", file=sys.stderr)
     if reasons:
         sys.exit(1)
 

@@ -1,7 +1,6 @@
 """A small real model out of a big checkpoint: chosen layers and experts, renumbered, by reading only their bytes."""
 
 import argparse
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from .config import ModelConfig
 from .layout import Row, layout
 
 SHARD = 5_000_000_000  # bytes of an output file, about
+MOST = 1_000_000  # layers or experts on a command line
 
 
 def cut_out(source: Path, target: Path, layers: list[int], experts: list[int]) -> None:
@@ -65,7 +65,7 @@ def plan(source: Path, layers: list[int], experts: list[int]) -> Plan:
             result.fill(_moves(row, entry, experts, name, offsets[row.hf]))
     result.index({r.hf: name for name, held in files.items() for r in held}, total)
     result.carry_over(source, skip=("config.json",))
-    hf = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    hf = read.small_json(source / "config.json")
     result.json("config.json", hf | _changes(cfg))
     return result
 
@@ -118,12 +118,17 @@ def numbers(text: str) -> list[int]:
     """``0,3,8-15`` -> 0, 3, 8 to 15.
 
     Raises:
-        argparse.ArgumentTypeError: another form.
+        argparse.ArgumentTypeError: another form, a range that ends before it begins, or too many.
     """
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: write numbers and ranges, such as 0,3,8-15")
-    ranges = [(part.split("-")[0], part.split("-")[-1]) for part in text.split(",")]
-    return [i for first, last in ranges for i in range(int(first), int(last) + 1)]
+    if not re.fullmatch(r"[0-9]{1,6}(-[0-9]{1,6})?(,[0-9]{1,6}(-[0-9]{1,6})?)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r:.60}: write numbers and ranges, such as 0,3,8-15, below a million")
+    ranges = [(int(part.split("-")[0]), int(part.split("-")[-1])) for part in text.split(",")]
+    for first, last in ranges:
+        if first > last:
+            raise argparse.ArgumentTypeError(f"{first}-{last}: ends before it begins; write {last}-{first}")
+    if sum(last - first + 1 for first, last in ranges) > MOST:
+        raise argparse.ArgumentTypeError(f"{text!r:.60}: more than {MOST:,} numbers")
+    return [i for first, last in ranges for i in range(first, last + 1)]
 
 
 def main(argv: list[str]) -> None:

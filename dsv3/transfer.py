@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import hubs
+from .cli import printable
 from .hubs import Hub, HubFile
 
 
@@ -96,7 +97,7 @@ class Transfer:
                 tried = f"gave up after {failures} tries without a new byte; the same command goes on from here"
                 raise OSError(f"{self.model}: {answer['error']}; {tried}")
             wait = min(self.patience.wait * 2 ** (failures - 1), self.patience.longest)
-            print(f"{self.model}: {answer['error']}; trying again in {wait:.0f} s", file=sys.stderr)
+            print(f"{self.model}: {printable(answer['error'])}; trying again in {wait:.0f} s", file=sys.stderr)
             time.sleep(wait)
 
     def _run(self, verb: str, rest: list[str], files: list[HubFile], watch: "Watch") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from .checkpoint.ours import RECORD
 from .checkpoint.plan import Plan
 from .checkpoint.read import UNFINISHED
 from .checkpoint.write import WORKERS, execute
+from .cli import printable
 
 LONGEST = 64 << 20  # bytes of a manifest
 
@@ -131,14 +132,12 @@ def read_manifest(manifest: Path) -> dict[str, tuple[str, int | None]]:
     Raises:
         ValueError: another form, a name that leaves the folder, or no line at all.
     """
-    with manifest.open("rb") as f:
-        data = f.read(LONGEST + 1)
     wanted: dict[str, tuple[str, int | None]] = {}
     try:
-        text = data.decode("utf-8-sig")
+        text = read.small(manifest, LONGEST).decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
-    if len(data) > LONGEST or "\0" in text:
+    if "\0" in text:
         raise ValueError(f"{manifest}: not a list of hashes and file names")
     for n, entry in enumerate(text.split("\n"), 1):
         if not entry.strip():
@@ -229,7 +228,7 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"{args.folder}: {read.some(wrong)}")
     elif args.repair:
         found = repair(args.folder, args.source)
-        print(f"made again: {found}" if found else "equal")
+        print(printable(f"made again: {found}") if found else "equal")
         return
     else:
         found = verify(args.folder, args.source)

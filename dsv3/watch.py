@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
 
+from .cli import printable
+
 BEATS = 15  # in the time after which a silent rank counts as lost
 SUSPICIOUS = 5  # beats: the same, once a connection between ranks has broken
 
@@ -213,5 +215,5 @@ def end_within(seconds: float) -> None:
 
 def reason(error: BaseException) -> str:
     """An error in one line; the class of those that no user causes."""
-    text = " ".join(str(error).split())
+    text = printable(str(error))
     return text if isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: {text}"

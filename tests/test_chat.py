@@ -1,11 +1,14 @@
 """The tokenizer and the chat template: R1's behaviour, and text that survives every way of loading it."""
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from dsv3.chat import Reply, Tokenizer, split_thinking
 from dsv3.download import TINY_R1
+from dsv3.template import Template
 
 TEXTS = [
     "hello world how are you",
@@ -141,5 +144,131 @@ def test_a_damaged_file_is_named(fp8_folder, tmp_path, name):
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / file).write_bytes((fp8_folder / file).read_bytes())
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ValueError, match="tokenizer.json or tokenizer_config.json is damaged"):
+    with pytest.raises(ValueError, match=f"{name}: damaged"):
         Tokenizer(tmp_path)
+
+
+MESSAGES = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", "more than 2 s"),
+        ("{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(100) }}", "more than 2 s"),
+        ("{{ ([[1] * 1000] * 100000)|sum(start=[])|length }}", "more than 2 s"),
+        ("{{ 'a' * 3000000000 }}", "500 MB"),
+        ("{% set n = 3000000000 %}{{ 'a' * n }}", "500 MB"),
+        ("{{ '%1000000000d' % 1 }}", "500 MB"),
+        ("{{ '{:1000000000}'.format(1) }}", "500 MB"),
+        ("{{ 'a'.center(1000000000) }}", "500 MB"),
+        ("{{ [1]|batch(1000000000, 0)|list|length }}", "500 MB"),
+        ("{{ 'a\\nb'|indent(1000000000) }}", "500 MB"),
+        ("{{ range(100000)|join('x' * 100000) }}", "500 MB"),
+        (
+            "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
+            "500 MB",
+        ),
+        ("{{ 'a' * 3000000 }}", "3,000,000 characters"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+        ("{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}", "RecursionError"),
+        ("x" * 50_000_000, "50,000,000 characters; 200,000 are the most"),
+        ("{{ 10**100000 }}", "Exceeds the limit"),
+        ("{% if %}", r"Expected an expression.*\(line 1\)"),
+        ("{{ foo() }}", "'foo' is undefined"),
+        ("{{ raise_exception('roles\\nmust alternate') }}", "fails: roles must alternate"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ 1 + 'a' }}", "TypeError"),
+        ("{% include 'x' %}", "no loader"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ messages.append(1) }}", "unsafe"),
+    ],
+)
+def test_a_template_made_to_hurt(source, reason):
+    with pytest.raises(ValueError, match=f"t.jinja: .*{reason}") as error:
+        Template(Path("t.jinja"), source).render(MESSAGES)
+    assert len(str(error.value)) < 500
+    assert str(error.value).isprintable()
+
+
+def test_a_template_goes_on_after_it_hit_a_limit():
+    source = "{% if n %}{% for i in range(n) %}{% for j in range(n) %}{% endfor %}{% endfor %}{% endif %}done"
+    template = Template(Path("t.jinja"), source)
+    with pytest.raises(ValueError, match="more than 2 s"):
+        template.render({"n": 100_000})
+    assert template.render({"n": 0}) == "done"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for m in messages %}{% if loop.last %}{% break %}{% endif %}{{ m.content }}{% continue %}x{% endfor %}",
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+        "{{ messages|tojson }}{{ messages|tojson(indent=2) }}{{ {'b': '<é>', 'a': 1}|tojson(sort_keys=true) }}",
+        "{{ strftime_now('%Y') }}",
+        "[{{ bos_token }}{{ eos_token }}{{ unk_token }}{{ mask_token is defined }}]",
+        "  {% if add_generation_prompt %}\n  yes\n  {% endif %}\n {{- '  x' }}\n",
+    ],
+)
+def test_what_transformers_gives_templates_they_have_here(tmp_path, source):
+    from transformers import AutoTokenizer
+
+    for file in TINY_R1.glob("*.json"):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(source, encoding="utf-8")
+    messages = [{"role": "user", "content": "ü <b>"}, {"role": "assistant", "content": "y"}]
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    ids = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert ids == Tokenizer(tmp_path).prompt(messages)
+
+
+def changed(folder: Path, name: str, **fields: object) -> Path:
+    for file in TINY_R1.glob("token*.json"):
+        shutil.copy(file, folder)
+    values = json.loads((folder / name).read_text(encoding="utf-8"))
+    (folder / name).write_text(json.dumps(values | fields), encoding="utf-8")
+    return folder
+
+
+def test_of_several_templates_the_default_is_taken(tmp_path, tokenizer):
+    own = json.loads((TINY_R1 / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]
+    several = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": own}]
+    messages = [{"role": "user", "content": "1 + 1 = ?"}]
+    assert Tokenizer(changed(tmp_path, "tokenizer_config.json", chat_template=several)).prompt(
+        messages
+    ) == tokenizer.prompt(messages)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("eos_token", 7, "eos_token is 7, must be text"),
+        ("eos_token", ["a"], "eos_token is .* must be text"),
+        ("eos_token", {"text": "a"}, "eos_token is .* must be text"),
+        ("eos_token", None, "eos_token None is not in tokenizer.json"),
+        ("eos_token", "x" * 100_000, "is not in tokenizer.json"),
+        ("pad_token", 7, "pad_token is 7"),
+        ("chat_template", 7, "has no chat_template"),
+        ("chat_template", [7, {"name": "rag", "template": "x"}], "none that is named default"),
+        ("chat_template", {"rag": "x"}, "none that is named default"),
+    ],
+)
+def test_odd_settings(tmp_path, field, value, reason):
+    with pytest.raises(ValueError, match=f"tokenizer_config.json: .*{reason}") as error:
+        Tokenizer(changed(tmp_path, "tokenizer_config.json", **{field: value}))
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"model": {"type": "BPE"}}', "[" * 100_000])
+def test_json_that_is_no_tokenizer(tmp_path, text):
+    changed(tmp_path, "tokenizer_config.json")
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(ValueError, match="tokenizer.json: damaged, or no tokenizer"):
+        Tokenizer(tmp_path)
+
+
+def test_tokens_that_the_model_does_not_know_are_refused(tokenizer):
+    tokenizer.check(1024)
+    tokenizer.check(2000)
+    with pytest.raises(ValueError, match="tokenizer.json: has a token 1023, but the model 1023 rows"):
+        tokenizer.check(1023)

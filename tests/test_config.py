@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from dsv3.config import CONFIGS, ModelConfig
+from dsv3.config import _HF_NAMES, CONFIGS, REAL, TENSORS, WHOLE, ModelConfig
+from dsv3.layout import layout
 
 # DeepSeek-R1's and DeepSeek-V2-Lite's config.json, the fields that describe the architecture.
 R1 = {
@@ -102,11 +103,11 @@ def test_without_rope_scaling_there_is_no_yarn():
         ({"tie_word_embeddings": True}, "tie_word_embeddings"),
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "type 'linear'"),
         ({"quantization_config": {"quant_method": "awq"}}, "'awq'"),
-        ({"n_group": 7}, "n_routed_experts = 256 does not divide into n_expert_groups = 7"),
-        ({"topk_group": 9}, "n_limited_groups = 9"),
-        ({"num_experts_per_tok": 200}, "n_activated_experts = 200: the chosen groups hold 128"),
-        ({"scoring_func": "tanh"}, "score_func = 'tanh'"),
-        ({"num_hidden_layers": 0}, "n_layers = 0"),
+        ({"n_group": 7}, "n_routed_experts = 256 does not divide into n_group = 7"),
+        ({"topk_group": 9}, "topk_group = 9: must lie between 1 and n_group = 8"),
+        ({"num_experts_per_tok": 200}, "num_experts_per_tok = 200: the chosen groups hold 128"),
+        ({"scoring_func": "tanh"}, "scoring_func = 'tanh'"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers = 0: must be a whole number from 1 to 2,000"),
         ({"qk_rope_head_dim": 63}, "qk_rope_head_dim = 63"),
     ],
 )
@@ -135,3 +136,46 @@ def test_files_that_are_no_config(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         ModelConfig.load(tmp_path)
+
+
+ODD = [True, "8", [8], {"a": 1}, -1, 10**4000, float("nan"), float("inf")]
+
+
+@pytest.mark.parametrize("value", [*ODD, 8.0], ids=lambda v: repr(v)[:9])
+@pytest.mark.parametrize("name", _HF_NAMES)
+def test_every_number_of_a_hugging_face_config_is_checked(name, value):
+    if _HF_NAMES[name] in REAL and value == 8.0:
+        value = 1e9
+    with pytest.raises(ValueError, match=f"^{name} = ") as error:
+        ModelConfig.from_hf(R1 | {name: value})
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda v: repr(v)[:9])
+@pytest.mark.parametrize(
+    "name", ["factor", "original_max_position_embeddings", "beta_fast", "mscale", "mscale_all_dim"]
+)
+def test_every_number_of_yarn_is_checked(name, value):
+    with pytest.raises(ValueError, match=f"^rope_scaling.{name} = "):
+        ModelConfig.from_hf(R1 | {"rope_scaling": R1["rope_scaling"] | {name: value}})
+
+
+@pytest.mark.parametrize("name", [*WHOLE, *REAL])
+@pytest.mark.parametrize("value", ODD, ids=lambda v: repr(v)[:9])
+def test_every_number_of_a_demo_config_is_checked(name, value, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({name: value}))
+    with pytest.raises(ValueError, match=rf"config.json: {name} = .*must be a (whole )?number from"):
+        ModelConfig.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "num_hidden_layers", "vocab_size"])
+def test_null_is_no_number(name):
+    with pytest.raises(ValueError, match=f"{name}: null"):
+        ModelConfig.from_hf(R1 | {name: None})
+
+
+def test_the_number_of_tensors_is_bounded():
+    large = ModelConfig.from_hf(R1 | {"n_routed_experts": 1024, "num_hidden_layers": 80})
+    assert sum(1 for _ in layout(large)) < TENSORS
+    with pytest.raises(ValueError, match="num_hidden_layers = 2000.*n_routed_experts = 256: together more"):
+        ModelConfig.from_hf(R1 | {"num_hidden_layers": 2000})

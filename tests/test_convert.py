@@ -155,3 +155,40 @@ def test_progress_is_shown_on_a_terminal_only(bf16_folder, tmp_path, capsys, mon
     shown = capsys.readouterr().err
     assert re.search(r"convert to 2 ranks +\d+%  [\d.]+ GB/s  \d+:\d\d left", shown)
     assert re.search(r"seen: 4 files, 0.\d\d GB \(0.\d\d GB in \d+.\d s, ", shown.splitlines()[-1])
+
+
+def test_only_what_belongs_to_a_checkpoint_is_carried_over(bf16_folder, tmp_path):
+    source = shutil.copytree(bf16_folder, tmp_path / "in")
+    (tmp_path / "secret").write_text("KEY")
+    for name in ("hf_token", "tokens.bin", "tokenizer_x.json", "tokenization_x.py", "chat_template.txt", "token.part"):
+        (source / name).write_text("KEY")
+    (source / "tokenizer_y.json").symlink_to(tmp_path / "secret")
+    carried = {"special_tokens_map.json", "merges.txt", "chat_template.jinja", "README.md", "tokenizer.model"}
+    for name in carried - {"merges.txt"}:
+        (source / name).write_text("x")
+    (source / "merges.txt").symlink_to("README.md")  # a link inside the folder
+    convert(source, tmp_path / "out", 1)
+    there = {f.name for f in (tmp_path / "out").iterdir() if f.suffix != ".safetensors"} - {".dsv3-made"}
+    own = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert there == carried | (own & {f.name for f in bf16_folder.iterdir()})
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "special_tokens_map.json", "README.md"])
+def test_a_link_out_of_the_folder_is_not_carried_over(bf16_folder, tmp_path, name):
+    source = shutil.copytree(bf16_folder, tmp_path / "in")
+    (tmp_path / "secret").write_text("KEY")
+    (source / name).unlink(missing_ok=True)
+    (source / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=f"{name}: a link out of the folder"):
+        convert(source, tmp_path / "out", 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_hub_caches_links_are_carried_over(bf16_folder, tmp_path):
+    snapshot = tmp_path / "models--x" / "snapshots" / "main"
+    snapshot.mkdir(parents=True)
+    shutil.copytree(bf16_folder, tmp_path / "models--x" / "blobs")
+    for file in bf16_folder.iterdir():
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    convert(snapshot, tmp_path / "out", 1)
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (bf16_folder / "tokenizer.json").read_bytes()

@@ -35,6 +35,19 @@ ENVIRONMENT = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MAST
         ({"RANK": "2"}, "RANK = 2 in the environment, but WORLD_SIZE = 2: ranks are 0 to 1"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE = 'two' in the environment: must be a number"),
         ({"RANK": "-1"}, "RANK = '-1'"),
+        (
+            {"WORLD_SIZE": "1000000000"},
+            "WORLD_SIZE = '1000000000' in the environment: must be a number from 1 to 10000",
+        ),
+        ({"WORLD_SIZE": "1e9"}, "must be a number from 1 to 10000"),
+        ({"WORLD_SIZE": "0"}, "must be a number from 1 to 10000"),
+        ({"WORLD_SIZE": "9" * 5000}, "must be a number from 1 to 10000"),
+        ({"WORLD_SIZE": "２"}, "must be a number from 1 to 10000"),
+        ({"RANK": "9" * 5000}, "must be a number from 0 to 10000"),
+        ({"LOCAL_RANK": "2"}, "LOCAL_RANK = '2' in the environment: must be a number from 0 to 1"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT = '99999' in the environment: must be a number from 1 to 65535"),
+        ({"MASTER_PORT": "0"}, "must be a number from 1 to 65535"),
+        ({"MASTER_PORT": "\x1b[31m"}, "MASTER_PORT = '\\x1b[31m'"),
     ],
 )
 def test_a_wrong_environment_is_one_line(changes, words):
@@ -44,6 +57,7 @@ def test_a_wrong_environment_is_one_line(changes, words):
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert len(done.stderr) < 600
     assert words in done.stderr
 
 

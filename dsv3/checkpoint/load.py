@@ -12,6 +12,7 @@ from ..config import BLOCK, ModelConfig
 from ..kernels import native
 from ..layout import Row, layout
 from ..model import Transformer
+from ..runtime import Runtime
 from . import read
 from .plan import CHUNK
 
@@ -34,15 +35,37 @@ def read_into(whole: Tensor, found: read.Checkpoint, name: str, rows: slice | No
         found.read(name, rows, memoryview(whole.view(-1).view(torch.uint8).numpy()))
 
 
-def load(model: Transformer, folder: Path, cfg: ModelConfig) -> None:
+def load(model: Transformer, folder: Path, cfg: ModelConfig, source: "Source | None" = None) -> None:
     """Read every parameter of ``model`` from ``folder``, whose checkpoint is described by ``cfg``.
 
     FP8 weights that the model does not hold as FP8 are dequantised here, once. Peak memory: the model and one tensor.
 
+    Args:
+        source: what ``find`` gave, if it was asked before the model was made.
+
     Raises:
+        ValueError: as ``find``.
+    """
+    source = source or find(folder, cfg, model.cfg.n_mtp_layers, model.run)
+    with torch.no_grad():
+        for row, parameter in _parameters(model, cfg):
+            if _unquantise(row, parameter):
+                parameter.copy_(source.dequantised(row))
+            else:
+                source.stored(row, parameter)
+
+
+def find(folder: Path, cfg: ModelConfig, n_mtp_layers: int, run: Runtime) -> "Source":
+    """The folder's tensors, their headers held against ``cfg``: numbers of a config that are wrong cost no memory.
+
+    Args:
+        n_mtp_layers: those that the model will have.
+
+    Raises:
+        FileNotFoundError: no such folder, or a file is missing.
         ValueError: the folder was converted for another number of ranks, or a tensor is missing, unknown or misshapen.
     """
-    tp = model.run.tp
+    tp = run.tp
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
     sizes = read.converted_for(folder)
@@ -52,13 +75,10 @@ def load(model: Transformer, folder: Path, cfg: ModelConfig) -> None:
             f"{folder}: converted for {was} ranks, but WORLD_SIZE is {tp.size}; "
             f"start with torchrun --nproc-per-node {was}, or convert again with --model-parallel {tp.size}"
         )
-    source = _Converted(folder, cfg, model) if sizes else _HuggingFace(folder, cfg, model)
-    with torch.no_grad():
-        for row, parameter in _parameters(model, cfg):
-            if _unquantise(row, parameter):
-                parameter.copy_(source.dequantised(row))
-            else:
-                source.stored(row, parameter)
+    rows = list(_rows(cfg, n_mtp_layers))
+    if sizes:
+        return _Converted(folder, cfg, rows, n_mtp_layers, run)
+    return _HuggingFace(folder, cfg, rows, run)
 
 
 def fingerprints(model: Transformer) -> dict[str, str]:
@@ -77,7 +97,7 @@ def _parameters(model: Transformer, cfg: ModelConfig) -> Iterator[tuple[Row, Ten
     """Each parameter of the model with its row of the table."""
     ours = dict(model.named_parameters())
     tp = model.run.tp
-    for row in _rows(model, cfg):
+    for row in _rows(cfg, model.cfg.n_mtp_layers):
         if row.name in ours:
             yield row, ours.pop(row.name)
         elif not row.is_scale and tp.rank in row.holders(tp.size, cfg.n_routed_experts):
@@ -86,10 +106,9 @@ def _parameters(model: Transformer, cfg: ModelConfig) -> Iterator[tuple[Row, Ten
         raise ValueError(f"not in the table of tensors: {read.some(list(ours))}")
 
 
-def _rows(model: Transformer, cfg: ModelConfig) -> Iterator[Row]:
+def _rows(cfg: ModelConfig, n_mtp_layers: int) -> Iterator[Row]:
     """The rows of ``cfg``'s table that the model uses; it may have been built without the MTP layers."""
-    used = replace(cfg, n_mtp_layers=model.cfg.n_mtp_layers)
-    return (row for row in layout(used) if row.copy_of is None)
+    return (row for row in layout(replace(cfg, n_mtp_layers=n_mtp_layers)) if row.copy_of is None)
 
 
 def _unquantise(row: Row, parameter: Tensor) -> bool:
@@ -115,9 +134,9 @@ def _copy(parameter: Tensor, found: read.Checkpoint, name: str, part: tuple[slic
 class _HuggingFace:
     """Reads slices of whole tensors under their Hugging Face names."""
 
-    def __init__(self, folder: Path, cfg: ModelConfig, model: Transformer):
-        self.found, self.cfg, self.tp, self.dtype = read.open_folder(folder), cfg, model.run.tp, model.run.dtype
-        wanted = {r.hf: (r.shape, r.kind) for r in _rows(model, cfg)}
+    def __init__(self, folder: Path, cfg: ModelConfig, rows: list[Row], run: Runtime):
+        self.found, self.tp, self.dtype = read.open_folder(folder), run.tp, run.dtype
+        wanted = {r.hf: (r.shape, r.kind) for r in rows}
         read.check(self.found, wanted, {r.hf for r in layout(cfg)})
 
     def stored(self, row: Row, parameter: Tensor) -> None:
@@ -137,16 +156,16 @@ class _HuggingFace:
 class _Converted:
     """Reads a rank's own files, whose tensors are cut already."""
 
-    def __init__(self, folder: Path, cfg: ModelConfig, model: Transformer):
-        tp, self.dtype = model.run.tp, model.run.dtype
-        kinds = ("model", "mtp") if model.cfg.n_mtp_layers else ("model",)
+    def __init__(self, folder: Path, cfg: ModelConfig, rows: list[Row], n_mtp_layers: int, run: Runtime):
+        tp, self.dtype = run.tp, run.dtype
+        kinds = ("model", "mtp") if n_mtp_layers else ("model",)
         files = [folder / read.converted_name(kind, tp.rank, tp.size) for kind in kinds]
         missing = [f.name for f in files if not f.is_file()]
         if missing:
             raise FileNotFoundError(f"{folder}: {read.some(missing)} missing; convert again")
         self.found = read.open_files(folder, files)
         wanted = {}
-        for row in _rows(model, cfg):
+        for row in rows:
             if tp.rank in row.holders(tp.size, cfg.n_routed_experts):
                 part = row.local(tp.rank, tp.size)
                 wanted[row.name] = (tuple(s.stop - s.start for s in part), row.kind)
@@ -158,3 +177,6 @@ class _Converted:
     def dequantised(self, row: Row) -> Tensor:
         scale = tensor(self.found, row.scale().name)
         return native.weight_dequant(tensor(self.found, row.name), scale, BLOCK, self.dtype)
+
+
+Source = _HuggingFace | _Converted

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .read import some
+from .read import small, some
 
 RECORD = ".dsv3-made"
 OVERLOOKED = "lost+found"  # every new ext4 disk has one
@@ -61,19 +61,11 @@ def read_record(folder: Path) -> Record | None:
 def read_small(path: Path) -> bytes:
     """
     Raises:
-        OSError: not there, or a link.
-        ValueError: not a regular file, or longer than ``MOST``.
+        OSError, ValueError: no regular file itself, or longer than ``MOST``.
     """
-    if path.is_dir():
-        raise ValueError(f"{path}: a folder")
-    fd = os.open(path, os.O_RDONLY | PLAIN)
-    with open(fd, "rb") as f:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ValueError(f"{path}: not a regular file")
-        data = f.read(MOST + 1)
-    if len(data) > MOST:
-        raise ValueError(f"{path}: too long")
-    return data
+    if not is_plain(path):
+        raise ValueError(f"{path}: not a regular file")
+    return small(path, MOST)
 
 
 def inside(name: Any) -> bool:

@@ -18,12 +18,27 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from .read import INDEX, ITEMSIZE, Entry
+from .read import INDEX, ITEMSIZE, SMALL, TOKENIZER, Entry, check_link, small
 
 CHUNK = 1 << 20  # bytes in memory at a time, for each thread; more would not stay in the cache
 STEP = 256 << 20  # bytes written by one step, about; smaller ones interleave and cost a third more
 WHOLE = 16 << 20  # bytes of a source that are read to know it again; of a longer one only samples
-SIDE_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md")
+# What checkpoints really have beside their tensors; whatever else lies there may be a secret.
+SIDE_FILES = (
+    "README.md",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tiktoken.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
 
 Chunks = Iterator[tuple[str, int, bytes | bytearray | memoryview]]  # (file, offset in it, bytes)
 
@@ -235,11 +250,16 @@ class Plan:
         self.texts[name] = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
     def carry_over(self, source: Path, skip: tuple[str, ...] = ()) -> None:
-        """Config, generation config, tokenizer and chat template: what a checkpoint needs beside its tensors."""
-        for file in sorted(source.glob("*")):
-            wanted = file.name in SIDE_FILES or "token" in file.name or file.name.startswith("chat_template")
-            if wanted and file.is_file() and file.suffix not in (".safetensors", ".part") and file.name not in skip:
-                self.texts[file.name] = file.read_bytes()
+        """Config, generation config, tokenizer and chat template: what a checkpoint needs beside its tensors.
+
+        Raises:
+            OSError, ValueError: one of them is a link out of the folder, no regular file, or far too long.
+        """
+        for name in SIDE_FILES:
+            file = source / name
+            if name not in skip and os.path.lexists(file):
+                check_link(source, file)
+                self.texts[name] = small(file, TOKENIZER if name == "tokenizer.json" else SMALL)
 
     @property
     def nbytes(self) -> int:

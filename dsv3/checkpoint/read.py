@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 INDEX = "model.safetensors.index.json"
 UNFINISHED = ".dsv3-unfinished"  # the journal of a run that has not ended; a folder that holds it is no checkpoint yet
@@ -16,6 +18,9 @@ DTYPE = {
     "fp32": ("F32", "BF16"),
 }  # what a Row's kind may be stored as
 MAX_HEADER = 100_000_000  # safetensors' own limit
+MAX_VALUES = 6_000_000  # in one JSON text: 12 for each of 500,000 tensors; as Python objects they take up to 1 GB
+SMALL = 16_000_000  # bytes of a config or another text beside the tensors
+TOKENIZER = 64_000_000  # bytes of a tokenizer.json, of which DeepSeek's has 8 million
 
 
 class Entry(NamedTuple):
@@ -67,19 +72,22 @@ def open_folder(folder: Path) -> Checkpoint:
     if (folder / UNFINISHED).exists():
         raise ValueError(f"{folder}: unfinished; run the command that writes it again, it goes on where it stopped")
     index = folder / INDEX
-    if not index.is_file():
+    if not os.path.lexists(index):
         return open_files(folder, sorted(folder.glob("*.safetensors")))
+    data = small(index, MAX_HEADER)
     try:
-        if index.stat().st_size > MAX_HEADER:
-            raise ValueError("too long")
-        where = _json(index.read_bytes())["weight_map"]
+        where = _json(data)["weight_map"]
         files = sorted(set(where.values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{index}: not an index of safetensors (no JSON object with 'weight_map')") from None
-    outside = [f for f in files if type(f) is not str or not re.fullmatch(r"[^/\\\0]{1,200}\.safetensors", f)]
+    outside = [
+        f
+        for f in files
+        if type(f) is not str or not re.fullmatch(r"[^/\\]{1,200}\.safetensors", f) or not f.isprintable()
+    ]
     if outside:
         raise ValueError(f"{index}: not the name of a .safetensors file in the folder: {outside[0]!r:.200}")
-    missing = [f for f in files if not (folder / f).is_file()]
+    missing = [f for f in files if not (folder / f).exists()]
     if missing:
         raise FileNotFoundError(
             f"{folder}: {some(missing)} of {len(files)} files named in {INDEX} missing; download again"
@@ -97,8 +105,7 @@ def open_files(where: Path, files: list[Path]) -> Checkpoint:
         raise FileNotFoundError(f"{where}: no .safetensors files")
     entries: dict[str, Entry] = {}
     for file in files:
-        if file.is_symlink() and not any(file.resolve().is_relative_to(r) for r in roots(where)):
-            raise ValueError(f"{file}: a link out of the folder, to {file.resolve()}; copy the file here")
+        check_link(where, file)
         for entry in header(file):
             if entry.name in entries:
                 raise ValueError(f"{entry.name} is both in {entries[entry.name].file} and in {file}")
@@ -113,14 +120,26 @@ def roots(folder: Path) -> tuple[Path, ...]:
     return (root, root.parents[1] / "blobs") if root.parent.name == "snapshots" else (root,)
 
 
+def check_link(folder: Path, file: Path) -> None:
+    """
+    Raises:
+        ValueError: ``file`` in ``folder`` is a link that leads out of it, and out of the hub cache it is part of.
+    """
+    if not file.is_symlink():
+        return
+    to = Path(os.path.realpath(file))  # resolve() fails on links that go round in a circle
+    if not any(to.is_relative_to(root) for root in roots(folder)):
+        raise ValueError(f"{file}: a link out of the folder, to {to}; copy the file here")
+
+
 def header(file: Path) -> Iterator[Entry]:
     """The entries of one safetensors file, in the file's order, each checked against the file's size.
 
     Raises:
         ValueError: what is wrong with the file.
     """
-    size = file.stat().st_size
-    with file.open("rb") as f:
+    with open_regular(file) as f:
+        size = os.fstat(f.fileno()).st_size
         first = f.read(8)
         length = int.from_bytes(first, "little")
         if len(first) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
@@ -171,11 +190,62 @@ def _stop(at: int, offsets: object, dtype: object, shape: object) -> int | None:
     return stop if offsets == [at, stop] and type(offsets[0]) is type(offsets[1]) is int else None
 
 
+def open_regular(file: Path) -> BinaryIO:
+    """A file to be read; a pipe or a device in its place is not opened, since it could be waited for without end.
+
+    Raises:
+        OSError: it is not there, or links go round in a circle.
+        ValueError: no regular file.
+    """
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError(f"{file}: a folder, a pipe or a device, not a file")
+    return os.fdopen(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+
+
+def small(file: Path, most: int = SMALL) -> bytes:
+    """All of a file that has ``most`` bytes at most.
+
+    Raises:
+        OSError, ValueError: it cannot be opened (``open_regular``), or is longer.
+    """
+    with open_regular(file) as f:
+        size = os.fstat(f.fileno()).st_size
+        data = f.read(most + 1) if size <= most else b""
+    if max(size, len(data)) > most:
+        raise ValueError(f"{file}: longer than {most / 1e6:g} MB, which no such file is; fetch it again")
+    return data
+
+
+def small_text(file: Path, most: int = SMALL) -> str:
+    """The same as text.
+
+    Raises:
+        OSError, ValueError: as ``small``, or not UTF-8.
+    """
+    try:
+        return small(file, most).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 text (byte {error.start})") from None
+
+
+def small_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a small file.
+
+    Raises:
+        OSError, ValueError: as ``small``, or no JSON object.
+    """
+    data = small(file)
+    try:
+        return _json(data)
+    except ValueError as error:
+        raise ValueError(f"{file}: damaged ({error}); correct it or fetch it again") from None
+
+
 def _json(data: bytes) -> dict[str, Any]:
     """A JSON object without repeated names.
 
     Raises:
-        ValueError: anything else.
+        ValueError: anything else, or so many values that they would fill the memory.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -184,6 +254,8 @@ def _json(data: bytes) -> dict[str, Any]:
             raise ValueError("a name stands there twice")
         return value
 
+    if sum(map(data.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
+        raise ValueError(f"more than {MAX_VALUES:,} values")
     try:
         value = json.loads(data, object_pairs_hook=unique)
     except RecursionError:

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
+from ..cli import printable
 from . import ours
 from .journal import NAMING, Journal, check_same, parse, read_journal, write_all
 from .ours import RECORD, Record
@@ -190,9 +191,9 @@ def show(plan: Plan, target: Path) -> None:
     rate = _copy_rate(plan.sources[0], _nearest(target))
     print(f"{plan.what}: {len(plan.sources)} files -> {target}")
     for name, size in plan.sizes.items():
-        print(f"  {size / 1e9:10.3f} GB  {name}")
+        print(f"  {size / 1e9:10.3f} GB  {printable(name)}")
     for name, text in _texts(plan).items():
-        print(f"  {len(text) / 1e9:10.3f} GB  {name}")
+        print(f"  {len(text) / 1e9:10.3f} GB  {printable(name)}")
     print(f"read {read / 1e9:.2f} GB, write {total / 1e9:.2f} GB")
     print(f"room needed {missing_bytes(plan, target) / 1e9:.2f} GB, free {free_bytes(target) / 1e9:.2f} GB")
     print(f"about {max(read, total) / rate / 60:.1f} minutes, copying {rate / 1e9:.2f} GB/s as just measured")

@@ -1,6 +1,6 @@
 """What is known of the model that an engine is given: its config, its precision, and whether its folder is whole."""
 
-import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import Any
 
 from ..catalogue import find_model
 from ..checkpoint import read
+from ..cli import describe
 from ..config import BLOCK, ModelConfig
 from ..fit import Precision
 
@@ -61,14 +62,12 @@ def _folder(folder: Path) -> Served:
         why = f"{folder}: converted for {sizes} rank(s) of dsv3 generate; engines read the Hugging Face folder"
         return Served(name=name, wrong=(why,))
     config = folder / "config.json"
-    if not config.is_file():
+    if not os.path.lexists(config):
         return Served(name=name, wrong=(f"{config}: not found; engines read a Hugging Face folder",))
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("not a JSON object")
-    except ValueError as error:
-        return Served(name=name, wrong=(f"{config}: {error}",))
+        values = read.small_json(config)
+    except (ValueError, OSError) as error:
+        return Served(name=name, wrong=(describe(error),))
     method = _method(values)
     precision = "bf16" if method is None else METHODS.get(method)
     try:
@@ -99,7 +98,7 @@ def _files(folder: Path, cfg: ModelConfig | None, precision: Precision | None) -
     try:
         entries = read.open_folder(folder)
     except (ValueError, OSError) as error:
-        yield str(error)
+        yield describe(error)
         return
     stored = {e.dtype for name, e in entries.items() if name.endswith(".o_proj.weight")}
     if precision == "fp8" and "F8_E4M3" not in stored:
