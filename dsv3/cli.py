@@ -44,6 +44,8 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:  # print(file=None) is standard output
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         main(list(sys.argv[1:] if argv is None else argv))
         if sys.stdout:

@@ -87,9 +87,8 @@ def _ask() -> str:
         try:
             line.encode()
         except UnicodeEncodeError as error:
-            print(
-                f"not {sys.stdin.encoding.upper()} text (place {error.start + 1} of the line); set the terminal to it"
-            )
+            encoding = sys.stdin.encoding.upper()
+            print(f"not {encoding} text, from character {error.start + 1} on; set the terminal to {encoding}")
             continue
         return line
 
@@ -240,7 +239,7 @@ def answers_file(target: Path, source: Path) -> Iterator[Write]:
                 done += file.write(row[done:])
         except OSError as error:
             file.truncate(size)  # whole lines only
-            raise OSError(f"{part}: {error.strerror}") from None
+            raise OSError(f"{part}: {error.strerror}; it keeps the {count} answers before") from None
         size, count = size + len(row), count + 1
 
     try:
@@ -249,11 +248,11 @@ def answers_file(target: Path, source: Path) -> Iterator[Write]:
             os.fsync(file.fileno())
         _check_free(target, source)
         os.replace(part, target)
-    except BaseException:
-        if size:
-            print(f"{part}: {count} answers, as far as it came", file=sys.stderr)
-        else:
+    except BaseException as error:
+        if not count:
             part.unlink()
+        elif str(part) not in str(error):
+            print(f"{part} keeps the {count} answers so far", file=sys.stderr)
         raise
 
 

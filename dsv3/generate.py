@@ -227,12 +227,7 @@ def main(argv: list[str]) -> None:
     add("--config", help="config file or shipped name; by default the checkpoint's own")
     add("--interactive", action="store_true", help="chat; /help lists the commands")
     add("--input-file", type=Path, metavar="FILE", help="answer a file of prompts, one a line")
-    add(
-        "--output-file",
-        type=Path,
-        metavar="FILE",
-        help="write the answers as JSON lines, too; until all are there into FILE.part",
-    )
+    add("--output-file", type=Path, metavar="FILE", help="write the answers as JSON lines, too; at first to FILE.part")
     add("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, metavar="N")
     add("--temperature", type=float, default=0.2, metavar="T", help="0 is greedy")
     add("--top-p", type=float, default=1.0, metavar="P", help="sample among the likeliest that make up P")

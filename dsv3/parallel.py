@@ -4,6 +4,7 @@ Collective operations carry numbers between ranks that work in step. Whatever ta
 types, a checkpoint that loads) goes as text through the job's key-value store, where nobody's patience ends.
 """
 
+import errno
 import itertools
 import os
 import socket
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 POLL = 0.1  # seconds between two looks at the store, at most
+SELF_SECONDS = 5  # for a machine to reach itself by the address that it has for others
+MOST_RANKS = 1 << 16
 
 
 def shared_out(n: int, rank: int, size: int, unit: int = 1) -> range:
@@ -193,6 +196,8 @@ def open_store(host: str, port: int, server: bool, seconds: float) -> "dist.TCPS
 
     deadline = time.monotonic() + seconds
     resolve(host)
+    if server:
+        _check_port(host, port)
     while not server:
         try:
             socket.create_connection((host, port), timeout=max(deadline - time.monotonic(), 0.1)).close()
@@ -209,6 +214,35 @@ def open_store(host: str, port: int, server: bool, seconds: float) -> "dist.TCPS
         if "EADDRINUSE" in str(error):
             raise ConnectionError(f"port {port} is in use on {host}; choose another --master-port") from None
         raise ConnectionError(f"{host}:{port}: {str(error).splitlines()[0]}") from None
+
+
+def _check_port(host: str, port: int) -> None:
+    """Whether the store can be held here. torch is content with a port that is free on some of the machine's addresses,
+    and then asks whoever listens at ``host``.
+
+    Raises:
+        ConnectionError: the port is in use, or not for users; or ``host`` is another machine.
+    """
+    elsewhere = True
+    for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as torch: one that was just left is free
+            try:
+                probe.bind(address)
+                elsewhere = False
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise ConnectionError(f"port {port} is in use on {host}; choose another --master-port") from None
+                if error.errno == errno.EACCES:
+                    raise ConnectionError(f"port {port} is the system's; choose a --master-port above 1023") from None
+    if not elsewhere:
+        return
+    try:  # a router may lead from there to here
+        with socket.create_server(("", port), family=family):
+            socket.create_connection((host, port), timeout=SELF_SECONDS).close()
+    except OSError:
+        why = "does not lead to this machine, which is to be node 0"
+        raise ConnectionError(f"{host} {why}; --master-addr must be an address of node 0") from None
 
 
 def check_in(store: "dist.Store", kind: str, number: int, size: int, seconds: float) -> None:
@@ -256,11 +290,13 @@ def place() -> Place:
         text = os.environ.get(name, default)
         if text is None:
             raise ValueError(f"WORLD_SIZE is set, but {name} is not: start with torchrun, or unset WORLD_SIZE")
-        if not text.isdecimal():
-            raise ValueError(f"{name} = {text!r} in the environment: must be a number")
+        if not text.isdecimal() or len(text) > 10:
+            raise ValueError(f"{name} = {text!r:.40} in the environment: must be a number")
         return int(text)
 
     size = number("WORLD_SIZE", "1")
+    if size > MOST_RANKS:
+        raise ValueError(f"WORLD_SIZE = {size} in the environment: at most {MOST_RANKS} ranks")
     if size < 2:
         return Place(0, 1, 0, "", 0, True, False, 0)
     rank = number("RANK")
@@ -269,12 +305,15 @@ def place() -> Place:
     host = os.environ.get("MASTER_ADDR")
     if not host:
         raise ValueError("WORLD_SIZE is set, but MASTER_ADDR is not: start with torchrun, or unset WORLD_SIZE")
+    port = number("MASTER_PORT")
+    if not 0 < port < 2**16:
+        raise ValueError(f"MASTER_PORT = {port} in the environment: ports are 1 to 65535")
     return Place(
         rank=rank,
         size=size,
         local_rank=number("LOCAL_RANK", "0"),
         host=host,
-        port=number("MASTER_PORT"),
+        port=port,
         one_node=number("LOCAL_WORLD_SIZE", "0") == size,
         launched=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         attempt=number("TORCHELASTIC_RESTART_COUNT", "0"),
