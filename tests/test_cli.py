@@ -233,7 +233,8 @@ def test_a_prompt_is_a_line_and_nothing_else_is(kind, tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [("mkfifo p", "holds no prompt"), ("mkdir p", "Is a directory"), ("ln -s /dev/zero p", "more than 64 MB"),
-     ("truncate -s 65M p", "more than 64 MB"), ("printf '\\377\\376' > p", "not UTF-8 text (byte 0)"), (":", "no such file")],
+     ("truncate -s 65M p", "more than 64 MB"),
+     ("printf '\\377\\376' > p", "not UTF-8 text (byte 0)"), (":", "no such file")],
 )  # fmt: skip
 def test_what_is_no_file_of_prompts(make, words, tmp_path):
     subprocess.run(make, shell=True, cwd=tmp_path, check=True)
@@ -263,7 +264,7 @@ def test_what_the_answers_never_replace(name, tmp_path):
 @pytest.mark.parametrize(
     ("before", "after", "left", "rows"),
     [("", "| head -1", "out", 20), ("PYTHONIOENCODING=ascii", "", "out", 20), ("", ">&-", "out", 20),
-     ("ulimit -f 5;", "> /dev/null", "out.part2", None)],
+     ("ulimit -f 2;", "> /dev/null", "out.part2", None)],
 )  # fmt: skip
 def test_answers_outlive_the_screen_and_the_disk(before, after, left, rows, tmp_path):
     (tmp_path / "p").write_text("37 加 48 等于多少？\n" * 20, encoding="utf-8")

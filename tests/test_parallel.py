@@ -116,8 +116,9 @@ def test_an_address_of_another_machine():
 
 
 @pytest.mark.parametrize(
-    "flags", [("--nproc-per-node", "0"), ("--nproc-per-node", "1000000000"), ("--nnodes", "9" * 5000), ("--nnodes", "0"),
-              ("--master-port", "0"), ("--master-port", "99999")],
+    "flags",
+    [("--nproc-per-node", "0"), ("--nproc-per-node", "1000000000"), ("--nnodes", "9" * 5000), ("--nnodes", "0"),
+     ("--master-port", "0"), ("--master-port", "99999")],
 )  # fmt: skip
 def test_wrong_usage_of_torchrun(flags):
     run = [sys.executable, "-m", "dsv3", "torchrun", *flags, "-m", "dsv3.generate"]

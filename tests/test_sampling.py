@@ -143,8 +143,9 @@ def test_options_out_of_range_are_named(name, value, narrow):
 
 @pytest.mark.parametrize(
     "options",
-    [{"temperature": 1e-30}, {"temperature": 1e300}, {"top_p": 1e-300, "temperature": 1}, {"seed": -5, "temperature": 1},
-     {"seed": 2**63 - 1, "temperature": 1}, {"top_k": 10**9, "temperature": 1}, {"max_new_tokens": 2**31 - 1}],
+    [{"temperature": 1e-30}, {"temperature": 1e300}, {"top_p": 1e-300, "temperature": 1},
+     {"seed": -5, "temperature": 1}, {"seed": 2**63 - 1, "temperature": 1}, {"top_k": 10**9, "temperature": 1},
+     {"max_new_tokens": 2**31 - 1}],
 )  # fmt: skip
 def test_extremes_that_are_in_range(options, narrow):
     assert all(0 < reply.tokens < 64 for reply in narrow.generate(["37 + 48 = ?"] * 2, **options))
