@@ -3,7 +3,13 @@
 ``dsv3.load("tiny-r1").chat("37 + 48 = ?")`` is the shortest way in; importing the package imports no torch.
 """
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.argv[:1] == ["-m"]:  # python -m dsv3.MODULE, which is about to be imported
+    from .cli import quiet_imports
+
+    quiet_imports()
 
 from .config import ModelConfig
 

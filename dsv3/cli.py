@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,13 +38,25 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     name = module.removeprefix("dsv3.").removesuffix(".__main__")
     alone = os.environ.get("WORLD_SIZE", "1") == "1" or "RANK" not in os.environ
     rank = "" if alone else f" (rank {printable(os.environ['RANK'], 20)})"
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for fd in range(3):  # a closed one would be given to the next file that is opened, which then takes our output
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:  # print(file=None) is standard output
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         main(list(sys.argv[1:] if argv is None else argv))
+        if sys.stdout:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except SystemExit as end:  # wrong usage, --help
+        code = end.code
     except (ValueError, OSError, ImportError, MemoryError) as error:
         if os.environ.get("DSV3_DEBUG") == "1":
             raise
@@ -51,7 +64,27 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         code = 1
     else:
         code = 0
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:  # nobody reads it, or the disk is full: Python would try again when it ends
+        drop_output()
     sys.exit(code)
+
+
+def drop_output() -> None:
+    """From here on what is printed goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def quiet_imports() -> None:
+    """Until ``run``: Ctrl-C ends the process at once, without the traceback of some import; nothing is open yet."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(*_: object) -> None:
+    os._exit(130)
 
 
 def describe(error: Exception) -> str:
@@ -87,6 +120,7 @@ def main() -> None:
 
         print(f"dsv3 {__version__}")
     elif verb in VERBS:
+        quiet_imports()
         module = importlib.import_module(f".{verb}", __package__)
         run(module.main, rest)
     else:

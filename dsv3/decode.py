@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from .cache import Cache
+from .config import ModelConfig
 from .fast import Fast
 from .model import Transformer
-from .sampling import Chooser, Sampling
+from .sampling import MAX_NEW_TOKENS, Chooser, Sampling, check, whole
 
 CHUNK = 2048  # prompt tokens per sequence and prefill step: bounds the memory of the attention scores
 
@@ -45,7 +46,6 @@ class Stats:
         return text
 
 
-@torch.inference_mode()
 def generate(
     model: Transformer | Fast,
     prompts: list[list[int]],
@@ -55,7 +55,7 @@ def generate(
     drafts: int = 0,
     chunk: int = CHUNK,
     stats: Stats | None = None,
-    max_new_tokens: int = 200,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     seed: int = 0,
     **sampling: Unpack[Sampling],
 ) -> Iterator[tuple[int, int]]:
@@ -70,8 +70,12 @@ def generate(
         stats: is added to.
 
     Raises:
-        ValueError: a prompt that is empty or fills the context, or an option out of its range.
+        ValueError: at once: a prompt that is empty or fills the context, or an option out of its range.
+        TypeError: there is no such option.
     """
+    check(max_new_tokens=max_new_tokens, seed=seed, **sampling)
+    whole("drafts", drafts, 0)
+    whole("chunk", chunk, 1)
     limit = model.cfg.max_seq_len
     for i, prompt in enumerate(prompts):
         if not prompt:
@@ -83,13 +87,18 @@ def generate(
     if drafts and not len(model.mtp):
         raise ValueError("drafts need the MTP layer: load the model with mtp")
     stats = stats or Stats()
-    wave = model.cfg.max_batch_size
-    for first in range(0, len(prompts), wave):
-        some = prompts[first : first + wave]
-        seeds = range(seed + first, seed + first + len(some))
-        chooser = Chooser(model.run.tp, model.run.device, some, seeds, think_ids, **sampling)
-        for i, token in _wave(model, some, chooser, eos_id, max_new_tokens, drafts, chunk, stats):
-            yield first + i, token
+
+    @torch.inference_mode()
+    def waves() -> Iterator[tuple[int, int]]:
+        wave = model.cfg.max_batch_size
+        for first in range(0, len(prompts), wave):
+            some = prompts[first : first + wave]
+            seeds = range(seed + first, seed + first + len(some))
+            chooser = Chooser(model.run.tp, model.run.device, some, seeds, think_ids, **sampling)
+            for i, token in _wave(model, some, chooser, eos_id, max_new_tokens, drafts, chunk, stats):
+                yield first + i, token
+
+    return waves()
 
 
 def _wave(
@@ -107,7 +116,7 @@ def _wave(
     cache = Cache()
     h = prefill(model, prompts, cache, chunk, mtp=drafts > 0)  # [B, S, D], of the last S tokens
     begin = [len(prompt) - 1 for prompt in prompts]  # each sequence's position of the first of them
-    limits = [min(len(prompt) + max_new_tokens, model.cfg.max_seq_len) for prompt in prompts]
+    limits = [len(prompt) + longest(model.cfg, prompt, max_new_tokens) for prompt in prompts]
     rows = list(range(len(prompts)))  # of the prompts that are still being answered
     guesses: list[list[int]] = [[] for _ in rows]
     stats.prompt_tokens += sum(map(len, prompts))
@@ -143,6 +152,11 @@ def _wave(
         begin = [start + len(tokens) for start, tokens in zip(begin, new, strict=True)]
         ahead = [[tokens[-1], *guess] for tokens, guess in zip(new, guesses, strict=True)]
         h = model(torch.tensor(ahead, device=model.run.device), _start(begin, model.run.device), cache)
+
+
+def longest(cfg: ModelConfig, prompt: list[int], max_new_tokens: int) -> int:
+    """The most tokens that the answer may have: the context takes prompt and answer."""
+    return min(max_new_tokens, cfg.max_seq_len - len(prompt))
 
 
 def _start(begin: list[int], device: torch.device) -> int | Tensor:

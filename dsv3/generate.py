@@ -2,8 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal, Unpack
@@ -14,7 +14,7 @@ from .chat import Reply, Tokenizer, opens_thinking, split_thinking
 from .checkpoint.load import find, fingerprints
 from .checkpoint.load import load as load_weights
 from .config import ModelConfig
-from .decode import Stats, generate
+from .decode import Stats, generate, longest
 from .fast import Fast
 from .kernels import pick
 from .layout import check_ranks
@@ -22,7 +22,17 @@ from .model import Transformer
 from .parallel import Parallel, agree, launch
 from .paths import TINY_R1
 from .runtime import NUMERICS, Runtime
-from .sampling import Sampling, check
+from .sampling import MAX_NEW_TOKENS, Sampling, check, whole
+
+ROLES = ("system", "user", "assistant", "tool")
+CHOICES = {  # of ``load``
+    "attn": ("absorb", "naive"),
+    "gemm": ("fp8", "w8a16", "bf16"),
+    "numerics": tuple(NUMERICS),
+    "dtype": (torch.bfloat16, torch.float16, torch.float32, torch.float64),
+}
+LEAST = {"max_batch_size": 1, "max_seq_len": 2}
+MOST_DRAFTS = 64  # more than any model guesses well
 
 
 class LLM:
@@ -43,42 +53,91 @@ class LLM:
         >>> load("tiny-r1").chat("37 + 48 = ?").answer.strip()
         'Answer: 85'
         """
-        return self._replies([self._prompt(message)], options)[0]
+        return self.generate([message], **options)[0]
 
     def generate(self, prompts: list[str], **options: Unpack[Sampling]) -> list[Reply]:
         """The answers to separate questions, computed in batches of ``cfg.max_batch_size``."""
-        return self._replies([self._prompt(p) for p in prompts], options)
+        return list(self.answers(prompts, **options))
+
+    def answers(self, prompts: list[str], **options: Unpack[Sampling]) -> Iterator[Reply]:
+        """The same one by one, in the order of ``prompts``, each as soon as it and those before it are whole."""
+        if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
+            raise ValueError(f"prompts = {prompts!r:.40}: give a list of prompts; chat answers a single one")
+        ids = [self._prompt(prompt) for prompt in prompts]
+        tokens = self._tokens(ids, options)
+        limits = [longest(self.model.cfg, p, options.get("max_new_tokens", MAX_NEW_TOKENS)) for p in ids]
+
+        def whole_ones() -> Iterator[Reply]:
+            done: list[list[int]] = [[] for _ in ids]
+            first = 0  # of those that are not whole
+            for i, token in tokens:
+                done[i].append(token)
+                while first < len(ids) and (self._stopped(done[first]) or len(done[first]) == limits[first]):
+                    yield self._reply(ids[first], done[first])
+                    first += 1
+
+        return whole_ones()
 
     def stream(self, message: str | list[dict[str, str]], **options: Unpack[Sampling]) -> Iterator[str]:
         """The completion piece by piece, thinking first, ``</think>`` between; never half a character."""
-        tokens = (token for _, token in self._tokens([self._prompt(message)], options))
-        yield from self.tokenizer.stream(tokens)
+        return self.tokenizer.stream(token for _, token in self._tokens([self._prompt(message)], options))
 
     def opens_thinking(self, message: str | list[dict[str, str]]) -> bool:
         """Whether the answer begins inside a thought, as R1's does; ``split_thinking`` wants to know."""
         return opens_thinking(self._prompt(message), self.tokenizer.think_ids)
 
     def _prompt(self, message: str | list[dict[str, str]]) -> list[int]:
-        messages = [{"role": "user", "content": message}] if isinstance(message, str) else message
-        return self.tokenizer.prompt(messages)
+        return self.tokenizer.prompt(conversation(message))
 
     def _tokens(self, prompts: list[list[int]], options: Sampling) -> Iterator[tuple[int, int]]:
         self.stats = Stats()
         ids = {"eos_id": self.tokenizer.eos_id, "think_ids": self.tokenizer.think_ids}
         return generate(self.model, prompts, drafts=self.drafts, stats=self.stats, **ids, **options)
 
-    def _replies(self, prompts: list[list[int]], options: Sampling) -> list[Reply]:
-        done: list[list[int]] = [[] for _ in prompts]
-        for i, token in self._tokens(prompts, options):
-            done[i].append(token)
-        return [self._reply(prompt, tokens) for prompt, tokens in zip(prompts, done, strict=True)]
+    def _stopped(self, tokens: list[int]) -> bool:
+        return tokens[-1:] == [self.tokenizer.eos_id]
 
     def _reply(self, prompt: list[int], tokens: list[int]) -> Reply:
-        finish = "stop" if tokens and tokens[-1] == self.tokenizer.eos_id else "length"
+        finish = "stop" if self._stopped(tokens) else "length"
         if finish == "length" and len(prompt) + len(tokens) >= self.model.cfg.max_seq_len:
             finish = "context"
         opened = opens_thinking(prompt, self.tokenizer.think_ids)
         return Reply(*split_thinking(self.tokenizer.decode(tokens), opened), len(tokens), finish)
+
+
+def conversation(message: str | list[dict[str, str]]) -> list[dict[str, str]]:
+    """A question as a conversation, or a conversation as it is.
+
+    Raises:
+        ValueError: neither, or one that no template can take; says which message, and why.
+    """
+    messages = [{"role": "user", "content": message}] if isinstance(message, str) else message
+    if not isinstance(messages, list | tuple) or not all(isinstance(m, Mapping) for m in messages):
+        raise ValueError(f"prompt {message!r:.40}: give a string, or a list of messages with role and content")
+    if not messages or isinstance(message, str) and not message.strip():
+        raise ValueError("the prompt is empty")
+    for i, turn in enumerate(messages):
+        if turn.get("role") not in ROLES:
+            raise ValueError(f"message {i + 1}: its role is {turn.get('role')!r:.40}, not one of {', '.join(ROLES)}")
+        if not isinstance(turn.get("content"), str):
+            raise ValueError(f"message {i + 1}: its content is {turn.get('content')!r:.40}, not a string")
+        try:
+            turn["content"].encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"message {i + 1}: half a character at place {error.start}: no text") from None
+    return messages
+
+
+def place_of(device: str | None) -> torch.device:
+    """The device of that name, which is here; by default CUDA where there is one. Raises ValueError."""
+    try:
+        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device = {device!r:.40}: must be cuda, cuda:0, ... or cpu") from None
+    here = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(place.type, 0)
+    if (place.index or 0) >= here:
+        raise ValueError(f"device = {device!r:.40}: {here} of this kind are here that can be used")
+    return place
 
 
 def load(
@@ -114,6 +173,15 @@ def load(
     Raises:
         FileNotFoundError, ValueError: what is missing or wrong, and what to do.
     """
+    whole("mtp", mtp, 0, MOST_DRAFTS)
+    sizes = {"max_batch_size": max_batch_size, "max_seq_len": max_seq_len}
+    sizes = {name: size for name, size in sizes.items() if size is not None}
+    for name, size in sizes.items():
+        whole(name, size, LEAST[name])
+    for name, value in {"attn": attn, "gemm": gemm, "numerics": numerics, "dtype": dtype}.items():
+        if value not in CHOICES[name] and not (name == "gemm" and value is None):
+            raise ValueError(f"{name} = {value!r:.40}: must be one of {', '.join(map(str, CHOICES[name]))}")
+    place = place_of(device)
     folder = TINY_R1 if str(path) == "tiny-r1" and not Path(path).exists() else Path(path)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give a checkpoint folder, or tiny-r1")
@@ -121,17 +189,15 @@ def load(
     if config and (folder / "config.json").is_file():
         own = ModelConfig.load(folder)
         cfg = replace(cfg, dtype=own.dtype, scale_fmt=own.scale_fmt)
-    sizes = {"max_batch_size": max_batch_size, "max_seq_len": max_seq_len}
-    cfg = replace(cfg, **{name: size for name, size in sizes.items() if size is not None})
+    cfg = replace(cfg, **sizes)
     if mtp and not cfg.n_mtp_layers:
         raise ValueError(f"{folder}: its config has no MTP layer (num_nextn_predict_layers); load it without mtp")
-    fast = fast and attn == "absorb" and numerics == "exact"
+    fast = fast and attn == "absorb" and numerics == "exact" and dtype != torch.float64
     if compile and not fast:
         raise ValueError(
             "compile knows attn absorb and numerics exact only, and cannot check ranks; leave one of them out"
         )
     tp = tp or Parallel()
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     choice = pick(place)
     gemm = gemm or choice.gemm
     # Only weights that stay FP8 must be cut along their blocks.
@@ -164,8 +230,8 @@ def main(argv: list[str]) -> None:
     add("--config", help="config file or shipped name; by default the checkpoint's own")
     add("--interactive", action="store_true", help="chat; /help lists the commands")
     add("--input-file", type=Path, metavar="FILE", help="answer a file of prompts, one a line")
-    add("--output-file", type=Path, metavar="FILE", help="write the answers as JSON lines, too")
-    add("--max-new-tokens", type=int, default=200, metavar="N")
+    add("--output-file", type=Path, metavar="FILE", help="write the answers as JSON lines, too; at first to FILE.part")
+    add("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, metavar="N")
     add("--temperature", type=float, default=0.2, metavar="T", help="0 is greedy")
     add("--top-p", type=float, default=1.0, metavar="P", help="sample among the likeliest that make up P")
     add("--top-k", type=int, default=0, metavar="K", help="sample among the K likeliest")
@@ -175,9 +241,9 @@ def main(argv: list[str]) -> None:
     add("--mtp", type=int, nargs="?", const=1, default=0, metavar="K", help="guess K tokens ahead with the MTP layer")
     add("--max-batch-size", type=int, metavar="N", help="prompts computed together")
     add("--max-seq-len", type=int, metavar="N", help="context: prompt and answer together")
-    add("--gemm", choices=("fp8", "w8a16", "bf16"), help="what becomes of FP8 weights; by default what the device can")
-    add("--attn", choices=("absorb", "naive"), default="absorb", help="cache the latent, or whole keys and values")
-    add("--numerics", choices=tuple(NUMERICS), default="exact", help="demo, hf: BF16 where those have it")
+    add("--gemm", choices=CHOICES["gemm"], help="what becomes of FP8 weights; by default what the device can")
+    add("--attn", choices=CHOICES["attn"], default="absorb", help="cache the latent, or whole keys and values")
+    add("--numerics", choices=CHOICES["numerics"], default="exact", help="demo, hf: BF16 where those have it")
     add("--compile", action="store_true", help="compile the step of a single sequence: slower start, faster then")
     add("--stats", action="store_true", help="say what it took, and what crossed between ranks")
     add("--check-ranks", action="store_true", help="name the first layer and rank that compute something else; slow")
@@ -186,25 +252,32 @@ def main(argv: list[str]) -> None:
         parser.error("give either --interactive or --input-file")
     if args.system and not args.interactive:
         parser.error("--system needs --interactive")
-    for name, least in (("max_new_tokens", 1), ("max_batch_size", 1), ("max_seq_len", 2), ("mtp", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            parser.error(f"--{name.replace('_', '-')} must be {least} or more")
+    if args.output_file and args.interactive:
+        parser.error("--output-file needs --input-file")
     options = Sampling(
         max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p, top_k=args.top_k,
         seed=args.seed, think_budget=args.think_budget,
     )  # fmt: skip
     try:
-        check(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, think_budget=args.think_budget)
+        check(**options)
+        whole("mtp", args.mtp, 0, MOST_DRAFTS)
+        for name, least in LEAST.items():
+            if getattr(args, name) is not None:
+                whole(name, getattr(args, name), least)
     except ValueError as error:
         parser.error(str(error))
-    from .console import batch, interactive, read_prompts
+    from .console import answers_file, batch, interactive, need_terminal, read_prompts
     from .divergence import compare_layers
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with launch(device) as tp:
+    with launch(device) as tp, ExitStack() as stack:
         own = ("ckpt_path", "config", "input_file", "output_file")  # paths may differ between machines
         agree(tp, {name: value for name, value in vars(args).items() if name not in own}, "options")
+        if tp.rank == 0:
+            need_terminal(keyboard=args.interactive, screen=not args.output_file)
+        write = None
+        if args.output_file and tp.rank == 0:
+            write = stack.enter_context(answers_file(args.output_file, args.input_file))
         prompts = [] if args.interactive else read_prompts(args.input_file, tp)
         llm = load(
             args.ckpt_path, config=args.config, attn=args.attn, gemm=args.gemm, numerics=args.numerics, device=device,
@@ -217,7 +290,7 @@ def main(argv: list[str]) -> None:
             if args.interactive:
                 interactive(llm, tp, options, args.system, args.stats)
             else:
-                batch(llm, tp, options, prompts, args.output_file, args.stats)
+                batch(llm, tp, options, prompts, write, args.stats)
 
 
 if __name__ == "__main__":

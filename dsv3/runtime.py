@@ -1,5 +1,6 @@
 """How a model runs here: ``Runtime``. What it is, is ``config.py``."""
 
+import os
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Literal
@@ -8,6 +9,10 @@ import torch
 
 from .kernels import reference
 from .parallel import Parallel
+
+# OpenMP's threads do not live on in a forked process, which would wait for them for ever at its first product.
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 @dataclass(frozen=True, kw_only=True)

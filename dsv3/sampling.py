@@ -3,8 +3,10 @@
 Rank 0 chooses and the others are told, so ranks cannot disagree.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TypedDict
 
 import torch
@@ -12,6 +14,10 @@ from torch import Tensor
 
 from .chat import opens_thinking
 from .parallel import Parallel
+
+MAX_NEW_TOKENS = 200  # by default
+COLDEST = 1e-30  # by less than this, float32 scores cannot be divided
+MOST = 2**31 - 1  # of whole numbers but seeds
 
 
 class Sampling(TypedDict, total=False):
@@ -35,19 +41,39 @@ class Sampling(TypedDict, total=False):
     think_budget: int | None
 
 
-def check(*, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, think_budget: int | None = None) -> None:
+def check(
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    think_budget: int | None = None,
+) -> None:
     """
     Raises:
-        ValueError: an option that is out of its range.
+        ValueError: an option that is no number, or out of its range.
+        TypeError: there is no such option.
     """
-    if temperature < 0:
-        raise ValueError(f"temperature = {temperature}: must be 0 (greedy) or more")
-    if top_k < 0:
-        raise ValueError(f"top_k = {top_k}: must be 0 (all) or more")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p = {top_p}: must be above 0 and at most 1")
-    if think_budget is not None and think_budget < 0:
-        raise ValueError(f"think_budget = {think_budget}: must be 0 or more")
+    whole("max_new_tokens", max_new_tokens, 1)
+    if not _number(temperature) or not (temperature == 0 or COLDEST <= temperature < math.inf):
+        raise ValueError(f"temperature = {temperature!r:.40}: must be 0 (greedy), or {COLDEST} or more, and finite")
+    whole("top_k", top_k, 0)
+    if not _number(top_p) or not 0 < top_p <= 1:
+        raise ValueError(f"top_p = {top_p!r:.40}: must be above 0 and at most 1")
+    whole("seed", seed, -(2**63), 2**63 - 1)
+    if think_budget is not None:
+        whole("think_budget", think_budget, 0)
+
+
+def whole(name: str, value: int, least: int, most: int = MOST) -> None:
+    """Raises ValueError, which names the argument, unless ``value`` is a whole number in its range."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{name} = {value!r:.40}: must be a whole number from {least} to {most}")
+
+
+def _number(value: float) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def distribution(logits: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
@@ -60,6 +86,7 @@ def distribution(logits: Tensor, temperature: float, top_k: int = 0, top_p: floa
     if top_p < 1:
         ordered, order = probabilities.sort(dim=-1, descending=True)
         outside = ordered.cumsum(-1) - ordered >= top_p  # what comes before it is enough
+        outside[..., 0] = False  # also where float32 takes top_p for 0
         ordered = ordered.masked_fill(outside, 0.0)
         probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered / ordered.sum(-1, keepdim=True))
     return probabilities
@@ -99,7 +126,8 @@ class Chooser:
     ):
         check(temperature=temperature, top_k=top_k, top_p=top_p, think_budget=think_budget)
         self.tp, self.device, self.think_ids = tp, device, think_ids
-        self.temperature, self.top_k, self.top_p, self.think_budget = temperature, top_k, top_p, think_budget
+        self.temperature, self.top_p = float(temperature), float(top_p)
+        self.top_k, self.think_budget = top_k, think_budget
         self.sequences = [
             _Sequence(
                 torch.Generator(device).manual_seed(seed),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 LEAVE_SECONDS = 4  # for ranks of a lost job to end by themselves
+MOST_NODES, MOST_EACH = 4096, 256  # more processes than any machine has GPUs would only bring it down
 STOP_SECONDS = 2  # from the polite signal to the one that cannot be refused
 
 
@@ -67,14 +68,21 @@ def main(argv: list[str]) -> None:
 def check(parser: ArgumentParser, args: Namespace) -> None:
     """Flags that torchrun would answer with a traceback: wrong usage, exit code 2."""
     counts = args.nnodes.split(":")
-    if len(counts) > 2 or not all(c.isdecimal() and int(c) > 0 for c in counts):
-        parser.error(f"--nnodes {args.nnodes}: give the number of nodes")
+    if len(counts) > 2 or not all(is_count(c, MOST_NODES) for c in counts):
+        parser.error(f"--nnodes {args.nnodes:.40}: give the number of nodes, 1 to {MOST_NODES}")
     if not 0 <= args.node_rank < int(counts[-1]):
         parser.error(f"--node-rank {args.node_rank}: with --nnodes {args.nnodes} it is 0 to {int(counts[-1]) - 1}")
-    if args.nproc_per_node not in ("cpu", "gpu", "xpu", "auto") and not args.nproc_per_node.isdecimal():
-        parser.error(f"--nproc-per-node {args.nproc_per_node}: give the number of processes, or gpu")
+    if len(args.nnodes) > 10 or int(counts[-1]) > MOST_NODES:
+        parser.error(f"--nnodes {args.nnodes:.40}: at most {MOST_NODES}")
+    each = args.nproc_per_node
+    if each not in ("cpu", "gpu", "xpu", "auto") and not is_count(each, MOST_EACH):
+        parser.error(f"--nproc-per-node {each:.40}: give the number of processes, 1 to {MOST_EACH}, or gpu")
     if args.master_port is not None and not 0 < args.master_port < 2**16:
         parser.error(f"--master-port {args.master_port}: ports are 1 to 65535")
+
+
+def is_count(text: str, most: int) -> bool:
+    return text.isdecimal() and len(text) < 10 and 0 < int(text) <= most
 
 
 def by_address(args: Namespace) -> bool:

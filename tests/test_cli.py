@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -200,3 +201,138 @@ def test_an_interruption_ends_without_a_traceback():
     chat.send_signal(2)
     assert chat.wait(60) == 130  # with its keyboard still open: at its end the chat would end by itself
     assert "Traceback" not in chat.communicate()[1]
+
+
+def generate(*args: object, before: str = "", after: str = "", cwd: Path) -> subprocess.CompletedProcess:
+    """Through a shell: what a user's redirections do."""
+    run = f"{before} {sys.executable} -m dsv3 generate --ckpt-path tiny-r1 --temperature 0"
+    line = " ".join([run, *map(str, args), after])
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.run(["bash", "-c", line], cwd=cwd, env=env, capture_output=True, timeout=120)
+
+
+PROMPT_FILES = {
+    "bom": (b"\xef\xbb\xbf1 + 1 = ?\n", ["1 + 1 = ?"]),
+    "crlf": (b"1 + 1 = ?\r\n\r\n2 + 2 = ?\r\n", ["1 + 1 = ?", "2 + 2 = ?"]),
+    "separators": ("1\u2028a\x0cb\x85c\x0bd\x1ee\n".encode(), ["1\u2028a\x0cb\x85c\x0bd\x1ee"]),
+    "no end": (b"1 + 1 = ?", ["1 + 1 = ?"]),
+    "nul": (b"1\x00 + 1\n", ["1\x00 + 1"]),
+}
+
+
+@pytest.mark.parametrize("kind", PROMPT_FILES)
+def test_a_prompt_is_a_line_and_nothing_else_is(kind, tmp_path):
+    from dsv3.console import read_prompts
+    from dsv3.parallel import Parallel
+
+    data, prompts = PROMPT_FILES[kind]
+    (tmp_path / "p").write_bytes(data)
+    assert read_prompts(tmp_path / "p", Parallel()) == prompts
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [("mkfifo p", "holds no prompt"), ("mkdir p", "Is a directory"), ("ln -s /dev/zero p", "more than 64 MB"),
+     ("truncate -s 65M p", "more than 64 MB"),
+     ("printf '\\377\\376' > p", "not UTF-8 text (byte 0)"), (":", "no such file")],
+)  # fmt: skip
+def test_what_is_no_file_of_prompts(make, words, tmp_path):
+    subprocess.run(make, shell=True, cwd=tmp_path, check=True)
+    done = generate("--input-file", "p", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1), done.stderr
+    assert f"error: p: {words}" in done.stderr.decode()
+
+
+def test_a_pipe_of_prompts(tmp_path):
+    assert b"Answer: 2" in generate("--input-file", "<(sleep 1; echo '1 + 1 = ?')", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("name", ["p", "hard", "soft", "folder", "fifo", "mine", "none/out", "/dev/null"])
+def test_what_the_answers_never_replace(name, tmp_path):
+    """Said before the model is loaded."""
+    make = "echo '1 + 1 = ?' > p; ln p hard; ln -s p soft; mkdir folder; mkfifo fifo; echo '{}' > mine"
+    subprocess.run(make, shell=True, cwd=tmp_path, check=True)
+    before = sorted(tmp_path.iterdir())
+    done = generate("--input-file", "p", "--output-file", name, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count(b"\n"), done.stdout) == (1, 1, b""), done.stderr
+    assert f"error: {name}" in done.stderr.decode()
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "p").read_text() == "1 + 1 = ?\n"
+    assert (tmp_path / "mine").read_text() == "{}\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "left", "rows"),
+    [("", "| head -1", "out", 20), ("PYTHONIOENCODING=ascii", "", "out", 20), ("", ">&-", "out", 20),
+     ("ulimit -f 2;", "> /dev/null", "out.part2", None)],
+)  # fmt: skip
+def test_answers_outlive_the_screen_and_the_disk(before, after, left, rows, tmp_path):
+    (tmp_path / "p").write_text("37 加 48 等于多少？\n" * 20, encoding="utf-8")
+    (tmp_path / "out.part").write_text("somebody's")
+    done = generate("--input-file", "p", "--output-file", "out", before=before, after=after, cwd=tmp_path)
+    lines = (tmp_path / left).read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["answer"].strip() for line in lines} == {"答案：85"}
+    assert (tmp_path / "out.part").read_text() == "somebody's"
+    if rows:
+        assert (len(lines), done.returncode) == (rows, 0), done.stderr
+    else:
+        assert 0 < len(lines) < 20
+        assert f"out.part2: File too large; it keeps the {len(lines)} answers before" in done.stderr.decode()
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_answers_outlive_the_run(end, tmp_path):
+    (tmp_path / "p").write_text("37 + 48 = ?\n" * 2000)
+    run = [sys.executable, "-m", "dsv3.generate", "--ckpt-path", "tiny-r1", "--input-file", "p", "--output-file", "out"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    job = subprocess.Popen(run, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    job.stdout.readline()  # the first answer
+    job.send_signal(end)
+    said = job.communicate(timeout=60)[1].decode()
+    assert job.returncode == {signal.SIGINT: 130, signal.SIGKILL: -9}[end]
+    lines = (tmp_path / "out.part").read_text().splitlines()
+    assert lines
+    assert all(json.loads(line)["prompt"] == "37 + 48 = ?" for line in lines)
+    assert not (tmp_path / "out").exists()
+    assert end == signal.SIGKILL or f"out.part keeps the {len(lines)} answers so far" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("before", "talk", "after", "words"),
+    [("", "37 \\274\\323 48\\n37 + 48 = ?\\n", "", ("not UTF-8 text", "Answer: 85")),
+     ("PYTHONIOENCODING=ascii", "37 加 48 等于多少？\\n", "", ("85",)),
+     ("LC_ALL=C PYTHONCOERCECLOCALE=0 PYTHONUTF8=0", "37 加 48 等于多少？\\n", "", ("85",)),
+     ("", "a\\0b\\033[31m\\n1 + 1 = ?\\n", "", ("Answer: 2",)),
+     ("", "1 + 1 = ?\\n", "<&-", ("standard input is closed",)),
+     ("", "1 + 1 = ?\\n", ">&-", ("standard output is closed",)),
+     ("", "1 + 1 = ?\\n2 + 2 = ?\\n", "| head -1", (">>> ",))],
+)  # fmt: skip
+def test_a_chat_in_any_terminal(before, talk, after, words, tmp_path):
+    done = generate("--interactive", before=f"printf '{talk}' | {before}", after=after, cwd=tmp_path)
+    said = (done.stdout + done.stderr).decode(errors="replace")
+    assert "Traceback" not in said
+    for word in words:
+        assert word in said
+
+
+@pytest.mark.parametrize("delay", [0.3, 0.6, 0.9, 1.2])
+@pytest.mark.parametrize("module", ["dsv3", "dsv3.generate"])
+def test_ctrl_c_during_imports(module, delay):
+    verb = ["generate"] if module == "dsv3" else []
+    run = [sys.executable, "-m", module, *verb, "--ckpt-path", "tiny-r1", "--interactive"]
+    chat = subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(delay)
+    chat.send_signal(signal.SIGINT)
+    assert chat.wait(60) == 130
+    assert "Traceback" not in chat.communicate()[1]
+
+
+@pytest.mark.parametrize(
+    "flag", ["--temperature nan", "--temperature inf", "--temperature 1e-40", "--top-p 0", "--top-k -1", "--mtp -1",
+             "--seed 18446744073709551616", "--max-new-tokens 0", "--max-batch-size 0", "--max-seq-len 1"],
+)  # fmt: skip
+def test_wrong_usage_is_told_by_its_exit_code(flag, tmp_path):
+    done = generate("--interactive", flag, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"error: {flag.split()[0][2:].replace('-', '_')} = " in done.stderr.decode().splitlines()[-1]

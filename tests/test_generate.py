@@ -100,6 +100,71 @@ def test_transformers_gives_the_same_tokens_on_the_cast(alone, tmp_path):
         assert text == mine.text
 
 
+WRONG_LOADS = {
+    "max_batch_size": (0, -1, 1.5, 10**12, "5", True),
+    "max_seq_len": (64.5, 0, 1, 10**12, "64"),
+    "gemm": ("int4", "", 5),
+    "attn": ("flash", None),
+    "numerics": ("x", None),
+    "mtp": (-1, 1.0, 10**9, None, "1"),
+    "dtype": ("bf16", torch.int8, None, torch.float8_e4m3fn),
+    "device": ("nonsense", "cuda:99", "meta", 1.5, "cpu:1"),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, row in WRONG_LOADS.items() for value in row])
+def test_arguments_of_load_out_of_range_are_named(name, value):
+    with pytest.raises(ValueError, match=f"{name} = "):
+        g.load("tiny-r1", **{name: value})
+
+
+@pytest.mark.parametrize(
+    "prompts", ["37 + 48 = ?", b"37", None, 5, {"a": 1}, [5], [None], [["x"]], [[]], [""], ["\ud800"]]
+)
+def test_what_is_no_list_of_prompts(prompts, llm):
+    with pytest.raises(ValueError, match="prompt|message 1"):
+        llm.generate(prompts)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [5, None, {}, [], "", "\ud800", ["x"], [{"role": "user"}], [{"content": "x"}], [{"role": "bot", "content": "x"}],
+     [{"role": "user", "content": None}]],
+)  # fmt: skip
+def test_what_is_no_conversation(message, llm):
+    for ask in (llm.chat, llm.stream, llm.opens_thinking):
+        with pytest.raises(ValueError, match="prompt|message 1"):
+            ask(message)
+
+
+def test_no_prompts_no_answers(llm):
+    assert llm.generate([]) == []
+
+
+def test_answers_come_one_by_one(llm, alone):
+    answers = g.load("tiny-r1", max_batch_size=2).answers(iter(QUESTIONS), temperature=0)
+    assert next(answers) == alone[0]
+    assert list(answers) == alone[1:]
+
+
+FORK = """
+import os, torch, dsv3
+torch.set_num_threads(2)
+llm = dsv3.load("tiny-r1")
+said = llm.chat("37 + 48 = ?", temperature=0)
+child = os.fork()
+if child == 0:
+    os._exit(llm.generate(["37 + 48 = ?"] * 4, temperature=0) != [said] * 4)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_after_work_on_two_threads_can_answer():
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    subprocess.run([sys.executable, "-c", FORK], env=env, check=True, timeout=120)
+
+
 def test_streaming_gives_the_same_text(llm, alone):
     assert "".join(llm.stream(QUESTIONS[0], temperature=0)) == alone[0].text
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -99,6 +100,42 @@ def test_the_same_number_twice_and_another_count(store):
 def test_somebody_elses_port():
     with pytest.raises(ConnectionError, match=r"nobody answers at 127\.0\.0\.1:1 within 0\.3 s"):
         parallel.open_store("127.0.0.1", 1, False, 0.3)
+
+
+@linux
+@pytest.mark.parametrize("listens", [True, False])
+@pytest.mark.parametrize(
+    ("held", "host"),
+    [("::1", "::1"), ("::", "::1"), ("::1", "localhost"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "127.0.0.1")],
+)
+def test_a_port_in_use(held, host, listens):
+    family = socket.AF_INET6 if ":" in held else socket.AF_INET
+    if held == "::1" and host == "localhost" and ("::1") not in {i[4][0] for i in socket.getaddrinfo(host, None)}:
+        pytest.skip("localhost is 127.0.0.1 only here, whose port is free")
+    with socket.socket(family) as other:
+        other.bind((held, 0))
+        if listens:
+            other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConnectionError, match=f"port {port} is in use on {host}"):
+            parallel.open_store(host, port, True, 20)
+
+
+def test_an_address_of_another_machine():
+    with pytest.raises(ConnectionError, match=r"192\.0\.2\.1 does not lead to this machine"):
+        parallel.open_store("192.0.2.1", free_port(), True, 20)  # an address that nobody has, RFC 5737
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--nproc-per-node", "0"), ("--nproc-per-node", "1000000000"), ("--nnodes", "9" * 5000), ("--nnodes", "0"),
+     ("--master-port", "0"), ("--master-port", "99999")],
+)  # fmt: skip
+def test_wrong_usage_of_torchrun(flags):
+    run = [sys.executable, "-m", "dsv3", "torchrun", *flags, "-m", "dsv3.generate"]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"dsv3 torchrun: error: {flags[0]} {flags[1][:40]}: ")
 
 
 def test_more_processes_than_gpus():

@@ -119,14 +119,49 @@ def test_a_thinking_budget_ends_the_thought_and_the_answer_follows():
     assert reply.answer.strip() == "Answer: 85"
 
 
+@pytest.fixture(scope="module")
+def narrow() -> g.LLM:
+    return dsv3.load("tiny-r1", max_seq_len=64)
+
+
+OUT_OF_RANGE = {
+    "max_new_tokens": (0, -1, 1.5, True, "5", None, 10**12),
+    "temperature": (math.nan, math.inf, -0.1, 1e-40, "0.5", True, None),
+    "top_p": (0, math.nan, 1.5, "1", None, True),
+    "top_k": (-1, 1.5, "3", None),
+    "seed": (2**64, -(2**64), 1.5, "1", None),
+    "think_budget": (-1, 1.5, "3", True),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, row in OUT_OF_RANGE.items() for value in row])
+def test_options_out_of_range_are_named(name, value, narrow):
+    for ask in (narrow.chat, narrow.stream):  # before the first token
+        with pytest.raises(ValueError, match=f"{name} = "):
+            ask("37 + 48 = ?", **{name: value})
+
+
 @pytest.mark.parametrize(
-    ("options", "words"),
-    [({"temperature": -1.0}, "temperature = -1.0: must be"), ({"top_p": 0.0}, "top_p = 0.0: must be above 0"),
-     ({"top_k": -1}, "top_k = -1"), ({"think_budget": -1}, "think_budget = -1")],
+    "options",
+    [{"temperature": 1e-30}, {"temperature": 1e300}, {"top_p": 1e-300, "temperature": 1},
+     {"seed": -5, "temperature": 1}, {"seed": 2**63 - 1, "temperature": 1}, {"top_k": 10**9, "temperature": 1},
+     {"max_new_tokens": 2**31 - 1}],
 )  # fmt: skip
-def test_options_out_of_range_are_named(options, words):
-    with pytest.raises(ValueError, match=words):
-        dsv3.load("tiny-r1").chat("37 + 48 = ?", **options)
+def test_extremes_that_are_in_range(options, narrow):
+    assert all(0 < reply.tokens < 64 for reply in narrow.generate(["37 + 48 = ?"] * 2, **options))
+
+
+def test_an_unknown_option_is_named(narrow):
+    with pytest.raises(TypeError, match="temprature"):
+        narrow.chat("37 + 48 = ?", temprature=1.0)
+
+
+@pytest.mark.parametrize("mtp", [0, 1, 5])
+@pytest.mark.parametrize("room", [1, 2, 7])
+def test_no_answer_leaves_the_context(mtp, room, narrow):
+    prompt = narrow.tokenizer.prompt([{"role": "user", "content": "Hello"}])
+    llm = dsv3.load("tiny-r1", max_seq_len=len(prompt) + room, mtp=mtp)
+    assert [r.tokens for r in llm.generate(["Hello"] * 3, think_budget=None, temperature=9.0)] == [room] * 3
 
 
 def test_drafts_need_the_layer(tmp_path):
