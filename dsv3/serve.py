@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from .engines import checks, vllm
-from .engines.command import Engine
+from .engines.command import Engine, comment
 from .engines.options import Serve
 from .engines.table import ENGINES, find
 from .hardware import GPU, find_gpu, gpus
 from .machine import Machine
+from .outside import one_line
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> None:
 def refuse(verb: str, reasons: list[str]) -> None:
     """Exit with code 1 and a line for each reason, if there are any."""
     for reason in reasons:
-        print(f"dsv3 {verb}: error: {reason}", file=sys.stderr)
+        print(f"dsv3 {verb}: error: {one_line(reason)}", file=sys.stderr)
     if reasons:
         sys.exit(1)
 
@@ -88,7 +89,7 @@ def dry_run(engine: Engine, serve: Serve, gpu: GPU | None = None) -> str:
     command, m = engine.build(serve), Machine()
     here = checks.of_machine(engine, serve, command, m, gpu)
     notes = [*checks.advice(serve, gpu or checks.seen_gpu(m)), *(f"not on this machine: {reason}" for reason in here)]
-    return "".join(f"# {note}\n" for note in notes) + command.text()
+    return "".join(map(comment, notes)) + command.text()
 
 
 def run(engine: Engine, serve: Serve, gpu: GPU | None, folder: Path) -> None:
@@ -101,7 +102,7 @@ def run(engine: Engine, serve: Serve, gpu: GPU | None, folder: Path) -> None:
     version = checks.installed(engine, serve, command)[0]
     for note in [*checks.advice(serve, gpu or checks.seen_gpu(m)), checks.version_note(engine, version)]:
         if note:
-            print(note, file=sys.stderr)
+            print(one_line(note), file=sys.stderr)
     answers = serve.node_rank == 0
     port = serve.port or engine.port
     print(f"{command.checked}: log in {folder.absolute() / f'server-{port}.log'}", file=sys.stderr, flush=True)
