@@ -191,7 +191,7 @@ def check_gpus(m: Machine) -> Iterable[Finding]:
 
 def _gpu(gpu: SeenGPU) -> Finding:
     major, _, minor = gpu.capability.partition(".")
-    fp8 = major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= FP8_UNITS
+    fp8 = major.isdecimal() and minor.isdecimal() and (int(major), int(minor)) >= FP8_UNITS
     units = "FP8 units" if fp8 else "no FP8 units: FP8 weights become BF16"
     text = f"{gpu.name}, {gpu.memory_mib:,} MiB, sm_{major}{minor}, {units}"
     if gpu.memory_mib and gpu.used_mib > 0.1 * gpu.memory_mib:

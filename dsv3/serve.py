@@ -105,8 +105,12 @@ def run(engine: Engine, serve: Serve, gpu: GPU | None, folder: Path) -> None:
             print(one_line(note), file=sys.stderr)
     answers = serve.node_rank == 0
     port = serve.port or engine.port
-    print(f"{command.checked}: log in {folder.absolute() / f'server-{port}.log'}", file=sys.stderr, flush=True)
-    with start(command, port=port, host=serve.host, folder=folder, health=engine.health if answers else None) as server:
+
+    def began(log: Path) -> None:
+        print(one_line(f"{command.checked}: log in {log}"), file=sys.stderr, flush=True)
+
+    health = engine.health if answers else None
+    with start(command, port=port, host=serve.host, folder=folder, health=health, began=began) as server:
         if answers:
             print(f"{server.url} answers after {server.seconds:.0f} s; Ctrl-C ends it", flush=True)
         server.wait()

@@ -1,6 +1,7 @@
 """The doctor: real text samples and fake roots where the real thing cannot be had, and this machine as it is."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from test_cli import dsv3
 
-from dsv3 import doctor
+from dsv3 import doctor, machine
 from dsv3.doctor import Finding, examine, report, table, without_secrets
 from dsv3.machine import Machine, cores, memory, reach, run_command, write_rate
 
@@ -310,6 +311,45 @@ def test_commands_that_fail():
     assert run_command(["no-such-command-at-all"]) is None
     assert run_command([sys.executable, "-c", "import sys; sys.exit(3)"]) is None
     assert run_command([sys.executable, "-c", "print('yes')"]) == "yes\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sh")
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("echo yes", "yes\n"),
+        ("yes", None),  # without end
+        ("head -c 100000000 /dev/zero", None),
+        ("sleep 1000", None),
+        ("sleep 1000 & echo yes", None),  # a child holds the pipe
+        ("echo yes; exec >&-; sleep 1000", None),
+        ("trap '' TERM INT; sleep 1000; sleep 1000", None),
+        ("printf '\\377\\r\\n'", "\ufffd\n"),
+    ],
+)
+def test_a_command_has_its_time_and_its_length(script, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "PATIENCE", 1)
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert run_command(["nvidia-smi"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("0, NVIDIA \x1b[31mH100\x07, 81559, 0, 9.0, 550\x1b[0m", "NVIDIA [31mH100"),
+        (f"0, {'x' * 100000}, 81559, 0, 9.0, 550", "x" * 500 + "..."),
+        ("\u00b2, NVIDIA, 81559, 0, 9.0, 550", None),
+        (f"{'9' * 5000}, NVIDIA, 81559, 0, 9.0, 550", None),
+        (f"0, {'x' * 200000}, 81559, 0, 9.0, 550", None),
+        ("<html>", None),
+    ],
+)
+def test_nonsense_of_nvidia_smi(row, name):
+    found = Machine(run=lambda command: row).gpus
+    assert [gpu.name for gpu in found or []] == ([name] if name else [])
+    assert "\x1b" not in table(examine(Machine(run=lambda command: row)))
 
 
 def test_a_report_has_no_secrets(monkeypatch):
