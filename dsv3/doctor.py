@@ -1,6 +1,7 @@
 """Is this machine ready? Each finding is ok, a warning or a failure, with what to do about it."""
 
 import argparse
+import getpass
 import importlib.metadata
 import json
 import os
@@ -10,11 +11,12 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from . import paths
+from . import outside, paths
 from .catalogue import find_model
 from .checkpoint.write import disk_usage, free_bytes
 from .kernels import why_no_triton
@@ -48,7 +50,12 @@ def examine(m: Machine, extra: Iterable[Check] = ()) -> list[Finding]:
     checks += (check_memory, check_disks, check_compiler, check_jupyter, check_proxy, check_autodl)
     # nvidia-smi may take seconds, and so does torch: side by side.
     with ThreadPoolExecutor(len(checks)) as pool:
-        return [finding for found in pool.map(lambda check: _safely(check, m), [*checks, *extra]) for finding in found]
+        found = [finding for some in pool.map(lambda check: _safely(check, m), [*checks, *extra]) for finding in some]
+    return [Finding(f.level, f.what, _tidy(f.text), _tidy(f.cure)) for f in found]
+
+
+def _tidy(text: str) -> str:
+    return outside.without_logins(outside.one_line(text))
 
 
 def _safely(check: Check, m: Machine) -> list[Finding]:
@@ -287,6 +294,7 @@ def check_network(m: Machine) -> Iterable[Finding]:
     with ThreadPoolExecutor(len(hubs)) as pool:
         answers = pool.map(lambda hub: reach(hub[0]), hubs.values())
         for (name, (url, cure)), why in zip(hubs.items(), answers, strict=True):
+            url = outside.bare_url(url)
             yield Finding("warning", name, f"{url}: {why}", cure) if why else Finding("ok", name, f"{url} answers")
 
 
@@ -325,18 +333,70 @@ def report(findings: list[Finding]) -> str:
     """A text for a bug report: versions and findings, without names of users and folders, tokens and addresses."""
     from . import __version__
 
-    head = f"dsv3 {__version__}, {platform.system()} {platform.release()} {platform.machine()}"
-    return without_secrets(f"```\n{head}\n{table(findings)}\n```")
+    # What a GPU or a finding is called stays, though a person or a machine may bear the same name.
+    kept = {word for f in findings for word in f"{f.what} {f.text * f.what.startswith('gpu')}".split()}
+    head = f"dsv3 {__version__}, {platform.system()} {_without_names(platform.release(), kept)} {platform.machine()}"
+    return f"```\n{head}\n{without_secrets(table(findings), kept)}\n```"
 
 
-def without_secrets(text: str) -> str:
-    """``text`` with the home folder as ~, and without logins in addresses, tokens, and this machine's name."""
-    for folder, name in ((Path.cwd(), "."), (Path.home(), "~")):
-        text = text.replace(str(folder), name) if folder != Path(folder.anchor) else text
-    node = platform.node()
-    text = re.sub(r"//[^/@\s]+@", "//***@", text)
-    text = re.sub(r"\b(hf_|ms-|sk-)[\w-]{8,}", r"\1***", text)
-    return re.sub(rf"\b{re.escape(node)}\b", "***", text) if len(node) > 2 else text
+def without_secrets(text: str, kept: Iterable[str] = ()) -> str:
+    """``text`` without logins and keys in addresses, tokens, IP addresses, paths that are not of the system, and the
+    names of users and of this machine, but for those in ``kept``."""
+    text = outside.without_logins(text)
+    for folder, name in sorted(_folders().items(), key=lambda item: -len(item[0])):
+        text = re.sub(rf"(?<![\w.~/\\-]){re.escape(folder)}(?![\w.-])", lambda _, name=name: name, text)
+    text = re.sub(r"(['\"])((?:[A-Za-z]:)?[/\\].*?)\1", lambda found: _path(found[2]), text)
+    text = re.sub(r"(?<![\w.~$*>/\\:-])(?:[A-Za-z]:)?[/\\][^\s'\",;)]+", lambda found: _path(found[0]), text)
+    text = TOKENS.sub("***", text)
+    text = re.sub(r"(?i)(\w*(?:token|key|secret|passw|pwd)\w*=)\S+", r"\1***", text)
+    text = re.sub(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.])", "***", text)
+    text = re.sub(r"(?<![\w:])[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%\w+)?", _address, text)
+    return _without_names(text, kept)
+
+
+TOKENS = re.compile(
+    r"\b(?:hf_|ms-|sk-|gh[oprsu]_|github_pat_|glpat-|npm_|pypi-|xox[a-z]-|AKIA|ASIA|AIza)[\w-]{8,}"
+    r"|\beyJ[\w-]+(?:\.[\w-]+)+|\b[0-9A-Fa-f]{32,}\b"
+    r"|\b[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b|\b(?=[A-Za-z+]*\d)(?=\d*[A-Za-z])[A-Za-z0-9+]{32,}=*"
+)
+SYSTEM = ("/bin/", "/dev/", "/etc/", "/lib/", "/lib64/", "/opt/conda/", "/proc/", "/sbin/", "/sys/", "/usr/")
+
+
+def _folders() -> dict[str, str]:
+    """Folders of this user, and what stands for them."""
+    found = {sys.prefix: "<python>", str(Path(sys.executable).parent): "<python>"}
+    for name in ("XDG_CACHE_HOME", "HF_HOME", "DSV3_HOME", "HOME"):
+        if value := os.environ.get(name):
+            found |= {value: f"${name}", os.path.abspath(os.path.expanduser(value)): f"${name}"}
+    try:
+        found |= {str(paths.home().absolute()): "<checkpoints>" if "DSV3_HOME" not in os.environ else "$DSV3_HOME"}
+        found[str(Path.home())] = "~"
+    except (RuntimeError, OSError):  # nobody knows the home folder
+        pass
+    found[str(Path.cwd())] = "."
+    return {folder: name for folder, name in found.items() if len(folder) > 2 and folder not in SYSTEM}
+
+
+def _path(path: str) -> str:
+    outside_of_system = not path.startswith((*SYSTEM, str(paths.AUTODL_DATA), str(paths.AUTODL_SHARED)))
+    return "<path>" if outside_of_system or ".." in path else path
+
+
+def _address(found: re.Match[str]) -> str:
+    text = found[0].partition("%")[0]
+    return "***" if outside.is_address(text) or re.fullmatch(r"(\w\w:){5}\w\w", text) else found[0]
+
+
+def _without_names(text: str, kept: Iterable[str]) -> str:
+    """``text`` without the names of this user and this machine, its domain included."""
+    names = {os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME", "SUDO_USER", "HOSTNAME")}
+    names |= {platform.node(), platform.node().partition(".")[0], Path(os.environ.get("HOME", "")).name}
+    with suppress(KeyError, OSError):  # no entry in the list of users
+        names.add(getpass.getuser())
+    for name in sorted(names - set(kept) - {"root"}, key=len, reverse=True):
+        if len(name) > 2:
+            text = re.sub(rf"(?<!\w){re.escape(name)}(\.[A-Za-z][\w-]*)*(?!\w)", "***", text)
+    return text
 
 
 def main(argv: list[str]) -> None:

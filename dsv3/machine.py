@@ -1,6 +1,7 @@
 """Facts about a machine, found without torch: memory and cores that a process really gets, GPUs, disks, the network."""
 
 import csv
+import http.client
 import os
 import re
 import shutil
@@ -213,5 +214,7 @@ def reach(url: str, seconds: float = 4) -> str | None:
             return None
     except urllib.error.HTTPError:
         return None  # it answered
-    except (OSError, ValueError) as error:
-        return str(getattr(error, "reason", error)) or type(error).__name__
+    except (ValueError, http.client.InvalidURL):
+        return "not a web address"
+    except (OSError, http.client.HTTPException) as error:
+        return one_line(getattr(error, "reason", error)) or type(error).__name__
