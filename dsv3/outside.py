@@ -7,8 +7,8 @@ import re
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")
 UNSHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 LONGEST = 500  # characters of others' words in a line
-URL = re.compile(r"([a-z][a-z0-9+.-]*://)([^\s'\"<>]*[^\s'\"<>.,;:)])", re.IGNORECASE)
-LOGIN = re.compile(r"[^\s'\"/@]+:[^\s'\"@]+@")  # in an address without its scheme
+URL = re.compile(r"([a-z][a-z0-9+.-]{0,20}://)([^\s'\"<>]*[^\s'\"<>.,;:)])", re.IGNORECASE)
+LOGIN = re.compile(r"(?<![^\s'\"/@])[^\s'\"/@:]*:[^\s'\"@]{0,300}@")  # in an address without its scheme
 SERVER = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\])(:\d*)?", re.IGNORECASE)
 
 

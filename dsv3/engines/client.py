@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
-from ..chat import END_THINK, THINK, split_thinking
+from ..chat import THINK, split_thinking
 from ..outside import CONTROL, bare_url, one_line, shown, without_logins
+from .splitter import Piece, Splitter
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -25,13 +26,6 @@ CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 600.0
 NO_KEY = "none"  # the client insists on one
 LONGEST, LONGEST_EVENT = 64 << 20, 1 << 20  # bytes: of whatever a server sends, and of one piece of a stream
 COUNT = range(1 << 53)  # tokens that a server may count
-
-
-class Piece(NamedTuple):
-    """Some text. ``part`` is ``"unsure"`` while no mark has told whether it is thought or answer."""
-
-    part: Literal["thinking", "answer", "unsure"]
-    text: str
 
 
 class Options(TypedDict, total=False):
@@ -72,51 +66,6 @@ class Answer:
 
     def __str__(self) -> str:
         return self.answer.strip() or self.thinking.strip()
-
-
-class Splitter:
-    """Tells thought from answer in text that comes in pieces, also where a mark is cut by their borders.
-
-    Text before a ``</think>`` is thought. R1's prompt ends in ``<think>``, so its text may begin inside a thought
-    without saying so: then the pieces are ``"unsure"`` until the mark comes.
-    """
-
-    def __init__(self):
-        self.part: Literal["thinking", "answer", "unsure"] = "unsure"
-        self.begun = False  # whether the beginning can no longer be <think>
-        self.held = ""
-
-    def feed(self, text: str) -> Iterator[Piece]:
-        self.held += text
-        if not self.begun:
-            start = self.held.lstrip()
-            if THINK.startswith(start):
-                return
-            self.begun = True
-            if start.startswith(THINK):
-                self.part, self.held = "thinking", start.removeprefix(THINK)
-        if self.part != "answer" and END_THINK in self.held:
-            thought, self.held = self.held.split(END_THINK, 1)
-            yield from self._piece("thinking" if self.part == "thinking" else "unsure", thought)
-            self.part = "answer"
-        keep = 0 if self.part == "answer" else _overlap(self.held, END_THINK)
-        cut = len(self.held) - keep
-        ready, self.held = self.held[:cut], self.held[cut:]
-        yield from self._piece(self.part, ready)
-
-    def close(self) -> Iterator[Piece]:
-        """What was held back, as no more comes."""
-        yield from self._piece(self.part, self.held)
-        self.held = ""
-
-    def _piece(self, part: Literal["thinking", "answer", "unsure"], text: str) -> Iterator[Piece]:
-        if text:
-            yield Piece(part, text)
-
-
-def _overlap(text: str, mark: str) -> int:
-    """How many characters at the end of ``text`` may be the beginning of ``mark``."""
-    return next((n for n in range(len(mark) - 1, 0, -1) if text.endswith(mark[:n])), 0)
 
 
 class Client:
