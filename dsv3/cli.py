@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .outside import printable
+
 VERBS = {
     "doctor": "is this machine ready?",
     "plan": "how many GPUs, how much memory, disk and time?",
@@ -92,16 +94,6 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return printable(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
     return printable(str(error)) or type(error).__name__
-
-
-def printable(text: str, most: int = 500) -> str:
-    """One line of at most ``most`` characters, whatever a file or a hub put into it: nothing that moves the cursor,
-    changes colours or the direction of writing. A long one loses its middle: what is wrong and what to do stay."""
-    if len(text) > 4 * most:  # most of it blanks, perhaps, but not worth looking at
-        text = f"{text[: 2 * most]}...{text[-2 * most :]}"
-    text = " ".join("".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in text).split())
-    half = (most - 3) // 2
-    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
 
 
 def usage() -> str:

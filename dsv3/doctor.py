@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -14,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from . import paths
+from . import outside, paths
+from .anonymous import without_names, without_secrets
 from .catalogue import find_model
 from .checkpoint.write import disk_usage, free_bytes
 from .kernels import why_no_triton
@@ -48,7 +48,12 @@ def examine(m: Machine, extra: Iterable[Check] = ()) -> list[Finding]:
     checks += (check_memory, check_disks, check_compiler, check_jupyter, check_proxy, check_autodl)
     # nvidia-smi may take seconds, and so does torch: side by side.
     with ThreadPoolExecutor(len(checks)) as pool:
-        return [finding for found in pool.map(lambda check: _safely(check, m), [*checks, *extra]) for finding in found]
+        found = [finding for some in pool.map(lambda check: _safely(check, m), [*checks, *extra]) for finding in some]
+    return [Finding(f.level, f.what, _tidy(f.text), _tidy(f.cure)) for f in found]
+
+
+def _tidy(text: str) -> str:
+    return outside.without_logins(outside.printable(text))
 
 
 def _safely(check: Check, m: Machine) -> list[Finding]:
@@ -191,7 +196,7 @@ def check_gpus(m: Machine) -> Iterable[Finding]:
 
 def _gpu(gpu: SeenGPU) -> Finding:
     major, _, minor = gpu.capability.partition(".")
-    fp8 = major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= FP8_UNITS
+    fp8 = major.isdecimal() and minor.isdecimal() and (int(major), int(minor)) >= FP8_UNITS
     units = "FP8 units" if fp8 else "no FP8 units: FP8 weights become BF16"
     text = f"{gpu.name}, {gpu.memory_mib:,} MiB, sm_{major}{minor}, {units}"
     if gpu.memory_mib and gpu.used_mib > 0.1 * gpu.memory_mib:
@@ -287,6 +292,7 @@ def check_network(m: Machine) -> Iterable[Finding]:
     with ThreadPoolExecutor(len(hubs)) as pool:
         answers = pool.map(lambda hub: reach(hub[0]), hubs.values())
         for (name, (url, cure)), why in zip(hubs.items(), answers, strict=True):
+            url = outside.bare_url(url)
             yield Finding("warning", name, f"{url}: {why}", cure) if why else Finding("ok", name, f"{url} answers")
 
 
@@ -325,18 +331,10 @@ def report(findings: list[Finding]) -> str:
     """A text for a bug report: versions and findings, without names of users and folders, tokens and addresses."""
     from . import __version__
 
-    head = f"dsv3 {__version__}, {platform.system()} {platform.release()} {platform.machine()}"
-    return without_secrets(f"```\n{head}\n{table(findings)}\n```")
-
-
-def without_secrets(text: str) -> str:
-    """``text`` with the home folder as ~, and without logins in addresses, tokens, and this machine's name."""
-    for folder, name in ((Path.cwd(), "."), (Path.home(), "~")):
-        text = text.replace(str(folder), name) if folder != Path(folder.anchor) else text
-    node = platform.node()
-    text = re.sub(r"//[^/@\s]+@", "//***@", text)
-    text = re.sub(r"\b(hf_|ms-|sk-)[\w-]{8,}", r"\1***", text)
-    return re.sub(rf"\b{re.escape(node)}\b", "***", text) if len(node) > 2 else text
+    # What a GPU or a finding is called stays, though a person or a machine may bear the same name.
+    kept = {word for f in findings for word in f"{f.what} {f.text * f.what.startswith('gpu')}".split()}
+    head = f"dsv3 {__version__}, {platform.system()} {without_names(platform.release(), kept)} {platform.machine()}"
+    return f"```\n{head}\n{without_secrets(table(findings), kept)}\n```"
 
 
 def main(argv: list[str]) -> None:

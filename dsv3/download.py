@@ -22,9 +22,9 @@ from .checkpoint import ours, read
 from .checkpoint.compare import compare
 from .checkpoint.plan import Move, Plan
 from .checkpoint.write import WORKERS, Bar, execute, free_bytes, open_journal, read_journal
-from .cli import printable
 from .cost import weight_bytes
 from .hubs import CACHE, HUBS, Hub, HubFile
+from .outside import printable
 from .paths import TINY_R1
 from .transfer import PATIENCE, Listing, Patience, Transfer, leftovers, on_disk
 

@@ -5,16 +5,15 @@ dsv3 launch --ssh --engine vllm --hosts gpu01,gpu02 --gpus-per-host 8 --model /d
 """
 
 import argparse
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import serve
+from . import outside, serve
 from .checkpoint import read
 from .engines import checks, cluster
-from .engines.options import Serve
+from .engines.options import Serve, check_port
 from .engines.table import ENGINES, find
 from .hardware import find_gpu
 
@@ -40,7 +39,13 @@ class Job:
     python: str = "python"
 
     def __post_init__(self) -> None:
-        check_hosts(self.hosts, self.gpus)
+        cluster.check_hosts(self.hosts, self.gpus)
+        outside.word("--ckpt-path", self.ckpt_path)
+        outside.word("--python", self.python)
+        outside.word("this folder's path", self.folder)
+        for option in self.options:
+            outside.word("after --", option.lstrip("-"))
+        check_port("--master-port", self.port)
         ranks = len(self.hosts) * self.gpus
         sizes = read.converted_for(Path(self.ckpt_path)) if Path(self.ckpt_path).is_dir() else ()
         if sizes and ranks not in sizes:
@@ -53,22 +58,6 @@ class Job:
         words += ["--nproc-per-node", str(self.gpus), "--master-port", str(self.port)]
         job = ["-m", "dsv3.generate", "--ckpt-path", self.ckpt_path, *self.options]
         return f"{shlex.join(words)} --node-rank {node_rank} --master-addr {master} {shlex.join(job)}"
-
-
-def check_hosts(hosts: tuple[str, ...], gpus: int) -> tuple[str, ...]:
-    """``hosts``, if they are names, each of another host, with a GPU at least.
-
-    Raises:
-        ValueError: they are not.
-    """
-    for host in hosts:
-        if not re.fullmatch(r"(\w[\w.-]*@)?[A-Za-z0-9][A-Za-z0-9._-]*", host):
-            raise ValueError(f"--hosts: {host!r} is not a host name; give them as gpu01,gpu02")
-    if len(set(hosts)) < len(hosts):
-        raise ValueError("--hosts: a host is named twice")
-    if gpus < 1:
-        raise ValueError(f"--gpus-per-host {gpus}: must be 1 or more")
-    return hosts
 
 
 def ssh(job: Job) -> str:
@@ -183,7 +172,7 @@ def _generation(args: argparse.Namespace, rest: list[str]) -> str:
 
 def _serving(args: argparse.Namespace, rest: list[str]) -> str:
     """A script that starts an engine; refuses what ``dsv3 serve`` refuses of the options and the checkpoint."""
-    hosts = check_hosts(_hosts(args), args.gpus_per_host)
+    hosts = cluster.check_hosts(_hosts(args), args.gpus_per_host)
     parser = argparse.ArgumentParser(prog="dsv3 launch ... --", usage="%(prog)s OPTIONS OF SERVE")
     serve.add_options(parser)
     given = parser.parse_args(rest)

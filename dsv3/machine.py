@@ -1,32 +1,58 @@
 """Facts about a machine, found without torch: memory and cores that a process really gets, GPUs, disks, the network."""
 
 import csv
+import http.client
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from .outside import printable
+
 PATIENCE = 10  # seconds for one command; nvidia-smi wakes up sleeping GPUs first
+MOST = 1 << 18  # bytes that a command may print
 
 
 def run_command(command: list[str]) -> str | None:
-    """What ``command`` prints; None if it does not exist, fails, or takes too long."""
+    """What ``command`` prints; None if it does not exist, fails, takes too long, or prints more than ``MOST``."""
     if shutil.which(command[0]) is None:
         return None
+    null = subprocess.DEVNULL
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, errors="replace")
-    except (OSError, subprocess.TimeoutExpired):
+        process = subprocess.Popen(command, stdin=null, stdout=subprocess.PIPE, stderr=null, start_new_session=True)
+    except OSError:
         return None
-    return done.stdout if done.returncode == 0 else None
+    # Not communicate(), which waits for whoever holds the pipe, also after the command has been killed.
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(process.stdout.read(MOST)), daemon=True)
+    reader.start()
+    try:
+        reader.join(PATIENCE)
+        code = process.wait(PATIENCE) if found and len(found[0]) < MOST else None
+    except subprocess.TimeoutExpired:
+        code = None
+    finally:
+        _end(process)
+    return found[0].decode("utf-8", "replace").replace("\r\n", "\n") if code == 0 else None
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a command, if it still runs, and what it left behind in its session."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+    process.wait()
 
 
 @dataclass(frozen=True)
@@ -59,7 +85,7 @@ class Machine:
     @cached_property
     def driver_cuda(self) -> tuple[int, int] | None:
         """The newest CUDA that the driver runs, from nvidia-smi's first lines: (12, 8); None if it does not say."""
-        found = re.search(r"CUDA(?: UMD)? Version\s*:\s*(\d+)\.(\d+)", self.run(["nvidia-smi"]) or "")
+        found = re.search(r"CUDA(?: UMD)? Version\s*:\s*(\d{1,4})\.(\d{1,4})", self.run(["nvidia-smi"]) or "")
         return (int(found[1]), int(found[2])) if found else None
 
     @cached_property
@@ -129,6 +155,7 @@ class SeenGPU(NamedTuple):
     driver: str
 
 
+NUMBER = re.compile("[0-9]{1,12}")
 QUERY = "index,name,memory.total,memory.used,compute_cap,driver_version"
 
 
@@ -136,10 +163,14 @@ def _gpus(text: str | None) -> list[SeenGPU] | None:
     if text is None:
         return None
     found = []
-    for row in csv.reader(text.splitlines(), skipinitialspace=True):
-        if len(row) == len(QUERY.split(",")) and row[0].isdigit():
-            total, used = (int(n) if n.isdigit() else 0 for n in row[2:4])  # "[N/A]" where the memory is the CPU's
-            found.append(SeenGPU(int(row[0]), row[1], total, used, row[4], row[5]))
+    try:
+        rows = list(csv.reader(text.splitlines(), skipinitialspace=True))
+    except csv.Error:
+        return None
+    for row in rows:
+        if len(row) == len(QUERY.split(",")) and NUMBER.fullmatch(row[0]):
+            total, used = (int(n) if NUMBER.fullmatch(n) else 0 for n in row[2:4])  # "[N/A]" where it is the CPU's
+            found.append(SeenGPU(int(row[0]), printable(row[1]), total, used, printable(row[4]), printable(row[5])))
     return found
 
 
@@ -183,5 +214,7 @@ def reach(url: str, seconds: float = 4) -> str | None:
             return None
     except urllib.error.HTTPError:
         return None  # it answered
-    except (OSError, ValueError) as error:
-        return str(getattr(error, "reason", error)) or type(error).__name__
+    except (ValueError, http.client.InvalidURL):
+        return "not a web address"
+    except (OSError, http.client.HTTPException) as error:
+        return printable(getattr(error, "reason", error)) or type(error).__name__

@@ -6,13 +6,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from .cli import printable
 from .engines import checks, vllm
-from .engines.command import Engine
+from .engines.command import Engine, comment
 from .engines.options import Serve
 from .engines.table import ENGINES, find
 from .hardware import GPU, find_gpu, gpus
 from .machine import Machine
+from .outside import printable
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +89,7 @@ def dry_run(engine: Engine, serve: Serve, gpu: GPU | None = None) -> str:
     command, m = engine.build(serve), Machine()
     here = checks.of_machine(engine, serve, command, m, gpu)
     notes = [*checks.advice(serve, gpu or checks.seen_gpu(m)), *(f"not on this machine: {reason}" for reason in here)]
-    return "".join(f"# {note}\n" for note in notes) + command.text()
+    return "".join(map(comment, notes)) + command.text()
 
 
 def run(engine: Engine, serve: Serve, gpu: GPU | None, folder: Path) -> None:
@@ -102,11 +102,15 @@ def run(engine: Engine, serve: Serve, gpu: GPU | None, folder: Path) -> None:
     version = checks.installed(engine, serve, command)[0]
     for note in [*checks.advice(serve, gpu or checks.seen_gpu(m)), checks.version_note(engine, version)]:
         if note:
-            print(note, file=sys.stderr)
+            print(printable(note), file=sys.stderr)
     answers = serve.node_rank == 0
     port = serve.port or engine.port
-    print(f"{command.checked}: log in {folder.absolute() / f'server-{port}.log'}", file=sys.stderr, flush=True)
-    with start(command, port=port, host=serve.host, folder=folder, health=engine.health if answers else None) as server:
+
+    def began(log: Path) -> None:
+        print(printable(f"{command.checked}: log in {log}"), file=sys.stderr, flush=True)
+
+    health = engine.health if answers else None
+    with start(command, port=port, host=serve.host, folder=folder, health=health, began=began) as server:
         if answers:
             print(f"{server.url} answers after {server.seconds:.0f} s; Ctrl-C ends it", flush=True)
         server.wait()

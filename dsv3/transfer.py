@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from . import hubs
-from .cli import printable
 from .hubs import Hub, HubFile
+from .outside import printable
 
 
 @dataclass(frozen=True)

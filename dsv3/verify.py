@@ -13,7 +13,7 @@ from .checkpoint.ours import RECORD
 from .checkpoint.plan import Plan
 from .checkpoint.read import UNFINISHED
 from .checkpoint.write import WORKERS, execute
-from .cli import printable
+from .outside import printable
 
 LONGEST = 64 << 20  # bytes of a manifest
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
 
-from .cli import printable
+from .outside import printable
 
 BEATS = 15  # in the time after which a silent rank counts as lost
 SUSPICIOUS = 5  # beats: the same, once a connection between ranks has broken

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 THINKING, ANSWER = "Columns: 37+48\n7+8=15\n", "\n\nAnswer: 85"
@@ -17,12 +17,16 @@ class OpenAIServer:
         step: characters in each piece.
         fault: ``"cut"`` breaks the stream off, ``"error"`` tells an error in it, ``"no-usage"`` refuses to count,
             ``"500"`` fails.
+        raw: what it sends to a question instead, the head as (status, headers).
+        models: what it says of its models instead.
     """
 
     def __init__(self):
         self.field: str | None = None
         self.text = THINKING + "</think>" + ANSWER
         self.step, self.finish, self.fault, self.key = 3, "stop", "", ""
+        self.raw: tuple[int, dict[str, str], bytes] | None = None
+        self.models: bytes | None = None
         self.served = ["tiny-r1"]
         self.requests: list[dict] = []
         self.url = ""
@@ -59,6 +63,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/models":
             self.error(404, "Not Found")
             return
+        if self.owner.models is not None:
+            self.send(200, {"Content-Type": "application/json"}, self.owner.models)
+            return
         self.json({"object": "list", "data": [{"id": n, "object": "model"} for n in self.owner.served]})
 
     def do_POST(self):
@@ -66,7 +73,9 @@ class Handler(BaseHTTPRequestHandler):
         self.owner.requests.append(asked | {"authorization": self.headers["Authorization"]})
         if self.refused():
             return
-        if self.path != "/v1/chat/completions":
+        if self.owner.raw:
+            self.send(*self.owner.raw)
+        elif self.path != "/v1/chat/completions":
             self.error(404, "Not Found")
         elif asked["model"] not in self.owner.served:
             self.error(404, f"The model `{asked['model']}` does not exist.")
@@ -127,9 +136,12 @@ class Handler(BaseHTTPRequestHandler):
         self.json({"error": {"message": message, "code": status}}, status)
 
     def json(self, value: dict, status: int = 200) -> None:
-        data = json.dumps(value).encode()
+        self.send(status, {"Content-Type": "application/json"}, json.dumps(value).encode())
+
+    def send(self, status: int, headers: dict[str, str], data: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
+        for name, text in ({"Content-Length": str(len(data))} | headers).items():
+            self.send_header(name, text)
         self.end_headers()
-        self.wfile.write(data)
+        with suppress(ConnectionError):  # the client has had enough
+            self.wfile.write(data)

@@ -1,6 +1,7 @@
 """The doctor: real text samples and fake roots where the real thing cannot be had, and this machine as it is."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from test_cli import dsv3
 
-from dsv3 import doctor
+from dsv3 import doctor, machine
 from dsv3.doctor import Finding, examine, report, table, without_secrets
 from dsv3.machine import Machine, cores, memory, reach, run_command, write_rate
 
@@ -294,7 +295,8 @@ def test_network_only_on_request_and_through_what_is_set(monkeypatch):
     assert (good.level, good.text) == ("ok", f"{url} answers")
     assert bad.level == "warning"
     assert "refused" in bad.text
-    assert "unknown url type" in reach("not a url")
+    for wrong in ("not a url", "http://u:p/w@host", "http://a b/"):
+        assert reach(wrong) == "not a web address"
 
 
 def test_a_check_that_breaks_hides_nothing():
@@ -312,6 +314,45 @@ def test_commands_that_fail():
     assert run_command([sys.executable, "-c", "print('yes')"]) == "yes\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="sh")
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("echo yes", "yes\n"),
+        ("yes", None),  # without end
+        ("head -c 100000000 /dev/zero", None),
+        ("sleep 1000", None),
+        ("sleep 1000 & echo yes", None),  # a child holds the pipe
+        ("echo yes; exec >&-; sleep 1000", None),
+        ("trap '' TERM INT; sleep 1000; sleep 1000", None),
+        ("printf '\\377\\r\\n'", "\ufffd\n"),
+    ],
+)
+def test_a_command_has_its_time_and_its_length(script, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "PATIENCE", 1)
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert run_command(["nvidia-smi"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("0, NVIDIA \x1b[31mH100\x07, 81559, 0, 9.0, 550\x1b[0m", "NVIDIA [31mH100"),
+        (f"0, {'x' * 100000}, 81559, 0, 9.0, 550", "x" * 500 + "..."),
+        ("\u00b2, NVIDIA, 81559, 0, 9.0, 550", None),
+        (f"{'9' * 5000}, NVIDIA, 81559, 0, 9.0, 550", None),
+        (f"0, {'x' * 200000}, 81559, 0, 9.0, 550", None),
+        ("<html>", None),
+    ],
+)
+def test_nonsense_of_nvidia_smi(row, name):
+    found = Machine(run=lambda command: row).gpus
+    assert [gpu.name for gpu in found or []] == ([name] if name else [])
+    assert "\x1b" not in table(examine(Machine(run=lambda command: row)))
+
+
 def test_a_report_has_no_secrets(monkeypatch):
     env = {"http_proxy": "http://login:sesame@10.9.8.7:3128", "HF_TOKEN": "hf_abcdefghijklmnop"}
     text = report(examine(Machine(env=env, run=smi())))
@@ -320,7 +361,84 @@ def test_a_report_has_no_secrets(monkeypatch):
     assert "set by http_proxy" in text
     monkeypatch.setattr("platform.node", lambda: "boxname42")
     told = without_secrets(f"{Path.home()}/x https://login:pw@hub.org/a hf_0123456789abc on boxname42, {Path.cwd()}/y")
-    assert told == "~/x https://***@hub.org/a hf_*** on ***, ./y"
+    assert told == "~/x https://hub.org/a *** on ***, ./y"
+
+
+SECRET = "SECRET123"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://127.0.0.1:9/x?api_key={SECRET}",
+        f"http://u:{SECRET}@127.0.0.1:9",
+        f"HTTP://u:{SECRET}@127.0.0.1:9/a#b",
+        f"http://127.0.0.1:9/#{SECRET}",
+        f"https://{SECRET}:x-oauth@127.0.0.1:9/simple",
+        f"http://u:p@{SECRET}@127.0.0.1:9",
+        f"http://u:{SECRET}/p@127.0.0.1:9",
+        f"http://u:{SECRET}?p@127.0.0.1:9",
+        f"http://u%3A{SECRET}%40127.0.0.1:9",
+        f"u:{SECRET}@127.0.0.1:9",
+        f"http:/u:{SECRET}@127.0.0.1:9",
+        f"http://127.0.0.1:9/;key={SECRET}",
+        f"http://u:{SECRET}@[::1]:9",
+        f"http://u:{SECRET} x@127.0.0.1:9",
+        f"http://127.0.0.1:{SECRET}/",
+        f"http://u:{SECRET}\n@127.0.0.1:9",
+    ],
+)
+def test_no_line_shows_what_is_in_an_address(url):
+    findings = doctor.check_network(Machine(env={"HF_ENDPOINT": url, "MODELSCOPE_ENDPOINT": url}))
+    for f in findings:
+        assert SECRET not in f.text
+        assert "\n" not in f.text
+    message = f"ERROR: could not reach {url}, or '{url}' ({url})"
+    if " " not in url and "\n" not in url:
+        assert SECRET not in without_secrets(message)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DSV3_HOME", "/data/zhangsan/x"),
+        ("DSV3_HOME", "/data/Zhang San zhangsan/x"),
+        ("HF_HOME", "/mnt/zhangsan"),
+        ("XDG_CACHE_HOME", "/scratch/zhangsan/cache"),
+        ("HOME", "/home/zhangsan"),
+        ("USER", "zhangsan"),
+        ("SUDO_USER", "zhangsan"),
+        ("HOSTNAME", "zhangsan"),
+    ],
+)
+def test_a_report_names_nobody(variable, value, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    error = f"{value}/a: no such file; see '{value}/b c', {value}"
+    text = report([*examine(Machine(run=smi(query=H20))), Finding("ok", "x", error)])
+    assert "zhangsan" not in text
+    assert "NVIDIA H20, 97,871 MiB, sm_90" in text
+    assert "driver 550.54.15" in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/home/zhangsan/x", "/Users/zhangsan", "C:\\Users\\zhangsan\\x", "'/data/a zhangsan/x'", "file:///d/zhangsan",
+        "(/data/zhangsan)", "path=/data/zhangsan", "/usr/../home/zhangsan", "hf_zhangsan123", "ms-zhangsan-1234",
+        "sk-proj-zhangsan1", "ghp_zhangsan1234", "AKIAzhangsan1234", "eyJzhangsan.eyJa.b", "TOKEN=zhangsan", "10.1.2.3",
+        "fe80::1%eth0", "2001:db8::7", "00:1a:2b:3c:4d:5e", "0123456789abcdef" * 3, "aB3" * 12,
+    ],
+)  # fmt: skip
+def test_what_a_report_leaves_out(text):
+    assert text.strip("'()") not in without_secrets(f"a {text} b")
+    assert "zhangsan" not in without_secrets(f"a {text} b")
+
+
+@pytest.mark.parametrize(
+    "text", ["/usr/bin/c++", "535.104.05", "2.13.0+cu128", "12.3 MB/s, and/or", "std::vector", "12:30:01"]
+)
+def test_what_a_report_keeps(text):
+    assert without_secrets(f"a {text} b") == f"a {text} b"
 
 
 def test_cures_stand_below():

@@ -14,6 +14,7 @@ from test_cli import dsv3, fails
 from dsv3.ask import main
 from dsv3.chat import split_thinking
 from dsv3.cli import run
+from dsv3.engines import client
 from dsv3.engines.client import Client, Piece, Splitter
 
 DIALECTS = ("reasoning_content", "reasoning", None)
@@ -210,6 +211,149 @@ def test_wrong_addresses(server, ask):
 
 def test_a_request_that_the_server_refuses(server, ask):
     fails(ask("?", "--max-tokens", 5000), "ask", "max_tokens is too large", "400")
+
+
+def message(**fields: object) -> bytes:
+    return json.dumps({"choices": [{"message": fields, "finish_reason": "stop"}]}).encode()
+
+
+JSON, EVENTS = {"Content-Type": "application/json"}, {"Content-Type": "text/event-stream"}
+DELTA = b'data: {"choices": [{"delta": {"content": "hello"}}]}\n\n'
+BODIES = [
+    *(
+        b"<html>hello</html>",
+        b"",
+        b"null",
+        b"[]",
+        b"7",
+        b'"text"',
+        b"{}",
+        b"[" * 100000,
+        b"9" * 5000,
+        b"\xff\xfe",
+        b"{",
+    ),
+    *(b'{"choices": null}', b'{"choices": []}', b'{"choices": [null]}', b'{"choices": [{}]}', b'{"choices": {"0": 1}}'),
+    *(b'{"choices": [{"message": null}]}', b'{"choices": [{"message": "x"}]}', message(), message(content=None)),
+    *(message(content=[{"type": "text", "text": "x"}]), message(content=7), message(content={}), message(content=True)),
+    message(content=None, tool_calls=[{"function": {"name": "f"}}]),
+]
+STREAMS = [
+    *(b"", b"data: null\n\n", b"data: [DONE]\n\n", b": ping\n\n" * 9, b"data: {\n\n", b"data: []\n\n", b"<html>"),
+    *(DELTA, DELTA + b'data: {"choi', DELTA + b"data: null\n\n", DELTA + b'data: {"choices": [null]}\n\n'),
+    *(DELTA + b'data: {"choices": 7}\n\n', DELTA + b"data: \xff\n\n", b'data: {"x": "' + b"x" * 2_000_000 + b'"}\n\n'),
+    *(DELTA + b'event: error\ndata: {"error": "boom"}\n\n', b'data: {"object": "error", "message": "boom"}\n\n'),
+    *(b'data: {"error": {"message": null}}\n\n', b"data: " + b"[" * 100000 + b"\n\n", b"data:\n\n", b"x" * 2_000_000),
+    b'data: {"choices": [{"delta": {"tool_calls": [{}]}, "finish_reason": "tool_calls"}]}\n\ndata: [DONE]\n\n',
+]
+HEADS = [
+    *(
+        (204, {}, b""),
+        (200, JSON | {"Content-Encoding": "gzip"}, b"garbage"),
+        (302, {"Location": "file:///etc/passwd"}, b""),
+    ),
+    *(
+        (307, {"Location": "/v1/chat/completions"}, b""),
+        (500, JSON, b"\xff"),
+        (400, JSON, b"[7]"),
+        (404, JSON, b"null"),
+    ),
+    *((200, JSON | {"Content-Length": "999"}, message(content="x")), (200, EVENTS | {"Content-Length": "999"}, DELTA)),
+    *(
+        (200, JSON | {"Transfer-Encoding": "chunked"}, b"zz\r\nx"),
+        (400, JSON, b'{"error": "\\u001b[31m' + b"x" * 9999 + b'"}'),
+    ),
+    *((200, EVENTS, DELTA * 60_000), (500, {}, b"x" * 3_000_000), (200, JSON, b"[" + b" " * 3_000_000)),
+]
+NONSENSE = [(200, JSON, body) for body in BODIES] + [(200, EVENTS, body) for body in STREAMS] + HEADS
+
+
+@pytest.mark.parametrize("how", [("--stream",), ("--no-stream",), ("--json",), ("--json", "--no-stream")], ids=" ".join)
+@pytest.mark.parametrize("raw", NONSENSE, ids=lambda raw: f"{raw[0]} {ascii(raw[2][:30])}")
+def test_nonsense_of_a_server_is_told_in_one_line(server, ask, raw, how, monkeypatch):
+    monkeypatch.setattr(client, "LONGEST", 2 << 20)
+    server.raw = raw
+    done = ask("?", *how)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"dsv3 ask: error: {server.url}: ")
+    assert done.stdout.replace("hello", "") == ""  # what came before the nonsense has been shown
+    assert line.isprintable()
+    assert len(line) < 1000
+
+
+@pytest.mark.parametrize("how", ["--stream", "--no-stream"])
+@pytest.mark.parametrize(
+    "models", [b'{"data": null}', b"[]", b"{}", b"null", b"<html>", b"", b'{"data": [null]}', b'{"data": [{"id": 7}]}']
+)
+def test_nonsense_about_models(server, ask, models, how):
+    server.models = models
+    done = ask("?", how)
+    fails(done, "ask", server.url)
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xef\xbb\xbf: hi\r\nevent: x\r\n" + DELTA.replace(b"\n", b"\r\n") + b"data: [DONE]\r\n\r\n",
+        DELTA.replace(b"}]", b', "finish_reason": "stop"}]'),
+        b"id: 1\nretry: 5\n" + DELTA + b"data: [DONE]",
+        b'data: {"choices": [], "usage": null}\n\n' + DELTA + b"data: [DONE]\n\n",
+        b'data: {"usage": {"completion_tokens": "7"}}\n\n' + DELTA + b"data: [DONE]\n\n",
+        b'data: {"model": null, "usage": [1]}\n\n' + DELTA + b"data: [DONE]\n\n",
+        DELTA.replace(b'{"choices', b'{"choices":\ndata: [], "choices') + b"data: [DONE]\n\n",
+    ],
+)
+def test_streams_that_are_odd_but_whole(server, ask, body):
+    server.raw = (200, EVENTS, body)
+    done = ask("?")
+    assert (done.returncode, done.stdout) == (0, "hello\n")
+    assert done.stderr.startswith("tokens not counted by the server in ")
+
+
+@pytest.mark.parametrize("tokens", ["7", -1, 1.5, True, None, [], 10**400])
+def test_counts_that_are_none(server, ask, tokens):
+    value = json.loads(message(content="hello")) | {"usage": {"completion_tokens": tokens}, "model": 7}
+    server.raw = (200, JSON, json.dumps(value).encode())
+    found = json.loads(ask("?", "--no-stream", "--json").stdout)
+    assert (found["tokens"], found["model"], found["answer"]) == (None, "tiny-r1", "hello")
+
+
+def test_a_terminal_gets_no_commands_from_a_server(server, ask):
+    server.text = "a\x1b[31m\x07\x9b\x00\ud800b\tc\n"
+    for how in ("--stream", "--no-stream"):
+        assert ask("?", how).stdout == "a[31mb\tc\n\n"
+    server.served = ["tiny\x1b]0;x\x07"]
+    assert "\x1b" not in ask("?", "--json").stdout + ask("?", "--model", "x").stderr
+
+
+@pytest.mark.parametrize("login", ["user:urlpass@", "urlpass@", "user:ur%40lpass@"])
+def test_a_login_in_the_address_is_sent_and_not_shown(server, ask, login):
+    base = server.url.replace("://", f"://{login}")
+    done = ask("?", base=base)
+    assert done.returncode == 0
+    assert server.requests[-1]["authorization"].startswith("Basic ")
+    server.fault = "500"
+    for done in (
+        ask("?", base=base),
+        ask("?", "--model", "x", base=base),
+        ask("?", base=f"http://{login}127.0.0.1:9/v1"),
+    ):
+        fails(done, "ask", "127.0.0.1")
+        assert "pass" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    "base",
+    ["ftp://u:pw@h", "u:pw@h", "http://u:pw@h:x/", "http://u:p/w@h", "http://", "http://h:99999/v1", "http://\nh"]
+    + ["http://a b", "http://[::1"],
+)
+def test_addresses_that_are_none(ask, base):
+    done = ask("?", base=base)
+    fails(done, "ask")
+    assert len(done.stderr.splitlines()) == 1
+    assert "pw" not in done.stderr
 
 
 @pytest.mark.parametrize("flags", [("--max-tokens", "0"), ("--temperature", "-1"), ("--temperature", "nan"), ("--x",)])

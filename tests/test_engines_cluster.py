@@ -150,7 +150,7 @@ def test_mpi_starts_the_ranks(kind, world, tmp_path):
         starter = ["srun", "--kill-on-bad-exit=1", "--mpi=pmix"]
     command = at.engine.build(at.placed)
     assert said(tmp_path) == [[str(work), *starter, *command.argv, "key="]]
-    assert (work / "trtllm.yml").read_text() == command.files["trtllm.yml"]
+    assert {name: (work / name).read_text() for name in command.files} == command.files
 
 
 def running(word: str) -> bool:

@@ -121,8 +121,30 @@ def test_a_healthy_server(bench, monkeypatch):
     assert bench.alive() == []
     assert "has ended" in repr(server)
     server.stop()
-    with bench.start():  # the port is free again, the log begins anew
-        assert bench.log().count("engine begins") == 1
+    first = bench.log()
+    with bench.start() as again:  # the port is free again, the log is another file
+        assert again.log == bench.folder / f"server-{bench.port}-2.log"
+        assert again.log.read_text().count("engine begins") == 1
+    assert bench.log() == first
+
+
+def test_no_file_that_is_there_is_written_over(bench):
+    bench.folder.mkdir()
+    kept = bench.folder / "kept"
+    kept.write_text("mine")
+    for name in (f"server-{bench.port}.log", f"server-{bench.port}-2.log", "link.yml"):
+        (bench.folder / name).symlink_to(kept if name != f"server-{bench.port}-2.log" else "nowhere")
+    (bench.folder / "same.yml").write_text("tp: 2\n")
+    with bench.start(files={"same.yml": "tp: 2\n"}) as server:
+        assert server.log.name == f"server-{bench.port}-3.log"
+    (bench.folder / "folder.yml").mkdir()
+    (bench.folder / "other.yml").write_text("tp: 3\n")
+    for name in ("link.yml", "folder.yml", "other.yml"):
+        with pytest.raises(FileExistsError, match=f"{name}: is there and is not dsv3's"):
+            bench.start(files={name: "tp: 2\n"})
+    assert kept.read_text() == "mine"
+    assert (bench.folder / "other.yml").read_text() == "tp: 3\n"
+    assert not (bench.folder / "nowhere").exists()
 
 
 def test_the_whole_family_ends(bench):

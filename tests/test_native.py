@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -145,3 +146,48 @@ def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path):
     env = os.environ | {"DSV3_HOME": str(blocked)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "None", done.stderr
+
+
+def loaded(home: Path) -> str | None:
+    """The file that is loaded, with this cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DSV3_HOME", str(home))
+        found = native.library.__wrapped__()
+    return found and found._name
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="users by number")
+def test_only_a_library_of_ones_own_is_loaded(tmp_path):
+    library = Path(loaded(tmp_path))
+    folder = library.parent
+    assert folder.parent == tmp_path
+    assert [p.stat().st_mode & 0o777 for p in (folder, library)] == [0o700, 0o700]
+    assert loaded(tmp_path) == str(library)
+    kept = library.rename(tmp_path / "kept.so")
+    for spoil, repair in [
+        (lambda: library.symlink_to(kept), library.unlink),
+        (library.mkdir, library.rmdir),
+        (lambda: library.write_bytes(kept.read_bytes()) and library.chmod(0o770), library.unlink),
+        (lambda: os.mkfifo(library), library.unlink),
+    ]:
+        spoil()
+        assert loaded(tmp_path) != str(library)  # but one without OpenMP, which is made then
+        repair()
+    for spoiled, mode in ((folder, 0o777), (tmp_path, 0o777)):
+        before = spoiled.stat().st_mode
+        spoiled.chmod(mode)
+        assert loaded(tmp_path) is None
+        spoiled.chmod(before)
+    (tmp_path / library.name).write_bytes(b"not a library")  # somebody else's, beside
+    assert loaded(tmp_path) == str(library)
+    folder.symlink_to(folder.rename(tmp_path / "other"))
+    assert loaded(tmp_path) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give files away")
+def test_another_users_library_is_not_loaded(tmp_path):
+    library = Path(loaded(tmp_path))
+    os.chown(library, 12345, -1)
+    assert loaded(tmp_path) != str(library)
+    os.chown(library.parent, 12345, -1)
+    assert loaded(tmp_path) is None

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from ..cli import printable
+from ..outside import printable
 from . import ours
 from .journal import NAMING, Journal, check_same, parse, read_journal, write_all
 from .ours import RECORD, Record

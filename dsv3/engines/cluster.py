@@ -1,17 +1,22 @@
 """Scripts that start an engine on several machines: over ssh, in Slurm, and in Kubernetes as a LeaderWorkerSet."""
 
 import json
+import re
+import secrets
 import shlex
 import textwrap
 from dataclasses import dataclass, replace
 
+from .. import outside
 from .checkpoints import is_id
-from .command import Command, Engine
+from .command import Command, Engine, comment
 from .options import Serve
 
-# Stands in a command for the address of node 0 until a script puts the shell's word there; nothing in it is quoted.
-ADDRESS = "ADDRESS-OF-NODE-0"
+# Stands in a command for the address of node 0 until a script puts the shell's word there; nothing in it is quoted, and
+# no option has the same text.
+ADDRESS = f"node0-{secrets.token_hex(16)}"
 SECRET = "dsv3"  # Kubernetes' Secret with the API key, as its entry api-key
+OURS = ("host", "node", "MASTER_ADDR")  # variables of the scripts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +30,7 @@ class Cluster:
         folder: where they run it; the same path on every host.
 
     Raises:
-        ValueError: the hosts' GPUs are not as many as the split says.
+        ValueError: the hosts' GPUs are not as many as the split says, or a name that no script can hold.
     """
 
     engine: Engine
@@ -35,6 +40,10 @@ class Cluster:
     folder: str
 
     def __post_init__(self) -> None:
+        check_hosts(self.hosts, self.gpus)
+        outside.word("this folder's path", self.folder)
+        if self.serve.api_key_env in OURS:
+            raise ValueError(f"--api-key-env {self.serve.api_key_env}: the script has a variable of this name")
         asked, have = self.serve.gpus, len(self.hosts) * self.gpus
         if asked != have:
             split = f"--tp {self.serve.tp} x --pp {self.serve.pp} x --dp {self.serve.dp}"
@@ -61,6 +70,23 @@ class Cluster:
         """The script for an engine whose ranks MPI starts; ``launcher`` does it."""
         command = self.engine.build(self.placed)
         return command.preparation() + command.line(before=launcher + " ")
+
+
+def check_hosts(hosts: tuple[str, ...], gpus: int) -> tuple[str, ...]:
+    """``hosts``, if they are names, each of another host, with a GPU at least.
+
+    Raises:
+        ValueError: they are not.
+    """
+    for host in hosts:
+        if not re.fullmatch(r"(\w[\w.-]*@)?[A-Za-z0-9][\w.-]*", host, re.ASCII):
+            shown = host[: outside.LONGEST]
+            raise ValueError(f"--hosts: {shown!r} is not a host name; give them as gpu01,gpu02")
+    if len(set(hosts)) < len(hosts):
+        raise ValueError("--hosts: a host is named twice")
+    if gpus < 1:
+        raise ValueError(f"--gpus-per-host {gpus}: must be 1 or more")
+    return hosts
 
 
 def _script(command: Command, joins: bool) -> str:
@@ -98,7 +124,7 @@ def ssh(job: Cluster) -> str:
     return f"""\
 #!/bin/bash
 # {_title(job)}, by ssh. Needs the same folders and environments on every host.
-# The server listens at {job.serve.host}:{job.port} of {job.hosts[0]}{tunnel}.
+{comment(f"The server listens at {job.serve.host}:{job.port} of {job.hosts[0]}{tunnel}.")}\
 set -uo pipefail
 trap 'kill $(jobs -p) 2> /dev/null' EXIT
 {_needs_key(job)}
@@ -157,7 +183,7 @@ srun --kill-on-bad-exit=1 bash -c "$node\""""
     return f"""\
 #!/bin/bash
 # {_title(job)}: sbatch THIS_FILE
-# The server listens at {job.serve.host}:{job.port} of the first node.
+{comment(f"The server listens at {job.serve.host}:{job.port} of the first node.")}\
 #SBATCH --job-name=dsv3-serve
 #SBATCH --nodes={len(job.hosts)}
 #SBATCH --nodelist={",".join(host.rpartition("@")[2] for host in job.hosts)}
@@ -242,7 +268,7 @@ def _pod(job: Cluster, role: str, script: str) -> str:
     """A pod template, indented for its place. The worker needs no key: only the leader answers requests."""
     serving = f"""
             env:
-              - name: {job.serve.api_key_env}
+              - name: {json.dumps(job.serve.api_key_env)}
                 valueFrom:
                   secretKeyRef:
                     name: {SECRET}
@@ -255,7 +281,9 @@ def _pod(job: Cluster, role: str, script: str) -> str:
                 port: {job.port}
               periodSeconds: 10
               timeoutSeconds: 5"""
-    path = json.dumps(job.serve.model)
+    path = json.dumps(job.serve.model, ensure_ascii=False)
+    # Kubernetes puts the value of NAME where $(NAME) stands, and $ where $$ does.
+    text = re.sub(r"\${2,}|\$(?=\()", lambda found: 2 * found[0], "set -e\n" + script)
     local = job.serve.model.startswith("/")
     mount = f"\n              - name: model\n                mountPath: {path}\n                readOnly: true"
     volume = (
@@ -272,7 +300,7 @@ def _pod(job: Cluster, role: str, script: str) -> str:
             command: ["bash", "-c"]
             args:
               - |
-{textwrap.indent("set -e" + chr(10) + script, " " * 16)}{serving if role == "leader" else ""}
+{textwrap.indent(text, " " * 16)}{serving if role == "leader" else ""}
             resources:
               limits:
                 nvidia.com/gpu: {json.dumps(str(job.gpus))}

@@ -1,11 +1,13 @@
 """An engine's command: its words, why each is there, and the same as text for a shell."""
 
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..outside import printable
 from .options import Serve
 
 if TYPE_CHECKING:
@@ -79,7 +81,10 @@ class Command:
         env = [f"{name}={shlex.quote(value)}" for name, value in self.env.items()]
         if self.key and self.key[0] != self.key[1]:
             env.append(f'{self.key[0]}="${self.key[1]}"')
-        head = " ".join([*env, before + shlex.join(self.program)])
+        program, *words = self.program
+        if re.match(r"%|\w+\+?=", program):  # alone it would be a job or a setting
+            program = "./" + program
+        head = " ".join([*env, before + shlex.join([program, *words])])
         return joint.join([head, *(shlex.join(flag.words) for flag in self.flags)])
 
     def preparation(self) -> str:
@@ -89,10 +94,15 @@ class Command:
 
     def text(self) -> str:
         """The command as one would type it, a comment for each flag above it; bash runs it as it stands."""
-        lines = [f"# {note}" for note in self.notes]
-        lines.append(f"# Flags as in {self.checked}:")
-        lines += [f"#   {shlex.join(f.words)}: {f.why} [{f.source}]" for f in self.flags]
-        return "\n".join(lines) + "\n" + self.preparation() + self.line(" \\\n    ") + "\n"
+        lines = [comment(note) for note in self.notes]
+        lines.append(f"# Flags as in {self.checked}:\n")
+        lines += [f"#   {shlex.join(f.words)}: {f.why} [{f.source}]\n" for f in self.flags]
+        return "".join(lines) + self.preparation() + self.line(" \\\n    ") + "\n"
+
+
+def comment(text: str) -> str:
+    """A line of a shell script that does nothing, whatever ``text`` is."""
+    return f"# {printable(text)}\n"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def generate(
     """The answers to separate questions.
 
     Args:
-        folder: takes the request, the answers and the log, ``offline.log``.
+        folder: takes a new one, ``offline-...``, with the request, the answers and the log, ``offline.log``.
         more: further keyword arguments of the engine's class, such as vLLM's ``dtype``.
 
     Raises:
@@ -140,9 +141,9 @@ def interpreter(engine: Engine, serve: Serve) -> str:
 
 def _run(python: str, request: dict[str, Any], folder: Path, env: dict[str, str]) -> list[tuple[list[int], str]]:
     folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="offline-", dir=folder))
     question, answer = folder / "offline-request.json", folder / "offline-answer.json"
     question.write_text(json.dumps(request, ensure_ascii=False), encoding="utf-8")
-    answer.unlink(missing_ok=True)
     process = Process([python, offline_worker.__file__, str(question), str(answer)], folder, "offline.log", env)
     try:
         process.wait()
@@ -178,7 +179,7 @@ def main(argv: list[str]) -> None:
     add("--context", type=int, metavar="TOKENS", help="of prompt and answer; default: the model's")
     add("--python", metavar="PATH", help="interpreter of the engine's environment; default: the PATH's")
     add("--cpu", action="store_true", help="vLLM's build for CPUs")
-    add("--folder", type=Path, default=Path(), metavar="DIR", help="for request, answers and log; default: here")
+    add("--folder", type=Path, default=Path(), metavar="DIR", help="takes a folder with the log; default: here")
     args = parser.parse_args(argv)
     if args.max_new_tokens < 1:
         parser.error("--max-new-tokens must be 1 or more")

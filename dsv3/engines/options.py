@@ -4,6 +4,8 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
+from .. import outside
+
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
@@ -47,7 +49,13 @@ class Serve:
 
     def __post_init__(self) -> None:
         if not self.model or self.model.startswith("-"):
-            raise ValueError(f"--model {self.model!r}: give a folder, or an id such as deepseek-ai/DeepSeek-R1")
+            shown = outside.printable(self.model)
+            raise ValueError(f"--model {shown!r}: give a folder, or an id such as deepseek-ai/DeepSeek-R1")
+        for name in ("model", "quantization", "python"):
+            outside.word(f"--{name}", getattr(self, name) or "")
+        outside.host("--host", self.host)
+        if self.master_addr is not None:
+            outside.host("--master-addr", self.master_addr)
         for name in ("tp", "pp", "dp", "nnodes", "context"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -62,8 +70,8 @@ class Serve:
             raise ValueError(f"{self.gpus} GPUs do not divide by --nnodes {self.nnodes}")
         for name in ("port", "master_port"):
             value = getattr(self, name)
-            if value is not None and not 1 <= value <= 65535:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: must lie between 1 and 65535")
+            if value is not None:
+                check_port(f"--{name.replace('_', '-')}", value)
         if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env, re.ASCII):
             raise ValueError("--api-key-env: give the name of a variable, not the key itself")
         if not self.loopback and not self.api_key_env:
@@ -91,3 +99,12 @@ class Serve:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def check_port(option: str, port: int) -> None:
+    """
+    Raises:
+        ValueError: no port has this number.
+    """
+    if not 1 <= port <= 65535:
+        raise ValueError(f"{option} {port}: must lie between 1 and 65535")

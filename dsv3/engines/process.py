@@ -1,5 +1,6 @@
 """A program of an engine with all its processes: a log, an end that leaves none behind, and why it failed."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from ..explain import LONGEST, explain
 from . import guard
@@ -21,7 +23,7 @@ class Process:
     Args:
         argv: program and arguments.
         folder: where it runs, made if need be; relative paths in ``argv`` start there, the program's own from here.
-        log: name of the file in ``folder`` that takes its output; an older one is written over.
+        log: name of the file in ``folder`` that takes its output; where one is there, ``NAME-2`` and so on.
         env: the variables that it sees, all of them.
 
     Raises:
@@ -33,10 +35,10 @@ class Process:
         program = shutil.which(argv[0], path=env.get("PATH"))
         if program is None:
             raise FileNotFoundError(f"{argv[0]}: no such program; install the engine, or name its Python with --python")
-        self.log = folder / log
         folder.mkdir(parents=True, exist_ok=True)
         run = [sys.executable, "-I", guard.__file__, str(os.getpid()), str(grace), os.path.abspath(program), *argv[1:]]
-        with self.log.open("wb") as out:
+        with _new_file(folder / log) as out:
+            self.log = Path(out.name)
             self._guard = subprocess.Popen(
                 run, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
@@ -83,3 +85,12 @@ class Process:
         with self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - LONGEST))
             return file.read().decode("utf-8", "replace")
+
+
+def _new_file(path: Path) -> BinaryIO:
+    """A file that was not there before, open for writing: ``path``, or ``path`` with a number."""
+    for n in itertools.count(1):
+        try:
+            return (path if n == 1 else path.with_stem(f"{path.stem}-{n}")).open("xb")
+        except FileExistsError:
+            continue

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -61,19 +62,22 @@ def start(
     health: str | None = "/health",
     host: str = LOOPBACK,
     seconds: float = READY,
+    began: Callable[[Path], None] = lambda log: None,
 ) -> Server:
     """Start an engine and return once it answers.
 
     Args:
-        command: its paths must be absolute: it runs in ``folder``, where its files and ``server-PORT.log`` are written.
+        command: its paths must be absolute: it runs in ``folder``, where its files and ``server-PORT.log`` are written;
+            nothing that is there is written over.
         port, host: where it will listen, as ``command`` says, too.
         health: the path that answers 200 when it is ready; None for a node that answers nobody: nothing is waited for.
         seconds: how long it may take.
+        began: is told the log as soon as there is one.
 
     Raises:
         ChildProcessError: it ended; says why, with the end of the log on standard error.
         TimeoutError: it is not healthy in time; it is stopped.
-        OSError: no such program, or the port is in use.
+        OSError: no such program, the port is in use, or a file of the command's is there and says something else.
     """
     if health is not None:
         check_port(port, host)
@@ -81,8 +85,9 @@ def start(
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in command.files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        _write(folder / name, text)
     process = Process(command.argv, folder, f"server-{port}.log", env)
+    began(process.log)
     begin = time.monotonic()
     root = f"http://{_reachable(host)}:{port}"
     try:
@@ -92,6 +97,17 @@ def start(
         process.stop()
         raise
     return Server(process, root + "/v1", time.monotonic() - begin)
+
+
+def _write(file: Path, text: str) -> None:
+    """A file with this text, unless it is there already."""
+    try:
+        with file.open("x", encoding="utf-8") as out:
+            out.write(text)
+    except FileExistsError:
+        same = file.is_file() and not file.is_symlink() and file.stat().st_size == len(text.encode())
+        if not same or file.read_bytes() != text.encode():
+            raise FileExistsError(f"{file}: is there and is not dsv3's; take it away, or say --folder") from None
 
 
 def check_port(port: int, host: str = LOOPBACK) -> None:

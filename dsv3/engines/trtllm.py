@@ -1,5 +1,6 @@
 """TensorRT-LLM, on Hopper and Blackwell servers."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 
 from .checkpoints import Served
@@ -9,7 +10,6 @@ from .options import Serve
 VERSION = "1.2.1"
 SERVE = "tensorrt_llm/commands/serve.py"
 README = "examples/models/core/deepseek_v3/README.md"
-CONFIG = "trtllm.yml"
 
 
 def build(serve: Serve) -> Command:
@@ -17,16 +17,18 @@ def build(serve: Serve) -> Command:
     several = serve.nnodes > 1
     launcher = (beside(serve.python, "trtllm-llmapi-launch"),) if several else ()
     config = _config(serve)
+    # The name tells the text: no file of the same name says something else.
+    name = f"trtllm-{hashlib.sha256(config.encode()).hexdigest()[:8]}.yml" if config else None
     return Command(
         checked=f"TensorRT-LLM {VERSION}",
         program=(*launcher, beside(serve.python, ENGINE.console), serve.model),
-        flags=tuple(_flags(serve, bool(config))),
-        files={CONFIG: config} if config else {},
+        flags=tuple(_flags(serve, name)),
+        files={name: config} if name else {},
         notes=("mpirun or srun starts this on each GPU: dsv3 launch --engine trtllm",) if several else (),
     )
 
 
-def _flags(serve: Serve, config: bool) -> Iterator[Flag]:
+def _flags(serve: Serve, config: str | None) -> Iterator[Flag]:
     yield Flag(("--backend", "pytorch"), "reads the Hugging Face folder as it is", SERVE)
     yield Flag(("--tp_size", str(serve.tp)), f"every layer cut over {serve.tp} GPU(s)", SERVE)
     yield Flag(("--ep_size", str(serve.tp)), "whole experts on each GPU, none is cut", SERVE)
@@ -37,7 +39,7 @@ def _flags(serve: Serve, config: bool) -> Iterator[Flag]:
     if serve.context:
         yield Flag(("--max_seq_len", str(serve.context)), "tokens of prompt and answer together", SERVE)
     if config:
-        yield Flag(("--config", CONFIG), "what has no flag", SERVE)
+        yield Flag(("--config", config), "what has no flag", SERVE)
     yield Flag(("--host", serve.host), "who can reach it", SERVE)
     yield Flag(("--port", str(serve.port or ENGINE.port)), "of the server", SERVE)
 

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from functools import cache
@@ -33,7 +34,10 @@ def library() -> ctypes.CDLL | None:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler:
         return None
-    compiler = shlex.split(compiler)
+    try:
+        compiler = shlex.split(compiler)
+    except ValueError:  # a quote that does not end
+        return None
     flags = ["-O3", "-march=native", "-fPIC", "-shared"]
     # torch's own OpenMP: a second one would bring threads that fight with torch's.
     openmp = sorted(Path(torch.__file__).parent.glob("lib/libgomp*"))
@@ -52,8 +56,8 @@ def library() -> ctypes.CDLL | None:
 
 def _built(compiler: list[str], arguments: list[str]) -> ctypes.CDLL | None:
     """The library, from the cache folder or made now; None if the compiler fails, or the system refuses to load it."""
-    folder = paths.home()
     try:
+        folder = paths.home() / (f"native-{os.getuid()}" if hasattr(os, "getuid") else "native")
         # What -march=native means here, and the compiler's version.
         macros = subprocess.run(
             [*compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull], capture_output=True, check=True
@@ -62,15 +66,30 @@ def _built(compiler: list[str], arguments: list[str]) -> ctypes.CDLL | None:
             macros.stdout + SOURCE.read_bytes() + " ".join([*compiler, *arguments]).encode()
         ).hexdigest()[:16]
         file = folder / f"native-{key}.so"
-        if not file.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
+        if not os.path.lexists(file):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if not _ours(folder, stat.S_IFDIR):
+                return None
             with tempfile.TemporaryDirectory(dir=folder) as work:
                 made = f"{work}/native.so"
                 subprocess.run([*compiler, *arguments, "-o", made], capture_output=True, check=True)
+                os.chmod(made, 0o700)
                 os.replace(made, file)
-        return ctypes.CDLL(str(file))
-    except (OSError, subprocess.CalledProcessError):
+        return ctypes.CDLL(str(file)) if _ours(folder, stat.S_IFDIR) and _ours(file, stat.S_IFREG) else None
+    except (OSError, RuntimeError, subprocess.CalledProcessError):  # RuntimeError: nobody knows the home folder
         return None
+
+
+def _ours(path: Path, kind: int) -> bool:
+    """Whether ``path`` is of this kind, no link, and nobody but this user can have made it or can put another there."""
+    if not hasattr(os, "getuid"):
+        return True
+    found = path.lstat()
+    if stat.S_IFMT(found.st_mode) != kind or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        return False
+    above = [p.stat() for p in path.resolve().parents]
+    return all(a.st_mode & stat.S_ISVTX or not a.st_mode & 0o002 for a in above)
 
 
 def _threads(numbers: int) -> int:

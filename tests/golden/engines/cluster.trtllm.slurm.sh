@@ -10,8 +10,8 @@
 set -euo pipefail
 cd '/home/me/my course'
 
-cat > trtllm.yml << 'EOF'
+cat > trtllm-4fdccdeb.yml << 'EOF'
 kv_cache_config:
   dtype: fp8
 EOF
-srun --kill-on-bad-exit=1 --mpi=pmix trtllm-llmapi-launch trtllm-serve '/data/it'"'"'s R1' --backend pytorch --tp_size 16 --ep_size 16 --reasoning_parser deepseek-r1 --config trtllm.yml --host 127.0.0.1 --port 8000
+srun --kill-on-bad-exit=1 --mpi=pmix trtllm-llmapi-launch trtllm-serve '/data/it'"'"'s R1' --backend pytorch --tp_size 16 --ep_size 16 --reasoning_parser deepseek-r1 --config trtllm-4fdccdeb.yml --host 127.0.0.1 --port 8000

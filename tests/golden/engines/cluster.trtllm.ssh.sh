@@ -21,11 +21,11 @@ quoted() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
 read -r -d '' node << 'NODE'
 set -e
 cd '/home/me/my course'
-cat > trtllm.yml << 'EOF'
+cat > trtllm-4fdccdeb.yml << 'EOF'
 kv_cache_config:
   dtype: fp8
 EOF
-exec mpirun -H gpu01:8,gpu02:8 -n 16 trtllm-llmapi-launch trtllm-serve '/data/it'"'"'s R1' --backend pytorch --tp_size 16 --ep_size 16 --reasoning_parser deepseek-r1 --config trtllm.yml --host 127.0.0.1 --port 8000
+exec mpirun -H gpu01:8,gpu02:8 -n 16 trtllm-llmapi-launch trtllm-serve '/data/it'"'"'s R1' --backend pytorch --tp_size 16 --ep_size 16 --reasoning_parser deepseek-r1 --config trtllm-4fdccdeb.yml --host 127.0.0.1 --port 8000
 NODE
 ssh -o BatchMode=yes me@gpu01 "bash -c $(quoted "$host") node0 $(quoted "$node")" < <(input "") &
 

@@ -5,10 +5,10 @@
 #   --ep_size 16: whole experts on each GPU, none is cut [tensorrt_llm/commands/serve.py]
 #   --reasoning_parser deepseek-r1: thinking and answer apart [tensorrt_llm/commands/serve.py]
 #   --max_seq_len 32768: tokens of prompt and answer together [tensorrt_llm/commands/serve.py]
-#   --config trtllm.yml: what has no flag [tensorrt_llm/commands/serve.py]
+#   --config trtllm-c670e7c2.yml: what has no flag [tensorrt_llm/commands/serve.py]
 #   --host 127.0.0.1: who can reach it [tensorrt_llm/commands/serve.py]
 #   --port 8000: of the server [tensorrt_llm/commands/serve.py]
-cat > trtllm.yml << 'EOF'
+cat > trtllm-c670e7c2.yml << 'EOF'
 kv_cache_config:
   dtype: fp8
 speculative_config:
@@ -21,6 +21,6 @@ trtllm-llmapi-launch trtllm-serve '/data/it'"'"'s R1' \
     --ep_size 16 \
     --reasoning_parser deepseek-r1 \
     --max_seq_len 32768 \
-    --config trtllm.yml \
+    --config trtllm-c670e7c2.yml \
     --host 127.0.0.1 \
     --port 8000

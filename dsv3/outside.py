@@ -1,0 +1,84 @@
+"""Text from outside, made fit for where it goes: a script, one line of a terminal, or a report that others read."""
+
+import ipaddress
+import re
+
+# C0, DEL and C1; line and paragraph separators; overrides of direction; halves of characters; no characters at all.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")
+UNSHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+LONGEST = 500  # characters of others' words in a line
+URL = re.compile(r"([a-z][a-z0-9+.-]{0,20}://)([^\s'\"<>]*[^\s'\"<>.,;:)])", re.IGNORECASE)
+LOGIN = re.compile(r"(?<![^\s'\"/@])[^\s'\"/@:]*:[^\s'\"@]{0,300}@")  # in an address without its scheme
+SERVER = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\])(:\d*)?", re.IGNORECASE)
+
+
+def word(option: str, text: str) -> str:
+    """``text``, if it can stand as a word in scripts, YAML and comments; quoting it is left to the place.
+
+    Raises:
+        ValueError: a character that ends a line, moves a cursor or hides text, or ``-`` in front, as of an option.
+    """
+    if found := CONTROL.search(text):
+        code = ord(found[0])
+        raise ValueError(f"{option}: has the character U+{code:04X}, which cannot stand in a script; leave it out")
+    if text.startswith("-"):
+        raise ValueError(f"{option} {text[:LONGEST]}: begins with '-', as an option does")
+    return text
+
+
+def host(option: str, text: str) -> str:
+    """``text``, if it is the name or the address of a host.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    number = re.fullmatch(r"([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)(%[\w.-]+)?", text, re.ASCII)
+    if not (number and is_address(number[1])) and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", text, re.ASCII):
+        raise ValueError(f"{option} {text[:LONGEST]!r}: is not a host name or an address")
+    return text
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def shown(text: str) -> str:
+    """``text`` without what a terminal would obey, escape codes among it; its line feeds and tabs stay."""
+    return UNSHOWN.sub("", text)
+
+
+def printable(text: object, most: int = LONGEST) -> str:
+    """One line of at most ``most`` characters, whatever a file or a hub put into it: nothing that moves the cursor,
+    changes colours or the direction of writing. A long one loses its middle: what is wrong and what to do stay."""
+    text = str(text)
+    if len(text) > 4 * most:  # most of it blanks, perhaps, but not worth looking at
+        text = f"{text[: 2 * most]}...{text[-2 * most :]}"
+    text = " ".join("".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in text).split())
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
+
+
+def without_logins(text: str) -> str:
+    """``text`` with its web addresses as ``bare_url`` shows them."""
+    return LOGIN.sub("***@", URL.sub(lambda found: found[1] + _bare(found[2]), text))
+
+
+def bare_url(url: str) -> str:
+    """An address as ``scheme://host:port/path``, where a query as ``?...``: no login, no keys."""
+    scheme, rest = re.fullmatch(r"([A-Za-z][\w+.-]*://)?(.*)", url, re.DOTALL).groups()
+    return printable((scheme or "") + _bare(rest))
+
+
+def _bare(rest: str) -> str:
+    """What follows ``scheme://``. A password with ``/`` or ``?`` ends the server's name too early, but its ``@`` comes
+    later: then nothing is shown."""
+    server, path, query = re.fullmatch(r"([^/?#;\\]*)([^?#;]*)(.*)", rest, re.DOTALL).groups()
+    name = server.rpartition("@")[2]
+    if "@" in path + query or not SERVER.fullmatch(name):
+        return "***"
+    return name + path + ("?..." if query else "")
