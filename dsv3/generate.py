@@ -15,6 +15,7 @@ from .checkpoint.load import fingerprints
 from .checkpoint.load import load as load_weights
 from .config import ModelConfig
 from .decode import Stats, generate
+from .device import alone
 from .fast import Fast
 from .kernels import pick
 from .layout import check_ranks
@@ -89,7 +90,7 @@ def load(
     gemm: Literal["fp8", "w8a16", "bf16"] | None = None,
     dtype: torch.dtype = torch.bfloat16,
     numerics: Literal["exact", "hf", "demo"] = "exact",
-    device: str | None = None,
+    device: Literal["cuda", "cpu"] | None = None,
     max_batch_size: int | None = None,
     max_seq_len: int | None = None,
     mtp: int = 0,
@@ -103,7 +104,7 @@ def load(
         config: a config to use instead of the folder's; how the weights are stored still comes from the folder's.
         gemm: how FP8 weights are multiplied (``Runtime``); by default what the device has units for (``kernels.pick``).
         numerics: ``"demo"`` and ``"hf"`` show what BF16 in router, expert sum and head does (``runtime.NUMERICS``).
-        device: ``"cuda"`` or ``"cpu"``; by default CUDA where there is one.
+        device: ``"cuda"`` or ``"cpu"``; by default ``tp``'s, else CUDA where there is one.
         max_batch_size: sequences computed together; by default the config's, 8.
         max_seq_len: the context, prompt and answer together, in tokens; by default the config's.
         mtp: tokens that the MTP layer guesses in each step; 0 does not load it.
@@ -131,7 +132,7 @@ def load(
             "compile knows attn absorb and numerics exact only, and cannot check ranks; leave one of them out"
         )
     tp = tp or Parallel()
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = torch.device(alone(tp.device if device is None else device))
     choice = pick(place)
     gemm = gemm or choice.gemm
     # Only weights that stay FP8 must be cut along their blocks.
@@ -175,6 +176,7 @@ def main(argv: list[str]) -> None:
     add("--gemm", choices=("fp8", "w8a16", "bf16"), help="what becomes of FP8 weights; by default what the device can")
     add("--attn", choices=("absorb", "naive"), default="absorb", help="cache the latent, or whole keys and values")
     add("--numerics", choices=tuple(NUMERICS), default="exact", help="demo, hf: BF16 where those have it")
+    add("--device", choices=("cuda", "cpu"), help="by default cuda where each process has a GPU of its own")
     add("--compile", action="store_true", help="compile the step of a single sequence: slower start, faster then")
     add("--stats", action="store_true", help="say what it took, and what crossed between ranks")
     add("--check-ranks", action="store_true", help="name the first layer and rank that compute something else; slow")
@@ -198,18 +200,17 @@ def main(argv: list[str]) -> None:
     from .console import batch, interactive, read_prompts
     from .divergence import compare_layers
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with launch(device) as tp:
+    with launch(args.device) as tp:
         own = ("ckpt_path", "config", "input_file", "output_file")  # paths may differ between machines
         agree(tp, {name: value for name, value in vars(args).items() if name not in own}, "options")
         prompts = [] if args.interactive else read_prompts(args.input_file, tp)
         llm = load(
-            args.ckpt_path, config=args.config, attn=args.attn, gemm=args.gemm, numerics=args.numerics, device=device,
+            args.ckpt_path, config=args.config, attn=args.attn, gemm=args.gemm, numerics=args.numerics,
             max_batch_size=args.max_batch_size, max_seq_len=args.max_seq_len, mtp=args.mtp, fast=not args.check_ranks,
             compile=args.compile, tp=tp,
         )  # fmt: skip
         if llm.model.cfg.fp8 and not args.gemm and tp.rank == 0:
-            print(pick(torch.device(device)).why, file=sys.stderr)
+            print(pick(llm.model.run.device).why, file=sys.stderr)
         with compare_layers(llm.model) if args.check_ranks else nullcontext():
             if args.interactive:
                 interactive(llm, tp, options, args.system, args.stats)

@@ -87,11 +87,6 @@ def test_somebody_elses_port():
         parallel.open_store("127.0.0.1", 1, False, 0.3)
 
 
-def test_more_processes_than_gpus():
-    with pytest.raises(ValueError, match=r"--nproc-per-node is 100 or more, but GPUs here: \d+"):
-        parallel._own_gpu(99)
-
-
 def test_text_waits_for_as_long_as_it_takes(store):
     ranks = [Parallel(rank, 2, store) for rank in (0, 1)]
     heard = []
