@@ -107,7 +107,7 @@ def missing_bytes(plan: Plan, target: Path) -> int:
 
 def disk_usage(target: Path) -> tuple[int, int, int]:
     """Bytes of the disk where ``target`` is or will be: total, used, free."""
-    return shutil.disk_usage(next(p for p in [target, *target.absolute().parents] if p.exists()))
+    return shutil.disk_usage(next(p for p in [target, *target.absolute().parents] if os.path.exists(p)))
 
 
 def free_bytes(target: Path) -> int:
