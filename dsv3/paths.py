@@ -62,7 +62,8 @@ def expand(path: str, name: str) -> Path:
 def short(path: Path) -> str:
     """The path for people: ``~`` for the user's folder."""
     user = user_folder()
-    return f"~/{path.relative_to(user)}" if user and path.is_relative_to(user) else str(path)
+    inside = user and user != Path(user.anchor) and path.is_relative_to(user)
+    return f"~/{path.relative_to(user)}" if inside else str(path)
 
 
 # Below a closed folder, such as /root for everybody else, Path.is_dir and Path.exists raise PermissionError in Python
