@@ -47,6 +47,12 @@ def user_folder() -> Path | None:
         return None
 
 
+def can_keep(name: str) -> bool:
+    """Whether another program can keep things in ``name`` below the user's folder."""
+    user = user_folder()
+    return user is not None and can_make(user / name)
+
+
 def expand(path: str, name: str) -> Path:
     """``path``, a setting called ``name``, with the user's folder for ``~``.
 
@@ -82,8 +88,8 @@ def can_make(folder: Path) -> bool:
 
 
 def _writable(cache: Path | None) -> Path:
-    """``cache``; for a user who has none, or may not write there, a temporary folder."""
-    if cache and (sys.platform == "win32" or can_make(cache)):
+    """``cache``; for a user who has none, or cannot make one, a temporary folder."""
+    if cache and (sys.platform == "win32" or os.path.isdir(cache) or can_make(cache)):
         return cache
     own = Path(tempfile.gettempdir()) / f"dsv3-{os.getuid()}"
     if os.path.lexists(own) and os.lstat(own).st_uid != os.getuid():

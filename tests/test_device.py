@@ -61,15 +61,20 @@ def test_a_wrong_device_is_named(device):
 def job(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(PLAYED)
     (tmp_path / "prompts").write_text("37 + 48 = ?\n")
-    jobs = []
+    jobs, env = [], {"PYTHONPATH": str(tmp_path), "DSV3_TIMEOUTS": "start=200"}
 
     def start(gpus: str, launcher: str = "torch.distributed.run") -> Job:
-        jobs.append(Job(tmp_path / f"job{len(jobs)}", launcher, PYTHONPATH=str(tmp_path), GPUS=gpus))
+        jobs.append(Job(tmp_path / f"job{len(jobs)}", launcher, **env, GPUS=gpus))
         return jobs[-1]
 
     yield start
     for each in jobs:
         each.clean()
+
+
+def ended(*jobs: Job) -> None:
+    for job in jobs:
+        job.until(lambda job=job: all(node.poll() is not None for node in job.nodes), 240)
 
 
 def ask(job, *options: str) -> tuple:
@@ -84,7 +89,7 @@ def ask(job, *options: str) -> tuple:
 def test_two_processes(job, gpus, options, said):
     here = job(gpus)
     here.node("--standalone", "--nproc-per-node", 2, say=ask(here, *options))
-    here.gone()
+    ended(here)
     assert "Answer: 85" in here.out(), here.err()
     assert [line for line in here.err() if "on the CPU" in line] == ([said] if said else [])
 
@@ -93,7 +98,7 @@ def test_two_processes(job, gpus, options, said):
 def test_cuda_asked_for_without_a_gpu_for_each(job):
     here = job("a", "dsv3.torchrun")
     here.node("--standalone", "--nproc-per-node", 2, say=ask(here, "--device", "cuda"))
-    here.gone()
+    ended(here)
     assert here.nodes[0].returncode == 1
     assert any("error: --device cuda: 2 processes, 1 GPU; start a process for each" in line for line in here.err())
     assert "Traceback" not in "".join(here.err())
@@ -103,7 +108,7 @@ def test_cuda_asked_for_without_a_gpu_for_each(job):
 def test_a_gpu_for_each_is_taken(job):
     here = job("a b", "dsv3.torchrun")
     here.node("--standalone", "--nproc-per-node", 2, say=ask(here))
-    here.gone()
+    ended(here)
     assert "on the CPU" not in "".join(here.err())
     assert here.nodes[0].returncode == 1, "played GPUs compute nothing"
 
@@ -113,7 +118,7 @@ def test_a_gpu_for_each_is_taken(job):
 def test_two_nodes_on_one_machine_share_its_gpu(job, gpus):
     here = job(gpus, "dsv3.torchrun")
     here.two_nodes(say=ask(here))
-    here.gone()
+    ended(here)
     assert "Answer: 85" in here.out(), (here.err(0), here.err(1))
     said = [line for node in (0, 1) for line in here.err(node) if "on the CPU" in line]
     assert said == ([ONE_OF_TWO + "each needs a GPU of its own"] if gpus else [])
@@ -127,8 +132,7 @@ def test_nodes_that_differ_take_the_cpu(job):
     without = job("", "dsv3.torchrun")
     without.port = with_gpu.port
     without.node(*without.flags(1), say=ask(without))
-    with_gpu.gone()
-    without.gone()
+    ended(with_gpu, without)
     assert "Answer: 85" in with_gpu.out(), (with_gpu.err(), without.err())
     assert ONE_OF_TWO + "each needs a GPU of its own" in with_gpu.err()
 

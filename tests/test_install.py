@@ -186,3 +186,12 @@ def test_any_user_runs_a_lesson(user, home):
     lesson = ROOT / "notebooks" / "01_environment.ipynb"
     done = user.run("-c", LESSON, lesson, cwd=lesson.parent, HOME=user.folder / home)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("home", ["read-only", None])
+def test_a_kernel_is_compiled_without_a_home(user, home):
+    pytest.importorskip("triton", reason="Triton is not installed (Linux only)")
+    env = {"HOME": user.folder / home} if home else {}
+    done = user.run("-m", "dsv3", "compile", "act_quant", "--target", "sm_90", cwd=user.folder / "home", **env)
+    assert done.returncode == 0, done.stderr
+    assert not (user.folder / "home" / "~").exists()
