@@ -3,14 +3,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+CONSTRAINTS := constraints.txt
 DEMO := demo
 RUN := .lessons
 
-.PHONY: help demo test test-vllm lint lab gpu clean lessons pages
+# On Linux, PyPI's torch is the build for CUDA. PyTorch's own index has one for CPUs, under the same version.
+ifneq ($(filter-out cpu,$(TORCH)),)
+$(error TORCH=$(TORCH): TORCH=cpu takes the build for CPUs; leave it out for the other)
+endif
+INSTALL := $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) \
+  $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/cpu)
+
+.PHONY: help demo test test-vllm lint lab gpu clean lessons pages lowest
 
 help:
 	@echo "make demo   download, cast, convert, generate on 2 processes, with tiny-r1"
+	@echo "            TORCH=cpu fetches 0.25 GB instead of 2.8 GB; it goes with every goal that installs"
 	@echo "make test   lint and all tests"
+	@echo "make lowest  the demo with the oldest versions that are admitted, in an environment of its own (2.8 GB)"
 	@echo "make test-vllm  install vLLM's CPU build in an environment of its own (3.6 GB), and test that it serves tiny-r1"
 	@echo "make lint   ruff, check and format"
 	@echo "make lessons  run all lessons from clean kernels and keep their outputs"
@@ -24,16 +34,16 @@ $(BIN)/python:
 	  { echo "dsv3 needs Python 3.11 or newer; say make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/demo.done: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+$(VENV)/demo.done: $(BIN)/python pyproject.toml $(CONSTRAINTS)
+	$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/dev.done: $(VENV)/demo.done
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(INSTALL) -e '.[dev]'
 	@touch $@
 
 $(VENV)/lab.done: $(VENV)/demo.done
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks,download]'
+	$(INSTALL) -e '.[notebooks,download]'
 	$(BIN)/python -m ipykernel install --prefix $(VENV) --name dv3 --display-name "Python (dv3)"
 	@touch $@
 
@@ -51,6 +61,13 @@ demo: $(VENV)/demo.done
 	@grep -qx 'Answer: 85' $(DEMO)/answer.txt && echo "37 + 48 = 85: the pipeline works." || \
 	  { echo "The answer should be 85."; exit 1; }
 
+build/lowest.txt: pyproject.toml tools/resolve.py
+	@mkdir -p build
+	$(PYTHON) -m tools.resolve --lowest > $@
+
+lowest: build/lowest.txt
+	$(MAKE) demo VENV=.venv-lowest CONSTRAINTS=build/lowest.txt
+
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,7 +75,7 @@ lint: $(VENV)/dev.done
 test: lint
 	$(BIN)/python -m pytest
 	@rm -rf $(RUN) && cp -r notebooks $(RUN)
-	OMP_NUM_THREADS=1 DSV3_HOME=$(CURDIR)/$(RUN)/home $(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=300 --durations=0 $(RUN)
+	OMP_NUM_THREADS=1 DSV3_HOME="$(CURDIR)/$(RUN)/home" $(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=300 --durations=0 $(RUN)
 	$(BIN)/python -m tools.lessons compare $(RUN)
 
 # vLLM wants other versions than the course. What it takes from PyPI beside the CPU's torch is built for CUDA, and breaks.
@@ -86,4 +103,4 @@ gpu:
 	$(PYTHON) -m benchmarks.gpu
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(DEMO) $(RUN) build
+	rm -rf $(VENV) $(VLLM) .venv-lowest $(DEMO) $(RUN) build

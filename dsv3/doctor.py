@@ -163,10 +163,13 @@ def check_jupyter(m: Machine) -> Iterable[Finding]:
     if not version:
         yield Finding("warning", "jupyter", "not installed: the lessons need it", "pip install -e '.[notebooks]'")
         return
-    data = [Path(sys.prefix) / "share" / "jupyter", Path.home() / ".local" / "share" / "jupyter"]
+    data = [Path(sys.prefix) / "share" / "jupyter"]
+    if user := paths.user_folder():
+        data.append(user / ".local" / "share" / "jupyter")
     data += [Path(p) for p in m.env.get("JUPYTER_PATH", "").split(os.pathsep) if p]
     names = []
-    for file in sorted(file for folder in data for file in folder.glob("kernels/*/kernel.json")):
+    visible = filter(os.path.isdir, data)
+    for file in sorted(file for folder in visible for file in folder.glob("kernels/*/kernel.json")):
         spec = json.loads(file.read_text(encoding="utf-8"))
         program = Path(spec["argv"][0])
         same = program.name == "python" or program == Path(sys.executable)
@@ -222,7 +225,7 @@ def check_links(m: Machine) -> Iterable[Finding]:
         text = "GeForce cards do not reach each other's memory: NCCL may hang"
         yield Finding("warning", "peer-to-peer", text, "export NCCL_P2P_DISABLE=1")
     shared = m.root / "dev" / "shm"
-    if shared.is_dir() and shutil.disk_usage(shared).total < 1e9:
+    if os.path.isdir(shared) and shutil.disk_usage(shared).total < 1e9:
         text = f"{shutil.disk_usage(shared).total / 1e6:.0f} MB of shared memory: NCCL wants 1 GB"
         yield Finding("warning", "shm", text, "start the container with --shm-size=8g, or export NCCL_SHM_DISABLE=1")
 
@@ -256,6 +259,10 @@ def check_memory(m: Machine) -> Iterable[Finding]:
 def check_disks(m: Machine) -> Iterable[Finding]:
     """Room where checkpoints would go, and here."""
     for what, folder in {"disk": m.folder, "checkpoints": paths.home(m.env)}.items():
+        if what == "checkpoints" and not paths.can_make(folder):
+            text = f"{folder.absolute()} cannot be written"
+            yield Finding("warning", what, text, "set DSV3_HOME to a folder of yours")
+            continue
         total, _, free = disk_usage(folder)
         text = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free at {folder.absolute()}"
         low = free < 1e9
@@ -299,9 +306,9 @@ def check_network(m: Machine) -> Iterable[Finding]:
 def check_autodl(m: Machine) -> Iterable[Finding]:
     """What an AutoDL instance has of its own."""
     data = m.root / paths.AUTODL_DATA.relative_to("/")
-    if not data.is_dir() and not any(name.startswith("AutoDL") for name in m.env):
+    if not os.path.isdir(data) and not any(name.startswith("AutoDL") for name in m.env):
         return
-    if data.is_dir():
+    if os.path.isdir(data):
         text = f"data disk with {free_bytes(data) / 1e9:.1f} GB free; it is not saved in an image"
         yield Finding("ok", "autodl", text)
     machine, limit = memory(m)
@@ -309,7 +316,7 @@ def check_autodl(m: Machine) -> Iterable[Finding]:
         yield Finding(
             "warning", "autodl mode", "no-GPU mode: right for downloads, not for running", "start it with a GPU"
         )
-    if (m.root / paths.AUTODL_PROXY.relative_to("/")).exists() and any(m.env.get(p) for p in PROXIES):
+    if os.path.exists(m.root / paths.AUTODL_PROXY.relative_to("/")) and any(m.env.get(p) for p in PROXIES):
         text = "the academic proxy may be on: good for Hugging Face and GitHub, slow for ModelScope and pip"
         yield Finding("warning", "autodl proxy", text, "unset http_proxy https_proxy")
 

@@ -362,7 +362,7 @@ def check_room(found: Listing, target: Path, extra: dict[str, int]) -> None:
         return
     parts = " + ".join(f"{n / 1e9:.2f} GB to {step}" for step, n in ({"fetch": missing} | extra).items())
     hint = ""
-    if paths.AUTODL_DATA.is_dir() and free_bytes(paths.AUTODL_DATA) > needed:
+    if paths.can_write(paths.AUTODL_DATA) and free_bytes(paths.AUTODL_DATA) > needed:
         hint = f"; {paths.AUTODL_DATA} has {free_bytes(paths.AUTODL_DATA) / 1e9:.2f} GB free"
     room = f"needs {needed / 1e9:.2f} GB ({parts}), {free / 1e9:.2f} GB are free"
     raise OSError(f"{target}: {room}{hint}; nothing was fetched")

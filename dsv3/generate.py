@@ -15,6 +15,7 @@ from .checkpoint.load import find, fingerprints
 from .checkpoint.load import load as load_weights
 from .config import ModelConfig
 from .decode import Stats, generate, longest
+from .device import alone
 from .fast import Fast
 from .kernels import pick
 from .layout import check_ranks
@@ -128,18 +129,6 @@ def conversation(message: str | list[dict[str, str]]) -> list[dict[str, str]]:
     return messages
 
 
-def place_of(device: str | None) -> torch.device:
-    """The device of that name, which is here; by default CUDA where there is one. Raises ValueError."""
-    try:
-        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"device = {device!r:.40}: must be cuda, cuda:0, ... or cpu") from None
-    here = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(place.type, 0)
-    if (place.index or 0) >= here:
-        raise ValueError(f"device = {device!r:.40}: {here} of this kind are here that can be used")
-    return place
-
-
 def load(
     path: str | Path,
     *,
@@ -148,7 +137,7 @@ def load(
     gemm: Literal["fp8", "w8a16", "bf16"] | None = None,
     dtype: torch.dtype = torch.bfloat16,
     numerics: Literal["exact", "hf", "demo"] = "exact",
-    device: str | None = None,
+    device: Literal["cuda", "cpu"] | None = None,
     max_batch_size: int | None = None,
     max_seq_len: int | None = None,
     mtp: int = 0,
@@ -162,7 +151,7 @@ def load(
         config: a config to use instead of the folder's; how the weights are stored still comes from the folder's.
         gemm: how FP8 weights are multiplied (``Runtime``); by default what the device has units for (``kernels.pick``).
         numerics: ``"demo"`` and ``"hf"`` show what BF16 in router, expert sum and head does (``runtime.NUMERICS``).
-        device: ``"cuda"`` or ``"cpu"``; by default CUDA where there is one.
+        device: ``"cuda"`` or ``"cpu"``; by default ``tp``'s, else CUDA where there is one.
         max_batch_size: sequences computed together; by default the config's, 8.
         max_seq_len: the context, prompt and answer together, in tokens; by default the config's.
         mtp: tokens that the MTP layer guesses in each step; 0 does not load it.
@@ -181,7 +170,6 @@ def load(
     for name, value in {"attn": attn, "gemm": gemm, "numerics": numerics, "dtype": dtype}.items():
         if value not in CHOICES[name] and not (name == "gemm" and value is None):
             raise ValueError(f"{name} = {value!r:.40}: must be one of {', '.join(map(str, CHOICES[name]))}")
-    place = place_of(device)
     folder = TINY_R1 if str(path) == "tiny-r1" and not Path(path).exists() else Path(path)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give a checkpoint folder, or tiny-r1")
@@ -198,6 +186,7 @@ def load(
             "compile knows attn absorb and numerics exact only, and cannot check ranks; leave one of them out"
         )
     tp = tp or Parallel()
+    place = alone(tp.device if device is None else device)
     choice = pick(place)
     gemm = gemm or choice.gemm
     # Only weights that stay FP8 must be cut along their blocks.
@@ -244,6 +233,7 @@ def main(argv: list[str]) -> None:
     add("--gemm", choices=CHOICES["gemm"], help="what becomes of FP8 weights; by default what the device can")
     add("--attn", choices=CHOICES["attn"], default="absorb", help="cache the latent, or whole keys and values")
     add("--numerics", choices=CHOICES["numerics"], default="exact", help="demo, hf: BF16 where those have it")
+    add("--device", choices=("cuda", "cpu"), help="by default cuda where each process has a GPU of its own")
     add("--compile", action="store_true", help="compile the step of a single sequence: slower start, faster then")
     add("--stats", action="store_true", help="say what it took, and what crossed between ranks")
     add("--check-ranks", action="store_true", help="name the first layer and rank that compute something else; slow")
@@ -269,8 +259,7 @@ def main(argv: list[str]) -> None:
     from .console import answers_file, batch, interactive, need_terminal, read_prompts
     from .divergence import compare_layers
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with launch(device) as tp, ExitStack() as stack:
+    with launch(args.device) as tp, ExitStack() as stack:
         own = ("ckpt_path", "config", "input_file", "output_file")  # paths may differ between machines
         agree(tp, {name: value for name, value in vars(args).items() if name not in own}, "options")
         if tp.rank == 0:
@@ -280,12 +269,12 @@ def main(argv: list[str]) -> None:
             write = stack.enter_context(answers_file(args.output_file, args.input_file))
         prompts = [] if args.interactive else read_prompts(args.input_file, tp)
         llm = load(
-            args.ckpt_path, config=args.config, attn=args.attn, gemm=args.gemm, numerics=args.numerics, device=device,
+            args.ckpt_path, config=args.config, attn=args.attn, gemm=args.gemm, numerics=args.numerics,
             max_batch_size=args.max_batch_size, max_seq_len=args.max_seq_len, mtp=args.mtp, fast=not args.check_ranks,
             compile=args.compile, tp=tp,
         )  # fmt: skip
         if llm.model.cfg.fp8 and not args.gemm and tp.rank == 0:
-            print(pick(torch.device(device)).why, file=sys.stderr)
+            print(pick(llm.model.run.device).why, file=sys.stderr)
         with compare_layers(llm.model) if args.check_ranks else nullcontext():
             if args.interactive:
                 interactive(llm, tp, options, args.system, args.stats)

@@ -104,7 +104,7 @@ def _groups(m: Machine, controller: str) -> Iterator[str]:
         if names and controller not in names.split(","):
             continue
         base = f"sys/fs/cgroup/{names}".rstrip("/")
-        if not (m.root / base).is_dir():
+        if not os.path.isdir(m.root / base):
             base = f"sys/fs/cgroup/{controller}"
         # In a container the path may be the host's, which is not there; then its root is ours.
         parts = [p for p in path.split("/") if p not in ("", "..")]

@@ -194,7 +194,7 @@ KERNELS = (
     Mutant(
         "carry-lost",
         "The cast to FP8 drops the carry when rounding crosses a power of two: 126 becomes 64, not 128 "
-        "(Triton 3.9's interpreter).",
+        "(Triton's interpreter).",
         "Quantise a block that holds 448, so that its scale is 1, and 126.",
         _carry_lost,
     ),

@@ -14,10 +14,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from .device import choose, own_gpu
 from .traffic import Traffic
 from .watch import Timeouts, Watch, end_within
 
@@ -46,6 +47,7 @@ class Parallel:
     Attributes:
         store: the job's key-value store, for text.
         traffic: what this rank has sent.
+        device: what ``launch`` chose for all ranks, ``"cuda"`` or ``"cpu"``; None where nobody chose.
     """
 
     rank: int = 0
@@ -53,6 +55,7 @@ class Parallel:
     store: "dist.Store | None" = field(default=None, compare=False)
     traffic: Traffic = field(default_factory=Traffic, compare=False)
     serial: Iterator[int] = field(default_factory=itertools.count, compare=False)
+    device: str | None = None
 
     def share(self, n: int, what: str) -> int:
         """This rank's part of ``n``, an equal one.
@@ -322,14 +325,14 @@ def keys_of(attempt: int) -> str:
 
 
 @contextmanager
-def launch(device: str, name: str = "generate") -> Iterator[Parallel]:
+def launch(device: str | None, name: str = "generate") -> Iterator[Parallel]:
     """This process's ``Parallel`` under torchrun (``RANK``, ``WORLD_SIZE``), or a single one; always cleaned up.
 
     All ranks leave together. When one fails or is lost, the others end at once or within ``Timeouts.silent``, each with
     one line on stderr.
 
     Args:
-        device: ``"cuda"`` talks by NCCL, ``"cpu"`` by gloo.
+        device: ``"cuda"`` talks by NCCL, ``"cpu"`` by gloo; by default what ``device.choose`` finds.
         name: the verb, for that line.
 
     Raises:
@@ -337,12 +340,11 @@ def launch(device: str, name: str = "generate") -> Iterator[Parallel]:
     """
     here = place()
     if here.size == 1:
-        yield Parallel()
+        yield Parallel(device=_choose(Parallel(), device, here))
         return
     import torch.distributed as dist
 
     timeouts = Timeouts.from_environment()
-    gpu = _own_gpu(here.local_rank) if device == "cuda" else None
     server = here.rank == 0 and not here.launched
     stores = []
     for i in range(2):  # one for the ranks' work, one for the watch
@@ -353,8 +355,10 @@ def launch(device: str, name: str = "generate") -> Iterator[Parallel]:
     check_in(stores[0], "rank", here.rank, here.size, timeouts.start)
     watch.start()
     try:
-        join(here, stores[0], gpu, timeouts.collective)
-        yield Parallel(here.rank, here.size, stores[0])
+        tp = Parallel(here.rank, here.size, store=stores[0])
+        tp = replace(tp, device=_choose(tp, device, here))
+        join(here, stores[0], _take_gpu(here.local_rank) if tp.device == "cuda" else None, timeouts.collective)
+        yield tp
         watch.finish()
     except BaseException as error:
         watch.fail(error)
@@ -407,11 +411,16 @@ def _interface(here: Place) -> str | None:
     return None
 
 
-def _own_gpu(local_rank: int) -> "torch.device":
-    """Chosen before NCCL starts: otherwise every rank would open the first one."""
+def _choose(tp: Parallel, wanted: str | None, here: Place) -> str:
+    """The device of all ranks (``device.choose``)."""
+    agree(tp, {"--device": wanted or "not given"}, "options")
+    gpus = tp.gather_text("" if wanted == "cpu" else own_gpu(here.local_rank))
+    return choose(wanted, gpus, here.one_node, tp.rank == 0)
+
+
+def _take_gpu(local_rank: int) -> "torch.device":
+    """Before NCCL starts: otherwise every rank would open the first one."""
     import torch
 
-    if local_rank >= torch.cuda.device_count():
-        raise ValueError(f"--nproc-per-node is {local_rank + 1} or more, but GPUs here: {torch.cuda.device_count()}")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)

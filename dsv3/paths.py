@@ -1,7 +1,11 @@
-"""Where things live: the one place that knows. ``DSV3_HOME``, else the AutoDL data disk, else the user's cache."""
+"""Where things live: the one place that knows. ``DSV3_HOME``, else the AutoDL data disk, else the user's cache.
+
+Any user may ask: without a home folder, with one that is read-only, and where other folders are closed.
+"""
 
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,14 +16,22 @@ AUTODL_PROXY = Path("/etc/network_turbo")  # sets the proxy that speeds up GitHu
 
 
 def home(env: Mapping[str, str] = os.environ, data_disk: Path = AUTODL_DATA) -> Path:
-    """The folder for checkpoints and what is made of them; it need not exist."""
+    """The folder for checkpoints and what is made of them; it need not exist.
+
+    Raises:
+        ValueError: ``DSV3_HOME`` begins with ``~``, and there is no user's folder.
+        PermissionError: there is no place but a temporary folder that somebody else has made.
+    """
     if env.get("DSV3_HOME"):
-        return Path(env["DSV3_HOME"]).expanduser()
-    if data_disk.is_dir() and os.access(data_disk, os.W_OK):
+        return expand(env["DSV3_HOME"], "DSV3_HOME")
+    if can_write(data_disk):
         return data_disk / "dsv3"
+    user = user_folder()
     if sys.platform == "win32":
-        return Path(env.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "dsv3"
-    return Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsv3"
+        cache = env.get("LOCALAPPDATA") or user and user / "AppData" / "Local"
+    else:
+        cache = env.get("XDG_CACHE_HOME") or user and user / ".cache"
+    return _writable(Path(cache) / "dsv3" if cache else None)
 
 
 def checkpoint(name: str) -> Path:
@@ -27,6 +39,59 @@ def checkpoint(name: str) -> Path:
     return home() / name
 
 
+def user_folder() -> Path | None:
+    """The user's folder, which need not exist; None for a user without one."""
+    try:
+        return Path.home()
+    except RuntimeError:  # HOME is not set, and the system does not know this user
+        return None
+
+
+def can_keep(name: str) -> bool:
+    """Whether another program can keep things in ``name`` below the user's folder."""
+    user = user_folder()
+    return user is not None and can_make(user / name)
+
+
+def expand(path: str, name: str) -> Path:
+    """``path``, a setting called ``name``, with the user's folder for ``~``.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{name} = {path}: this user has no folder ~; give the whole path") from None
+
+
 def short(path: Path) -> str:
     """The path for people: ``~`` for the user's folder."""
-    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
+    user = user_folder()
+    inside = user and user != Path(user.anchor) and path.is_relative_to(user)
+    return f"~/{path.relative_to(user)}" if inside else str(path)
+
+
+# Below a closed folder, such as /root for everybody else, Path.is_dir and Path.exists raise PermissionError in Python
+# 3.11 and 3.12; those of os.path answer no.
+
+
+def can_write(folder: Path) -> bool:
+    """Whether ``folder`` is there, and this user may make files in it."""
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+
+
+def can_make(folder: Path) -> bool:
+    """Whether this user may make files in ``folder``, or make it."""
+    folder = folder.absolute()
+    return can_write(next(p for p in [folder, *folder.parents] if os.path.exists(p)))
+
+
+def _writable(cache: Path | None) -> Path:
+    """``cache``; for a user who has none, or cannot make one, a temporary folder."""
+    if cache and (sys.platform == "win32" or os.path.isdir(cache) or can_make(cache)):
+        return cache
+    own = Path(tempfile.gettempdir()) / f"dsv3-{os.getuid()}"
+    if os.path.lexists(own) and os.lstat(own).st_uid != os.getuid():
+        raise PermissionError(f"{own}: somebody else's; set DSV3_HOME to a folder of yours")
+    return own

@@ -138,11 +138,6 @@ def test_wrong_usage_of_torchrun(flags):
     assert done.stderr.splitlines()[-1].startswith(f"dsv3 torchrun: error: {flags[0]} {flags[1][:40]}: ")
 
 
-def test_more_processes_than_gpus():
-    with pytest.raises(ValueError, match=r"--nproc-per-node is 100 or more, but GPUs here: \d+"):
-        parallel._own_gpu(99)
-
-
 def test_text_waits_for_as_long_as_it_takes(store):
     ranks = [Parallel(rank, 2, store) for rank in (0, 1)]
     heard = []

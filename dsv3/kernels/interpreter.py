@@ -1,6 +1,6 @@
 """Triton's interpreter, told the truth about small floats: ``exact()`` repairs what it gets wrong while kernels run.
 
-Measured with Triton 3.9 on the CPU, against what a GPU and torch compute:
+Measured with Triton 3.7 and 3.9 on the CPU, against what a GPU and torch compute:
 
 - float32 -> FP8 drops the carry where it rounds across a power of two: 126 becomes 64, not 128; halves go up, not to
   even;

@@ -1,5 +1,6 @@
 """A kernel launch as data: what runs, on which grid, with which arguments. It can be run, compiled, or looked into."""
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
@@ -8,6 +9,11 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+
+from .. import paths
+
+if "TRITON_HOME" not in os.environ and not paths.can_keep(".triton"):
+    os.environ["TRITON_HOME"] = str(paths.home())  # where Triton keeps what it compiles, else in the user's folder
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..machine import Machine, cores, memory
-from ..paths import TINY_R1, home, short
+from ..paths import TINY_R1, expand, home, short
 
 CURES = {
     "torch": "pip install torch",
@@ -49,9 +49,12 @@ def preflight(name: str, *, needs: tuple[str, ...] = (), ram_gb: float = 2, disk
     """
     m = Machine()
     folder = home() / "lessons" / name
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{folder}: {error.strerror}; set DSV3_HOME to a folder of yours") from None
     named = os.environ.get("DSV3_CHECKPOINT")
-    checkpoint = Path(named).expanduser() if named else TINY_R1
+    checkpoint = expand(named, "DSV3_CHECKPOINT") if named else TINY_R1
     missing = tuple(package for package in needs if importlib.util.find_spec(package) is None)
     machine, limit = memory(m)
     available, free = limit or machine, shutil.disk_usage(folder).free

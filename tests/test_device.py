@@ -1,0 +1,146 @@
+"""Which device a job takes with no GPU, one, and many. GPUs are played: torch is told that it sees them."""
+
+import subprocess
+import sys
+
+import pytest
+from jobs import Job, linux
+
+from dsv3 import load
+from dsv3.device import choose
+
+# On PYTHONPATH Python runs this first. GPUS is their names, as each process sees them; computing on them would fail.
+PLAYED = """
+import os, types
+import torch
+names = os.environ["GPUS"].split()
+torch.cuda.is_available = lambda: bool(names)
+torch.cuda.device_count = lambda: len(names)
+torch.cuda.get_device_properties = lambda i: types.SimpleNamespace(uuid=names[i])
+"""
+ONE_OF_TWO = "2 processes, 1 GPU: on the CPU; "
+
+
+@pytest.mark.parametrize(
+    ("gpus", "one_node", "device", "said"),
+    [
+        ([""], True, "cpu", ""),
+        (["a"], True, "cuda", ""),
+        (["", ""], True, "cpu", ""),
+        (["a", ""], True, "cpu", ONE_OF_TWO + "--nproc-per-node 1 uses the GPU"),
+        (["a", "b"], True, "cuda", ""),
+        (["a", "b", "", ""], True, "cpu", "4 processes, 2 GPUs: on the CPU; --nproc-per-node 2 uses the GPUs"),
+        (["a", "b"], False, "cuda", ""),
+        (["a", "a"], False, "cpu", ONE_OF_TWO + "each needs a GPU of its own"),
+        (["a", ""], False, "cpu", ONE_OF_TWO + "each needs a GPU of its own"),
+        (["", ""], False, "cpu", ""),
+        (["a", "b", "c", ""], False, "cpu", "4 processes, 3 GPUs: on the CPU; each needs a GPU of its own"),
+    ],
+)
+def test_a_gpu_for_each_or_the_cpu_for_all(gpus, one_node, device, said, capsys):
+    assert choose(None, gpus, one_node, speaks=True) == device
+    assert capsys.readouterr().err.strip() == said
+    assert choose(None, gpus, one_node, speaks=False) == device
+    assert choose("cpu", gpus, one_node, speaks=True) == "cpu"
+    if device == "cuda":
+        assert choose("cuda", gpus, one_node, speaks=True) == "cuda"
+    else:
+        with pytest.raises(ValueError, match=rf"--device cuda: {len(gpus)} process.*; start a process for each GPU"):
+            choose("cuda", gpus, one_node, speaks=True)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("device", ["gpu", "CUDA", "cuda:1", "", 0, ["cpu"]])
+def test_a_wrong_device_is_named(device):
+    with pytest.raises(ValueError, match="must be cuda, cuda:0, ... or cpu") as error:
+        load("tiny-r1", device=device)
+    assert repr(device) in str(error.value)
+
+
+@pytest.fixture
+def job(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(PLAYED)
+    (tmp_path / "prompts").write_text("37 + 48 = ?\n")
+    jobs, env = [], {"PYTHONPATH": str(tmp_path), "DSV3_TIMEOUTS": "start=200"}
+
+    def start(gpus: str, launcher: str = "torch.distributed.run") -> Job:
+        jobs.append(Job(tmp_path / f"job{len(jobs)}", launcher, **env, GPUS=gpus))
+        return jobs[-1]
+
+    yield start
+    for each in jobs:
+        each.clean()
+
+
+def ended(*jobs: Job) -> None:
+    for job in jobs:
+        job.until(lambda job=job: all(node.poll() is not None for node in job.nodes), 240)
+
+
+def ask(job, *options: str) -> tuple:
+    return "--input-file", job.folder.parent / "prompts", "--temperature", 0, *options
+
+
+@linux
+@pytest.mark.parametrize(
+    ("gpus", "options", "said"),
+    [("", (), None), ("a", (), ONE_OF_TWO + "--nproc-per-node 1 uses the GPU"), ("a b", ("--device", "cpu"), None)],
+)
+def test_two_processes(job, gpus, options, said):
+    here = job(gpus)
+    here.node("--standalone", "--nproc-per-node", 2, say=ask(here, *options))
+    ended(here)
+    assert "Answer: 85" in here.out(), here.err()
+    assert [line for line in here.err() if "on the CPU" in line] == ([said] if said else [])
+
+
+@linux
+def test_cuda_asked_for_without_a_gpu_for_each(job):
+    here = job("a", "dsv3.torchrun")
+    here.node("--standalone", "--nproc-per-node", 2, say=ask(here, "--device", "cuda"))
+    ended(here)
+    assert here.nodes[0].returncode == 1
+    assert any("error: --device cuda: 2 processes, 1 GPU; start a process for each" in line for line in here.err())
+    assert "Traceback" not in "".join(here.err())
+
+
+@linux
+def test_a_gpu_for_each_is_taken(job):
+    here = job("a b", "dsv3.torchrun")
+    here.node("--standalone", "--nproc-per-node", 2, say=ask(here))
+    ended(here)
+    assert "on the CPU" not in "".join(here.err())
+    assert here.nodes[0].returncode == 1, "played GPUs compute nothing"
+
+
+@linux
+@pytest.mark.parametrize("gpus", ["", "a"])
+def test_two_nodes_on_one_machine_share_its_gpu(job, gpus):
+    here = job(gpus, "dsv3.torchrun")
+    here.two_nodes(say=ask(here))
+    ended(here)
+    assert "Answer: 85" in here.out(), (here.err(0), here.err(1))
+    said = [line for node in (0, 1) for line in here.err(node) if "on the CPU" in line]
+    assert said == ([ONE_OF_TWO + "each needs a GPU of its own"] if gpus else [])
+
+
+@linux
+def test_nodes_that_differ_take_the_cpu(job):
+    """One machine has a GPU, the other none: nobody may wait for the other with another library."""
+    with_gpu = job("a", "dsv3.torchrun")
+    with_gpu.node(*with_gpu.flags(0), say=ask(with_gpu))
+    without = job("", "dsv3.torchrun")
+    without.port = with_gpu.port
+    without.node(*without.flags(1), say=ask(without))
+    ended(with_gpu, without)
+    assert "Answer: 85" in with_gpu.out(), (with_gpu.err(), without.err())
+    assert ONE_OF_TWO + "each needs a GPU of its own" in with_gpu.err()
+
+
+@linux
+def test_a_single_process_that_asks_for_cuda_without_one():
+    command = [sys.executable, "-m", "dsv3", "generate", "--ckpt-path", "tiny-r1", "--interactive", "--device", "cuda"]
+    done = subprocess.run(command, env={"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("dsv3 generate: error: --device cuda: 1 process, 0 GPUs; ")
+    assert done.stderr.count("\n") == 1
