@@ -52,7 +52,7 @@ def test_a_gpu_for_each_or_the_cpu_for_all(gpus, one_node, device, said, capsys)
 
 @pytest.mark.parametrize("device", ["gpu", "CUDA", "cuda:1", "", 0, ["cpu"]])
 def test_a_wrong_device_is_named(device):
-    with pytest.raises(ValueError, match="must be cuda, cuda:0, ... or cpu") as error:
+    with pytest.raises(ValueError, match="device = ") as error:
         load("tiny-r1", device=device)
     assert repr(device) in str(error.value)
 

@@ -303,7 +303,8 @@ class Client:
             names = []
         if not names:
             return f"{self.shown_url}: no OpenAI interface there ({message}); addresses mostly end in /v1"
-        return f"{self.shown_url}: no model {printable(model)!r} there ({message}); it serves {printable(', '.join(names))}"
+        served = printable(", ".join(names))
+        return f"{self.shown_url}: no model {printable(model)!r} there ({message}); it serves {served}"
 
     def _words(self, text: object) -> str:
         """Others' words in a line, which may tell what was sent: without logins and the key."""
