@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from .chat import END_THINK, split_thinking
 from .generate import LLM
-from .parallel import Parallel
-from .sampling import Sampling
-from .traffic import Traffic
+from .inference.chat import END_THINK, split_thinking
+from .inference.sampling import Sampling
+from .ranks.parallel import Parallel
+from .ranks.traffic import Traffic
 
 HELP = """/clear       forget the conversation
 /think off   show only that the model thinks, not what (/think on: show it again)

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import paths
-from .catalogue import find_model, models
 from .checkpoint import read
 from .checkpoint.plan import Move, Plan
 from .checkpoint.write import WORKERS, Bar, execute, free_bytes, open_journal
 from .cost import weight_bytes
-from .hubs import CACHE, HUBS, Hub, HubFile
+from .hubs.catalogue import find_model, models
+from .hubs.clients import CACHE, HUBS, Hub, HubFile
+from .hubs.transfer import PATIENCE, Listing, Patience, Transfer, leftovers, on_disk
 from .paths import TINY_R1
-from .transfer import PATIENCE, Listing, Patience, Transfer, leftovers, on_disk
 
 MISSING = "missing"
 ROUNDS = 3  # fetches of a file whose content is wrong

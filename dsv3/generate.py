@@ -10,19 +10,19 @@ from typing import Literal, Unpack
 
 import torch
 
-from .chat import Reply, Tokenizer, opens_thinking, split_thinking
-from .checkpoint.load import fingerprints
-from .checkpoint.load import load as load_weights
 from .config import ModelConfig
-from .decode import Stats, generate
-from .fast import Fast
+from .inference.chat import Reply, Tokenizer, opens_thinking, split_thinking
+from .inference.decode import Stats, generate
+from .inference.fast import Fast
+from .inference.sampling import Sampling, check
+from .inference.weights import fingerprints
+from .inference.weights import load as load_weights
 from .kernels import pick
 from .layout import check_ranks
 from .model import Transformer
-from .parallel import Parallel, agree, launch
 from .paths import TINY_R1
+from .ranks.parallel import Parallel, agree, launch
 from .runtime import NUMERICS, Runtime
-from .sampling import Sampling, check
 
 
 class LLM:
@@ -196,7 +196,7 @@ def main(argv: list[str]) -> None:
     except ValueError as error:
         parser.error(str(error))
     from .console import batch, interactive, read_prompts
-    from .divergence import compare_layers
+    from .inference.divergence import compare_layers
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with launch(device) as tp:

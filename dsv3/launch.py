@@ -16,7 +16,7 @@ from .checkpoint import read
 from .engines import checks, cluster
 from .engines.options import Serve
 from .engines.table import ENGINES, find
-from .hardware import find_gpu
+from .sizing.gpus import find_gpu
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,10 @@ import json
 import sys
 from pathlib import Path
 
-from .fit import PRECISIONS, Load, Precision, Split, auto_split
-from .hardware import find_gpu, gpus
-from .planner import LOAD, Subject, as_json, plan, smallest, subject
 from .show import plan as show
+from .sizing.gpus import find_gpu, gpus
+from .sizing.needs import PRECISIONS, Load, Precision, Split, auto_split
+from .sizing.planner import LOAD, Subject, as_json, plan, smallest, subject
 
 
 def _count(text: str) -> int:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from .kernels import reference
-from .parallel import Parallel
+from .ranks.parallel import Parallel
 
 
 @dataclass(frozen=True, kw_only=True)

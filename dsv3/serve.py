@@ -10,8 +10,8 @@ from .engines import checks, vllm
 from .engines.command import Engine
 from .engines.options import Serve
 from .engines.table import ENGINES, find
-from .hardware import GPU, find_gpu, gpus
-from .machine import Machine
+from .sizing.gpus import GPU, find_gpu, gpus
+from .sizing.machine import Machine
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from dsv3.chat import Reply, Tokenizer, split_thinking
 from dsv3.download import TINY_R1
+from dsv3.inference.chat import Reply, Tokenizer, split_thinking
 
 TEXTS = [
     "hello world how are you",

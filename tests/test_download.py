@@ -14,9 +14,9 @@ from test_cli import dsv3, fails
 from dsv3 import download as tool
 from dsv3.checkpoint import read
 from dsv3.download import check_names, download, extra_bytes, show_room
-from dsv3.hubs import HUBS, HubFile
+from dsv3.hubs.clients import HUBS, HubFile
+from dsv3.hubs.transfer import Patience
 from dsv3.paths import TINY_R1
-from dsv3.transfer import Patience
 
 FIRST = "model-00001-of-000005.safetensors"
 LAST = "model-00005-of-000005.safetensors"

@@ -12,9 +12,9 @@ from openai_server import ANSWER, THINKING, OpenAIServer
 from test_cli import dsv3, fails
 
 from dsv3.ask import main
-from dsv3.chat import split_thinking
 from dsv3.cli import run
 from dsv3.engines.client import Client, Piece, Splitter
+from dsv3.inference.chat import split_thinking
 
 DIALECTS = ("reasoning_content", "reasoning", None)
 

@@ -15,13 +15,13 @@ from conftest import SMALL
 from jobs import Job, free_port, linux
 from threads import on_ranks
 
-from dsv3 import parallel
-from dsv3.checkpoint.load import fingerprints
-from dsv3.divergence import first_difference
+from dsv3.inference.divergence import first_difference
+from dsv3.inference.weights import fingerprints
 from dsv3.model import Transformer
-from dsv3.parallel import Parallel, agree
+from dsv3.ranks import parallel
+from dsv3.ranks.parallel import Parallel, agree
+from dsv3.ranks.watch import Timeouts
 from dsv3.runtime import Runtime
-from dsv3.watch import Timeouts
 
 ENVIRONMENT = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
@@ -137,9 +137,9 @@ SCRIPT = """
 import os, sys, time
 import torch
 from dsv3 import cli, generate as g
-from dsv3.divergence import compare_layers
+from dsv3.inference.divergence import compare_layers
 from dsv3.model import Cache
-from dsv3.parallel import launch
+from dsv3.ranks.parallel import launch
 
 def perturbed(tp):
     model = g.load("tiny-r1", tp=tp, fast=False).model

@@ -6,9 +6,10 @@ import torch
 from dsv3.config import ModelConfig
 from dsv3.cost import cache_bytes
 from dsv3.generate import load
-from dsv3.hardware import find_gpu
+from dsv3.lab import probe
 from dsv3.paths import TINY_R1
-from dsv3.show import attention, probe
+from dsv3.show import attention
+from dsv3.sizing.gpus import find_gpu
 
 R1 = ModelConfig.load("config_671B.json")
 

@@ -4,15 +4,15 @@ import os
 
 import pytest
 
-from dsv3.catalogue import find_model
 from dsv3.checkpoint import read
 from dsv3.config import ModelConfig
 from dsv3.download import download
+from dsv3.hubs.catalogue import find_model
+from dsv3.hubs.transfer import Patience
+from dsv3.lab.hub import MODEL, Hub, serve
 from dsv3.layout import layout
 from dsv3.paths import TINY_R1
 from dsv3.show.download import anatomy, by_layer, explorer, layer_table, notices, shares
-from dsv3.show.hub import MODEL, Hub, serve
-from dsv3.transfer import Patience
 
 FIRST = TINY_R1 / "model-00001-of-000005.safetensors"
 SOON = Patience(tries=2, wait=0.05, longest=0.1)

@@ -78,7 +78,7 @@ def test_the_explorer_follows_its_menu(machines):
 
 
 def test_no_torch_is_needed():
-    check = "import sys, dsv3.show.environment, dsv3.show.download, dsv3.show.hub, dsv3.show.start, "
+    check = "import sys, dsv3.show.environment, dsv3.show.download, dsv3.lab.hub, dsv3.show.start, "
     check += "dsv3.exercises.download; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr

@@ -7,8 +7,8 @@ import torch
 
 from dsv3.generate import load
 from dsv3.kernels.reference import act_quant, weight_quant
+from dsv3.lab.command import command
 from dsv3.show import fp8 as show
-from dsv3.show.command import command
 
 
 def test_a_byte_means_what_the_formula_says():

@@ -13,9 +13,9 @@ import torch
 from dsv3.config import ModelConfig
 from dsv3.exercises import COUNTS, Wrong
 from dsv3.exercises.kernels import check_dequant, check_swiglu
-from dsv3.hardware import find_gpu
 from dsv3.show import kernels as show
 from dsv3.show.style import png
+from dsv3.sizing.gpus import find_gpu
 
 ROOT = Path(__file__).parents[1]
 R1 = ModelConfig.load("config_671B.json")

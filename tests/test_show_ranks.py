@@ -9,11 +9,11 @@ import torch
 
 from dsv3.config import ModelConfig
 from dsv3.generate import load
-from dsv3.parallel import Parallel
 from dsv3.paths import TINY_R1
-from dsv3.planner import subject
+from dsv3.ranks.parallel import Parallel
+from dsv3.ranks.traffic import Traffic, step_traffic
 from dsv3.show import ranks as show
-from dsv3.traffic import Traffic, step_traffic
+from dsv3.sizing.planner import subject
 
 LINKS = {"fast": 400e9, "slow": 10e9}
 

@@ -8,8 +8,9 @@ import torch
 from dsv3.config import ModelConfig
 from dsv3.cost import weight_bytes
 from dsv3.generate import load
+from dsv3.lab import probe
 from dsv3.paths import TINY_R1
-from dsv3.show import probe, routing
+from dsv3.show import routing
 
 R1 = ModelConfig.load("config_671B.json")
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from dsv3.catalogue import find_model
-from dsv3.hardware import find_gpu
+from dsv3.hubs.catalogue import find_model
 from dsv3.show.start import budgets, family, rented
+from dsv3.sizing.gpus import find_gpu
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: notebooks)")
 

@@ -12,8 +12,8 @@ from dsv3 import generate as g
 from dsv3.config import ModelConfig
 from dsv3.download import TINY_R1
 from dsv3.model import Cache
-from dsv3.parallel import Parallel
-from dsv3.traffic import Traffic, step_traffic
+from dsv3.ranks.parallel import Parallel
+from dsv3.ranks.traffic import Traffic, step_traffic
 
 
 def test_tiny_r1_by_hand():

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 from urllib.parse import urlsplit
 
-from ..chat import END_THINK, THINK, split_thinking
+from ..inference.chat import END_THINK, THINK, split_thinking
 
 if TYPE_CHECKING:
     from openai import OpenAI

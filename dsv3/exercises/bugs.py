@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ..mutants import ATTENTION, KERNELS, ROUTER, Mutant, injected
+from ..lab.mutants import ATTENTION, KERNELS, ROUTER, Mutant, injected
 from . import COUNTS, Wrong, exercise
 
 

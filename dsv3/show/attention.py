@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ..cache import Cache
-from ..chat import Tokenizer
 from ..config import ModelConfig
 from ..generate import LLM
-from ..hardware import GPU
+from ..inference.chat import Tokenizer
+from ..lab.probe import COLUMN, Solved, answered
 from ..model import MLA, Place, Transformer, inverse_frequencies
 from ..runtime import Runtime
-from .probe import COLUMN, Solved, answered
+from ..sizing.gpus import GPU
 from .style import BLUE, GREEN, GREY, HEAT, ORANGE, RED, axes, ipywidgets, png
 
 if TYPE_CHECKING:

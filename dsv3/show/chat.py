@@ -4,7 +4,7 @@ import time
 from html import escape
 from typing import TYPE_CHECKING, Unpack
 
-from ..chat import split_thinking
+from ..inference.chat import split_thinking
 from .generation import Choice, choices, tokens
 from .style import ipywidgets
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ipywidgets import HTML, VBox
 
     from ..generate import LLM
-    from ..sampling import Sampling
+    from ..inference.sampling import Sampling
 
 PAUSE = 0.05  # seconds between two updates at least: Jupyter drops messages that come too fast
 PRE = "white-space: pre-wrap; font-family: monospace; line-height: 1.4; margin: 0"

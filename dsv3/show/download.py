@@ -10,9 +10,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..catalogue import find_model, models
 from ..checkpoint import read
 from ..config import ModelConfig
+from ..hubs.catalogue import find_model, models
 from ..layout import Row, layout
 from .style import BLUE, GREEN, GREY, ORANGE, PINK, SKY, axes, ipywidgets
 

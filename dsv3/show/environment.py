@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .. import doctor, paths
 from ..doctor import Finding
-from ..machine import Machine
+from ..sizing.machine import Machine
 from .style import BLUE, GREEN, GREY, ORANGE, RED, axes, ipywidgets
 
 if TYPE_CHECKING:

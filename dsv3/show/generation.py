@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from ..chat import Tokenizer
     from ..generate import LLM
-    from ..sampling import Sampling
+    from ..inference.chat import Tokenizer
+    from ..inference.sampling import Sampling
 
 SHOWN = {"\n": "\\n", " ": "␣"}
 
@@ -51,7 +51,7 @@ def tokens(
     llm: "LLM", message: "str | list[dict[str, str]]", **options: "Unpack[Sampling]"
 ) -> tuple[list[int], Iterator[int]]:
     """The prompt's ids and, as they come, those of the completion: ``LLM.stream`` before it is text."""
-    from ..decode import generate
+    from ..inference.decode import generate
 
     messages = [{"role": "user", "content": message}] if isinstance(message, str) else message
     prompt = llm.tokenizer.prompt(messages)
@@ -95,7 +95,7 @@ def doubt(found: Sequence[Choice], title: str) -> "Figure":
 
 def heat(logits: "Tensor", tokenizer: "Tokenizer", temperatures: Sequence[float], top: int = 6) -> "Figure":
     """[V] scores of one place -> the probabilities of its likeliest tokens at each temperature."""
-    from ..sampling import distribution
+    from ..inference.sampling import distribution
 
     best = logits.topk(top).indices.tolist()
     figure, (ax,) = axes(size=(8.0, 3.6))

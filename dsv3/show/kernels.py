@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ..config import BLOCK, ModelConfig
-from ..hardware import GPU
+from ..sizing.gpus import GPU
 from .style import BLUE, COLOURS, GREEN, GREY, HEAT, ORANGE, RED, axes
 
 if TYPE_CHECKING:

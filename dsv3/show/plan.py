@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..fit import FORMULAS, Load, Need, Precision
-from ..hardware import GPU
-from ..planner import COUNTS, Plan, Subject
+from ..sizing.gpus import GPU
+from ..sizing.needs import FORMULAS, Load, Need, Precision
+from ..sizing.planner import COUNTS, Plan, Subject
 from .style import BLUE, GREEN, GREY, ORANGE, axes
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ import io
 from html import escape
 from typing import TYPE_CHECKING
 
-from ..catalogue import models
-from ..fit import PRECISIONS, Load, Split, auto_split
-from ..hardware import find_gpu, gpus
-from ..planner import COUNTS, LOAD, Counted, count, plan, subject
+from ..hubs.catalogue import models
+from ..sizing.gpus import find_gpu, gpus
+from ..sizing.needs import PRECISIONS, Load, Split, auto_split
+from ..sizing.planner import COUNTS, LOAD, Counted, count, plan, subject
 from .plan import figure, text
 from .style import ipywidgets
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ..checkpoint import read
-from ..parallel import Parallel
-from ..traffic import Traffic, step_traffic
+from ..ranks.parallel import Parallel
+from ..ranks.traffic import Traffic, step_traffic
 from .style import BLUE, COLOURS, GREEN, GREY, ORANGE, axes, ipywidgets, png
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from psutil import Process
     from torch import Tensor
 
-    from ..planner import Subject
+    from ..sizing.planner import Subject
 
 T = TypeVar("T")
 
@@ -317,9 +317,9 @@ def network(of: "Subject", links: dict[str, float], gpu: str = "H200-141G") -> "
         ImportError: ipywidgets is not installed.
     """
     widgets = ipywidgets()
-    from ..fit import Load, Split
-    from ..hardware import find_gpu
-    from ..planner import Counted, count, plan
+    from ..sizing.gpus import find_gpu
+    from ..sizing.needs import Load, Split
+    from ..sizing.planner import Counted, count, plan
 
     size = widgets.SelectionSlider(options=(2, 4, 8, 16, 32), value=16, description="ranks")
     batch = widgets.SelectionSlider(options=(1, 4, 16, 64, 256), value=1, description="sequences")

@@ -12,10 +12,10 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..cost import touched
 from ..generate import LLM
+from ..lab.probe import COLUMN, Solved, answered
 from ..layout import layout
 from ..model import Gate, Transformer
 from .attention import labels, short
-from .probe import COLUMN, Solved, answered
 from .style import BLUE, GREEN, GREY, HEAT, ORANGE, RED, axes, ipywidgets, png
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import TemplateError
 
-from ..chat import END_THINK
 from ..engines import checks
 from ..engines.client import Answer, Client
 from ..engines.options import Serve
 from ..engines.table import ENGINES, find
-from ..hardware import find_gpu, gpus
+from ..inference.chat import END_THINK
+from ..sizing.gpus import find_gpu, gpus
 from .style import BLUE, GREY, ORANGE, axes, ipywidgets
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..catalogue import find_model, models
 from ..checkpoint import read
 from ..checkpoint.plan import Move, Out, Plan
 from ..checkpoint.write import execute
 from ..config import ModelConfig
+from ..hubs.catalogue import find_model, models
 from ..layout import Row, check_ranks, layout
 from .style import BLUE, GREEN, GREY, HEAT, ORANGE, RED, SKY, axes, ipywidgets, png
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..catalogue import Model
-from ..hardware import find_gpu
+from ..hubs.catalogue import Model
+from ..sizing.gpus import find_gpu
 from .style import BLUE, COLOURS, GREY, ORANGE, axes
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import model
-from .config import ModelConfig
-from .kernels import reference
+from .. import model
+from ..config import ModelConfig
+from ..kernels import reference
 
 Patch = tuple[object, str, Any]  # where, the attribute's name, its faulty value
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import hubs
-from .hubs import Hub, HubFile
+from . import clients as hubs
+from .clients import Hub, HubFile
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .model import Transformer
+from ..model import Transformer
 
 
 @contextmanager

@@ -2,13 +2,12 @@
 
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from .config import ModelConfig
-from .cost import weight_bytes
-from .paths import TINY_R1
+from ..config import ModelConfig
+from ..cost import weight_bytes
+from ..paths import ASSETS, TINY_R1
 
-MODELS = Path(__file__).parent / "assets" / "models.json"
+MODELS = ASSETS / "models.json"
 
 
 @dataclass(frozen=True, kw_only=True)

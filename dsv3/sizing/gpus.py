@@ -3,9 +3,10 @@
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
-GPUS = Path(__file__).parent / "assets" / "gpus.json"
+from ..paths import ASSETS
+
+GPUS = ASSETS / "gpus.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..machine import Machine, cores, memory
 from ..paths import TINY_R1, home, short
+from ..sizing.machine import Machine, cores, memory
 
 CURES = {
     "torch": "pip install torch",

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cache import Cache
-from .config import BLOCK, ModelConfig
-from .kernels import native, reference
-from .model import MLA, MLP, MTP, Block, Linear, MoE, RMSNorm, Transformer, product, rotate, turns
+from ..cache import Cache
+from ..config import BLOCK, ModelConfig
+from ..kernels import native, reference
+from ..model import MLA, MLP, MTP, Block, Linear, MoE, RMSNorm, Transformer, product, rotate, turns
 
 Function = Callable[[Tensor], Tensor]  # [n, in] -> [n, out]; n tokens, of all sequences
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from .config import BLOCK, ModelConfig
-from .cost import attention_flops, cache_bytes, touched
-from .hardware import GPU
-from .layout import Row, check_ranks, layout
-from .parallel import shared_out
+from ..config import BLOCK, ModelConfig
+from ..cost import attention_flops, cache_bytes, touched
+from ..layout import Row, check_ranks, layout
+from ..ranks.parallel import shared_out
+from .gpus import GPU
 
 Precision = Literal["fp8", "bf16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = ("fp8", "bf16", "int8", "int4")

@@ -7,7 +7,7 @@ all-reduce of n bytes sends and receives ``2 n (ranks - 1) / ranks`` on each ran
 from collections import Counter
 from dataclasses import dataclass, field
 
-from .config import ModelConfig
+from ..config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from .catalogue import find_model, models
-from .config import ModelConfig
-from .cost import flops, weight_bytes
-from .fit import (
+from ..config import ModelConfig
+from ..cost import flops, weight_bytes
+from ..hubs.catalogue import find_model, models
+from .gpus import GPU, Engine, engines
+from .needs import (
     FORMULAS,
     Decode,
     Load,
@@ -25,7 +26,6 @@ from .fit import (
     table,
     weights,
 )
-from .hardware import GPU, Engine, engines
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)  # GPUs that people rent together
 LOAD = Load()

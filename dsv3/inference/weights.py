@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..checkpoint import read
+from ..checkpoint.plan import CHUNK
 from ..config import BLOCK, ModelConfig
 from ..kernels import native
 from ..layout import Row, layout
 from ..model import Transformer
-from . import read
-from .plan import CHUNK
 
 TORCH = {"F8_E4M3": torch.float8_e4m3fn, "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 

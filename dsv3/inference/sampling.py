@@ -10,8 +10,8 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from ..ranks.parallel import Parallel
 from .chat import opens_thinking
-from .parallel import Parallel
 
 
 class Sampling(TypedDict, total=False):

@@ -8,9 +8,9 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from .cache import Cache
+from ..cache import Cache
+from ..model import Transformer
 from .fast import Fast
-from .model import Transformer
 from .sampling import Chooser, Sampling
 
 CHUNK = 2048  # prompt tokens per sequence and prefill step: bounds the memory of the attention scores

@@ -1,0 +1,1 @@
+"""What lessons and tests measure with: probes, faults put in on purpose, commands, a hub on this machine."""
