@@ -7,7 +7,6 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs import free_port
 from openai_server import ANSWER, THINKING, OpenAIServer
 from test_cli import dsv3, fails
 
@@ -15,6 +14,7 @@ from dsv3.ask import main
 from dsv3.cli import run
 from dsv3.engines.client import Client, Piece, Splitter
 from dsv3.inference.chat import split_thinking
+from dsv3.lab.jobs import free_port
 
 DIALECTS = ("reasoning_content", "reasoning", None)
 

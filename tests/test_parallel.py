@@ -7,16 +7,18 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import SMALL
-from jobs import Job, free_port, linux
-from threads import on_ranks
+from jobs import Nodes, linux
 
 from dsv3.inference.divergence import first_difference
 from dsv3.inference.weights import fingerprints
+from dsv3.lab.jobs import free_port
+from dsv3.lab.threads import on_ranks
 from dsv3.model import Transformer
 from dsv3.ranks import parallel
 from dsv3.ranks.parallel import Parallel, agree
@@ -210,27 +212,25 @@ def test_two_processes(work, two_processes):
 def test_a_chat_that_idles_longer_than_any_collective_may(tmp_path):
     """Under both launchers at once; one ends by /exit, the other by Ctrl-D."""
     timeouts = "start=60,silent=15,collective=5"
-    jobs = [Job(tmp_path / name, name, DSV3_TIMEOUTS=timeouts) for name in ("dsv3.torchrun", "torch.distributed.run")]
-    try:
+    names = ("dsv3.torchrun", "torch.distributed.run")
+    with ExitStack() as stack:
+        jobs = [stack.enter_context(Nodes(tmp_path / name, name, DSV3_TIMEOUTS=timeouts)) for name in names]
         for job in jobs:
             job.node("--nproc-per-node", 2, say=("--interactive", "--temperature", "0"))
         for job in jobs:
             job.idle()
         time.sleep(7)
         for job in jobs:
-            job.ask("37 + 48 = ?")
+            job.say("37 + 48 = ?")
         for job in jobs:
             job.idle(2)
             assert "Answer: 85" in job.out()
-        jobs[0].ask("/exit")
-        jobs[1].nodes[0].stdin.close()
+        jobs[0].say("/exit")
+        jobs[1].launchers[0].stdin.close()
         for job in jobs:
             job.gone()
-            assert job.nodes[0].returncode == 0, job.err()
-            assert not [line for line in job.err() if "error" in line.lower()], job.err()
-    finally:
-        for job in jobs:
-            job.clean()
+            assert job.launchers[0].returncode == 0, job.err()
+            assert not [line for line in job.err().splitlines() if "error" in line.lower()], job.err()
 
 
 def test_every_rank_has_the_same_fingerprints(small_weights):

@@ -52,3 +52,17 @@ def step_traffic(
     traffic.add("all_gather", batch * -(-cfg.vocab_size // ranks) * 4)  # float32 logits
     traffic.add("broadcast", batch * 8)  # int64 token ids
     return traffic
+
+
+def seconds(traffic: Traffic, ranks: int, bandwidth: float, latency: float) -> float:
+    """What a step's collectives take at least, one after another.
+
+    Args:
+        bandwidth: bytes a second out of each rank.
+        latency: seconds of each collective, however small it is.
+
+    Source: a ring's all-reduce of n bytes sends 2 n (ranks - 1) / ranks from each rank, its all-gather n (ranks - 1).
+    """
+    sent = {"all_reduce": 2 * (ranks - 1) / ranks, "all_gather": ranks - 1, "broadcast": 1}
+    nbytes = sum(n * sent[kind] for kind, n in traffic.nbytes.items())
+    return latency * traffic.collectives.total() + nbytes / bandwidth
