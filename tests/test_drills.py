@@ -227,7 +227,7 @@ DRILLS = {
 CODES = {interrupted: 130, launcher_killed: -signal.SIGKILL, node_0_frozen: -signal.SIGKILL}
 
 
-def drill(event: Callable[[Start], Job], folder: Path) -> tuple[Nodes, float, list[Done]]:
+def drill(event: Callable[[Start], Nodes], folder: Path) -> tuple[Nodes, float, list[Done]]:
     """A job after its event, the seconds until its last process was gone, and what its launchers came to."""
     jobs = []
 

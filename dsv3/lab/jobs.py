@@ -40,11 +40,8 @@ class Job:
 
     def __init__(self, folder: Path, *commands: str, **env: str):
         """``commands``, written as in a terminal, begin with ``dsv3``, which is this Python's; ``with`` starts them."""
-        self.folder, self.commands, self.mark = (
-            folder,
-            [shlex.split(command) for command in commands],
-            str(uuid.uuid4()),
-        )
+        self.folder, self.mark = folder, str(uuid.uuid4())
+        self.commands = [shlex.split(command) for command in commands]
         for words in self.commands:
             if words[:1] != ["dsv3"]:
                 raise ValueError(f"{shlex.join(words)!r}: begin with dsv3")

@@ -1,6 +1,7 @@
 """What a changed model still gets right: sums with their known solutions, read in one pass instead of generated."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..generate import LLM
+from ..inference.chat import Tokenizer
 from ..model import Transformer
 from ..tiny import data, tokenizer
 from ..tiny.train import pack
@@ -50,10 +52,10 @@ def solved(folder: Path, n: int, seed: int = 0) -> Solved:
 
 
 @torch.inference_mode()
-def score(model: Transformer, of: Solved) -> tuple[float, float]:
+def score(model: Transformer, sums: Solved) -> tuple[float, float]:
     """Share of the solutions that the model would write itself, greedily, to the last token; and nats per token."""
-    logits = model.logits(model(of.tokens[:, :-1]))
-    wanted, learned = of.tokens[:, 1:], of.learned[:, 1:]
+    logits = model.logits(model(sums.tokens[:, :-1]))
+    wanted, learned = sums.tokens[:, 1:], sums.learned[:, 1:]
     exact = ((logits.argmax(-1) == wanted) | ~learned).all(1).float().mean()
     return exact.item(), torch.nn.functional.cross_entropy(logits[learned], wanted[learned]).item()
 
@@ -63,3 +65,8 @@ def answered(llm: LLM, question: str, most: int = 120) -> tuple[list[int], int]:
     prompt = llm.tokenizer.prompt([{"role": "user", "content": question}])
     reply = llm.chat(question, temperature=0, max_new_tokens=most)
     return prompt + llm.tokenizer.encode(reply.text), len(prompt)
+
+
+def labels(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:
+    """Each token as a word for an axis: a new line as an arrow, special ones as a dot."""
+    return [tokenizer.decode([token]).replace("\n", "↵").replace(" ", "␣") or "•" for token in tokens]

@@ -5,8 +5,8 @@ from html import escape
 from typing import TYPE_CHECKING, Unpack
 
 from ..inference.chat import split_thinking
-from .generation import Choice, choices, tokens
-from .style import ipywidgets
+from ..lab.generation import Choice, choices, tokens
+from .widgets import follow, ipywidgets
 
 if TYPE_CHECKING:
     from ipywidgets import HTML, VBox
@@ -118,7 +118,7 @@ def alternatives(found: list[Choice]) -> "VBox":
     place = widgets.IntSlider(least, min=0, max=len(found) - 1, description="token", layout={"width": "60%"})
     text, table = widgets.HTML(), widgets.HTML()
 
-    def show(_: object = None) -> None:
+    def draw() -> None:
         chosen = found[place.value]
         spans = (_span(c, i == place.value) for i, c in enumerate(found))
         text.value = f"<div style='{PRE}'>{''.join(spans)}</div>"
@@ -129,8 +129,7 @@ def alternatives(found: list[Choice]) -> "VBox":
         )
         table.value = f"<table>{''.join(rows)}</table><p>chosen: <code>{escape(chosen.text)}</code></p>"
 
-    place.observe(show, names="value")
-    show()
+    follow((place,), draw)
     return widgets.VBox([text, place, table])
 
 
