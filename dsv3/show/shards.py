@@ -1,4 +1,4 @@
-"""Figures and the widget of lesson 04: which rank holds what of each tensor, what that weighs, what converting takes."""
+"""Figures and the widget of lesson 04: which rank holds what of a tensor, what that weighs, what converting takes."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -44,6 +44,17 @@ class GPU:
     def fp8_units(self) -> bool:
         return self.fp8_tflops is not None
 
+    def tflops(self, fp8: bool) -> float:
+        """Dense matrix products a second, 1e12: FP8 if it is asked for and there are units for it, else BF16."""
+        rate = (self.fp8_tflops if fp8 else None) or self.bf16_tflops
+        if rate is None:
+            raise ValueError(f"{self.name}: its rate is not published")
+        return rate
+
+    def ridge(self, fp8: bool) -> float:
+        """FLOP for each byte at which arithmetic and memory take equally long."""
+        return 1e3 * self.tflops(fp8) / self.bandwidth_gb_s
+
 
 def gpus() -> list[GPU]:
     """Every GPU of the list, in its order."""
