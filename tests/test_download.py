@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from hub_server import FakeHub, sha256
 from test_cli import dsv3, fails
 
 from dsv3 import download as tool
@@ -16,6 +15,7 @@ from dsv3.checkpoint import read
 from dsv3.download import check_names, download, extra_bytes, show_room
 from dsv3.hubs.clients import HUBS, HubFile
 from dsv3.hubs.transfer import Patience
+from dsv3.lab.hub import FakeHub, sha256
 from dsv3.paths import TINY_R1
 
 FIRST = "model-00001-of-000005.safetensors"
