@@ -364,8 +364,8 @@ def test_the_command_line(hub, target):
 
 
 def test_planning_a_download_imports_no_torch_and_no_client():
-    check = "import sys; from dsv3 import download, hubs, transfer; print([m for m in ('torch', 'modelscope', "
-    check += "'huggingface_hub', 'requests') if m in sys.modules])"
+    check = "import sys; from dsv3 import download; from dsv3.hubs import clients, transfer; "
+    check += "print([m for m in ('torch', 'modelscope', 'huggingface_hub', 'requests') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
 
