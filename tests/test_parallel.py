@@ -42,7 +42,8 @@ ENVIRONMENT = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MAST
 def test_a_wrong_environment_is_one_line(changes, words):
     env = {k: v for k, v in os.environ.items() if k not in ENVIRONMENT} | {"OMP_NUM_THREADS": "1"}
     env |= {k: v for k, v in (ENVIRONMENT | changes).items() if v is not None}
-    script = "from dsv3 import cli, parallel\ndef main(argv):\n with parallel.launch('cpu'): pass\ncli.run(main)"
+    script = "from dsv3 import cli\nfrom dsv3.ranks.parallel import launch\n"
+    script += "def main(argv):\n with launch('cpu'): pass\ncli.run(main)"
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr

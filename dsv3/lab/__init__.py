@@ -1,1 +1,1 @@
-"""What lessons and tests measure with: probes, faults put in on purpose, commands, a hub on this machine."""
+"""What lessons and tests measure with: hooks, probes, public faults, ranks as threads, jobs, a hub and a server."""
