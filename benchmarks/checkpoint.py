@@ -63,10 +63,10 @@ def side_by_side(commands: dict[str, list[str]], out: Path, repeat: int) -> dict
 LOAD = """
 import sys, time, torch
 from pathlib import Path
-from dsv3.checkpoint.load import load
+from dsv3.inference.weights import load
 from dsv3.config import ModelConfig
 from dsv3.model import Transformer
-from dsv3.parallel import Parallel
+from dsv3.ranks.parallel import Parallel
 from dsv3.runtime import Runtime
 folder = Path(sys.argv[1])
 cfg = ModelConfig.load(folder)

@@ -48,7 +48,7 @@ for line in sys.stdin:
 """
 OURS = """
 import dsv3
-from dsv3.decode import Stats, generate
+from dsv3.inference.decode import Stats, generate
 llm = dsv3.load(sys.argv[1], **options)
 def decode(batch):
     stats = Stats()

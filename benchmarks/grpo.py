@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from dsv3.chat import Tokenizer
 from dsv3.cli import run
+from dsv3.inference.chat import Tokenizer
 from dsv3.paths import TINY_R1
 from dsv3.tiny import grpo
 

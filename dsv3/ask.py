@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from .chat import END_THINK
 from .engines.client import Answer, Client, Options, Piece
+from .inference.chat import END_THINK
 
 BASE_URL = "http://127.0.0.1:8000/v1"
 

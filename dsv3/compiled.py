@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .cache import Cache
-from .fast import Fast, FastBlock, FastDense, FastMLA, FastMoE, Norm
+from .inference.fast import Fast, FastBlock, FastDense, FastMLA, FastMoE, Norm
 from .model import Transformer
 
 

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from .chat import END_THINK, Reply, split_thinking
 from .cli import drop_output
 from .generate import LLM
-from .parallel import Parallel
-from .sampling import Sampling
-from .traffic import Traffic
+from .inference.chat import END_THINK, Reply, split_thinking
+from .inference.sampling import Sampling
+from .ranks.parallel import Parallel
+from .ranks.traffic import Traffic
 
 HELP = """/clear       forget the conversation
 /think off   show only that the model thinks, not what (/think on: show it again)

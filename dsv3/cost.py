@@ -73,3 +73,17 @@ def touched(cfg: ModelConfig, tokens: int) -> float:
     DeepSeek-V3: 0.03 for one token, 0.87 for 64.
     """
     return 1 - (1 - cfg.n_activated_experts / (cfg.n_routed_experts or 1)) ** tokens
+
+
+def kept_numbers(cfg: ModelConfig) -> dict[str, int]:
+    """Numbers that each kind of attention keeps per token and layer, all with the head sizes of ``cfg``.
+
+    Source: DeepSeek-V2 report (arXiv 2405.04434), table 1.
+    """
+    head = cfg.qk_head_dim + cfg.v_head_dim
+    return {
+        "MHA": cfg.n_heads * head,
+        "GQA, 8 groups": 8 * head,
+        "MQA": head,
+        "MLA": cfg.kv_lora_rank + cfg.qk_rope_head_dim,
+    }

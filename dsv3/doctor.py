@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 from . import outside, paths
-from .anonymous import without_names, without_secrets
-from .catalogue import find_model
 from .checkpoint.write import disk_usage, free_bytes
+from .hubs.catalogue import find_model
 from .kernels import why_no_triton
 from .kernels.hardware import FP8_UNITS
-from .machine import Machine, SeenGPU, cores, memory, reach, write_rate
+from .sizing.anonymous import without_names, without_secrets
+from .sizing.machine import Machine, SeenGPU, cores, memory, reach, write_rate
 
 PACKAGES = ("safetensors", "tokenizers", "jinja2", "numpy")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")

@@ -17,16 +17,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from . import paths
-from .catalogue import find_model, models
 from .checkpoint import ours, read
 from .checkpoint.compare import compare
 from .checkpoint.plan import Move, Plan
 from .checkpoint.write import WORKERS, Bar, execute, free_bytes, open_journal, read_journal
 from .cost import weight_bytes
-from .hubs import CACHE, HUBS, Hub, HubFile
+from .hubs.catalogue import find_model, models
+from .hubs.clients import CACHE, HUBS, Hub, HubFile
+from .hubs.transfer import PATIENCE, Listing, Patience, Transfer, leftovers, on_disk
 from .outside import printable
 from .paths import TINY_R1
-from .transfer import PATIENCE, Listing, Patience, Transfer, leftovers, on_disk
 
 STAGING = ".dsv3-fetch"  # in the target: for the hub's client
 NO_FOLDERS = (".git", CACHE, "lost+found", "._____temp")  # of others, who may have files there

@@ -1,18 +1,46 @@
 """Explains an error line or a traceback: cause, the command that cures it, and the public thread; or 'not known'."""
 
 import argparse
+import json
 import re
 import sys
+from typing import NamedTuple
 
-from .failures import FAILURES, Failure
+from .paths import ASSETS
 
 LONGEST = 1 << 20  # characters of a log that are looked at, from its end
 
 
+class Failure(NamedTuple):
+    """A failure that people meet.
+
+    Attributes:
+        name: of the case, for tests and the appendix.
+        pattern: a regular expression that finds it in an error line or a traceback; case does not matter.
+        cause: one or two sentences.
+        command: what to run; capitals stand for your own folders.
+        thread: where it was reported in public.
+    """
+
+    name: str
+    pattern: str
+    cause: str
+    command: str
+    thread: str
+
+
+def failures() -> list[Failure]:
+    """The known failures of ``assets/failures.json``, from the special to the general."""
+    return [Failure(**row) for row in json.loads((ASSETS / "failures.json").read_text(encoding="utf-8"))]
+
+
 def explain(text: str) -> Failure | None:
-    """The known failure that ``text`` shows; of several the last in the text, where a traceback says what happened."""
+    """The known failure that ``text`` shows; of several the last in the text, where a traceback says what happened.
+
+    At one place the first of the list is the answer.
+    """
     found = None
-    for failure in FAILURES:
+    for failure in failures():
         for match in re.finditer(failure.pattern, text[-LONGEST:], re.IGNORECASE | re.MULTILINE):
             if found is None or match.end() > found[0]:
                 found = match.end(), failure
@@ -22,7 +50,7 @@ def explain(text: str) -> Failure | None:
 def appendix() -> str:
     """All known failures as a Markdown table."""
     rows = ["| what it says | cause | cure | thread |", "|---|---|---|---|"]
-    for f in FAILURES:
+    for f in failures():
         pattern = f.pattern.replace("|", "\\|")
         rows.append(f"| {f.name}: `{pattern}` | {f.cause} | `{f.command}` | [thread]({f.thread}) |")
     return "\n".join(rows)

@@ -10,20 +10,20 @@ from typing import Literal, Unpack
 
 import torch
 
-from .chat import Reply, Tokenizer, opens_thinking, split_thinking
-from .checkpoint.load import find, fingerprints
-from .checkpoint.load import load as load_weights
 from .config import ModelConfig
-from .decode import Stats, generate, longest
-from .device import alone
-from .fast import Fast
+from .inference.chat import Reply, Tokenizer, opens_thinking, split_thinking
+from .inference.decode import Stats, generate, longest
+from .inference.fast import Fast
+from .inference.sampling import MAX_NEW_TOKENS, Sampling, check, whole
+from .inference.weights import find, fingerprints
+from .inference.weights import load as load_weights
 from .kernels import pick
 from .layout import check_ranks
 from .model import Transformer
-from .parallel import Parallel, agree, launch
 from .paths import TINY_R1
+from .ranks.device import alone
+from .ranks.parallel import Parallel, agree, launch
 from .runtime import NUMERICS, Runtime
-from .sampling import MAX_NEW_TOKENS, Sampling, check, whole
 
 ROLES = ("system", "user", "assistant", "tool")
 CHOICES = {  # of ``load``
@@ -257,7 +257,7 @@ def main(argv: list[str]) -> None:
     except ValueError as error:
         parser.error(str(error))
     from .console import answers_file, batch, interactive, need_terminal, read_prompts
-    from .divergence import compare_layers
+    from .inference.divergence import compare_layers
 
     with launch(args.device) as tp, ExitStack() as stack:
         own = ("ckpt_path", "config", "input_file", "output_file")  # paths may differ between machines

@@ -15,7 +15,7 @@ from .checkpoint import read
 from .engines import checks, cluster
 from .engines.options import Serve, check_port
 from .engines.table import ENGINES, find
-from .hardware import find_gpu
+from .sizing.gpus import find_gpu
 
 
 @dataclass(frozen=True, kw_only=True)

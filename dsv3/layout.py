@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from .config import BLOCK, ModelConfig
-from .parallel import shared_out
+from .ranks.parallel import shared_out
 
 NBYTES = {"fp8": 1, "bf16": 2, "fp32": 4}
 

@@ -3,7 +3,7 @@
 Letters: B sequences, S new tokens, T all tokens so far, D model width, H heads, C latent rank, R rotary width, N and P
 a head's key width without position and value width, V vocabulary, E experts, K experts per token.
 Equations are those of the DeepSeek-V3 technical report (arXiv 2412.19437). Modules take ``(cfg, run)`` and nothing else
-from outside; parameters start uninitialised and are filled by ``checkpoint.load``.
+from outside; parameters start uninitialised and are filled by ``inference.weights``.
 """
 
 import math

@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-TINY_R1 = Path(__file__).parent / "assets" / "tiny-r1"
+ASSETS = Path(__file__).parent / "assets"
+TINY_R1 = ASSETS / "tiny-r1"
 AUTODL_DATA = Path("/root/autodl-tmp")  # the data disk of an AutoDL instance: large, fast, not saved in an image
 AUTODL_SHARED = Path("/root/autodl-fs")  # network disk, shared by a region's instances
 AUTODL_PROXY = Path("/etc/network_turbo")  # sets the proxy that speeds up GitHub and Hugging Face

@@ -6,10 +6,10 @@ import re
 import sys
 from pathlib import Path
 
-from .fit import LARGEST, PRECISIONS, Load, Precision, Split, auto_split
-from .hardware import find_gpu, gpus
-from .planner import LOAD, Subject, as_json, plan, smallest, subject
-from .show import plan as show
+from .sizing.gpus import find_gpu, gpus
+from .sizing.needs import LARGEST, PRECISIONS, Load, Precision, Split, auto_split
+from .sizing.planner import LOAD, Subject, as_json, plan, smallest, subject
+from .sizing.report import comparison, text
 
 
 def _count(text: str) -> int:
@@ -83,14 +83,16 @@ def main(argv: list[str]) -> None:
         if args.json:
             print(json.dumps([as_json(p, args.rate, args.price) for p in found]))
         elif args.gpu and found:
-            print(show.text(found[0], args.rate, args.price))
+            print(text(found[0], args.rate, args.price))
         else:
-            print(show.comparison(of, precision, load, found, kinds, args.rate))
+            print(comparison(of, precision, load, found, kinds, args.rate))
         sys.exit(0 if found else 1)
     answer = plan(of, find_gpu(args.gpu), _split(args, of, precision), precision, load)
     if args.figure:
-        show.save(answer, args.figure)
-    print(json.dumps(as_json(answer, args.rate, args.price)) if args.json else show.text(answer, args.rate, args.price))
+        from .show.plan import save
+
+        save(answer, args.figure)
+    print(json.dumps(as_json(answer, args.rate, args.price)) if args.json else text(answer, args.rate, args.price))
     sys.exit(0 if answer.fits else 1)
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from .kernels import reference
-from .parallel import Parallel
+from .ranks.parallel import Parallel
 
 # OpenMP's threads do not live on in a forked process, which would wait for them for ever at its first product.
 if hasattr(os, "register_at_fork"):  # not on Windows

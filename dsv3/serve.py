@@ -10,9 +10,9 @@ from .engines import checks, vllm
 from .engines.command import Engine, comment
 from .engines.options import Serve
 from .engines.table import ENGINES, find
-from .hardware import GPU, find_gpu, gpus
-from .machine import Machine
 from .outside import printable
+from .sizing.gpus import GPU, find_gpu, gpus
+from .sizing.machine import Machine
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

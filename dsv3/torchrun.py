@@ -13,8 +13,8 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from .parallel import check_in, keys_of, open_store, resolve, wait_for
-from .watch import JOB, RUNNING, Timeouts
+from .ranks.parallel import check_in, keys_of, open_store, resolve, wait_for
+from .ranks.watch import JOB, RUNNING, Timeouts
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from dsv3.chat import Tokenizer
 from dsv3.cli import describe
 from dsv3.download import TINY_R1
+from dsv3.inference.chat import Tokenizer
 from dsv3.outside import printable
 
 ROOM = 2_000_000_000  # bytes that a verb without torch may take

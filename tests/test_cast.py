@@ -9,8 +9,8 @@ from conftest import SMALL
 
 from dsv3 import load
 from dsv3.checkpoint import read
-from dsv3.checkpoint.load import tensor
 from dsv3.fp8_cast_bf16 import cast
+from dsv3.inference.weights import tensor
 from dsv3.layout import layout
 
 

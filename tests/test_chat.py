@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dsv3.chat import Reply, Tokenizer, split_thinking
 from dsv3.download import TINY_R1
-from dsv3.template import Template
+from dsv3.inference.chat import Reply, Tokenizer, split_thinking
+from dsv3.inference.template import Template
 
 TEXTS = [
     "hello world how are you",

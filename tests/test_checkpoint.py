@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from dsv3.checkpoint import read
-from dsv3.checkpoint.load import tensor
+from dsv3.inference.weights import tensor
 
 
 @pytest.fixture

@@ -223,7 +223,7 @@ PROMPT_FILES = {
 @pytest.mark.parametrize("kind", PROMPT_FILES)
 def test_a_prompt_is_a_line_and_nothing_else_is(kind, tmp_path):
     from dsv3.console import read_prompts
-    from dsv3.parallel import Parallel
+    from dsv3.ranks.parallel import Parallel
 
     data, prompts = PROMPT_FILES[kind]
     (tmp_path / "p").write_bytes(data)

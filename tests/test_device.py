@@ -1,13 +1,15 @@
 """Which device a job takes with no GPU, one, and many. GPUs are played: torch is told that it sees them."""
 
+import itertools
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
-from jobs import Job, linux
+from jobs import Nodes, linux
 
 from dsv3 import load
-from dsv3.device import choose
+from dsv3.ranks.device import choose
 
 # On PYTHONPATH Python runs this first. GPUS is their names, as each process sees them; computing on them would fail.
 PLAYED = """
@@ -61,20 +63,16 @@ def test_a_wrong_device_is_named(device):
 def job(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(PLAYED)
     (tmp_path / "prompts").write_text("37 + 48 = ?\n")
-    jobs, env = [], {"PYTHONPATH": str(tmp_path), "DSV3_TIMEOUTS": "start=200"}
-
-    def start(gpus: str, launcher: str = "torch.distributed.run") -> Job:
-        jobs.append(Job(tmp_path / f"job{len(jobs)}", launcher, **env, GPUS=gpus))
-        return jobs[-1]
-
-    yield start
-    for each in jobs:
-        each.clean()
+    env, count = {"PYTHONPATH": str(tmp_path), "DSV3_TIMEOUTS": "start=200"}, itertools.count()
+    with ExitStack() as stack:
+        yield lambda gpus, launcher="torch.distributed.run": stack.enter_context(
+            Nodes(tmp_path / f"job{next(count)}", launcher, **env, GPUS=gpus)
+        )
 
 
-def ended(*jobs: Job) -> None:
+def ended(*jobs: Nodes) -> None:
     for job in jobs:
-        job.until(lambda job=job: all(node.poll() is not None for node in job.nodes), 240)
+        job.until(lambda job=job: all(node.poll() is not None for node in job.launchers), 240)
 
 
 def ask(job, *options: str) -> tuple:
@@ -91,7 +89,7 @@ def test_two_processes(job, gpus, options, said):
     here.node("--standalone", "--nproc-per-node", 2, say=ask(here, *options))
     ended(here)
     assert "Answer: 85" in here.out(), here.err()
-    assert [line for line in here.err() if "on the CPU" in line] == ([said] if said else [])
+    assert [line for line in here.err().splitlines() if "on the CPU" in line] == ([said] if said else [])
 
 
 @linux
@@ -99,9 +97,11 @@ def test_cuda_asked_for_without_a_gpu_for_each(job):
     here = job("a", "dsv3.torchrun")
     here.node("--standalone", "--nproc-per-node", 2, say=ask(here, "--device", "cuda"))
     ended(here)
-    assert here.nodes[0].returncode == 1
-    assert any("error: --device cuda: 2 processes, 1 GPU; start a process for each" in line for line in here.err())
-    assert "Traceback" not in "".join(here.err())
+    assert here.launchers[0].returncode == 1
+    assert any(
+        "error: --device cuda: 2 processes, 1 GPU; start a process for each" in line for line in here.err().splitlines()
+    )
+    assert "Traceback" not in here.err()
 
 
 @linux
@@ -109,8 +109,8 @@ def test_a_gpu_for_each_is_taken(job):
     here = job("a b", "dsv3.torchrun")
     here.node("--standalone", "--nproc-per-node", 2, say=ask(here))
     ended(here)
-    assert "on the CPU" not in "".join(here.err())
-    assert here.nodes[0].returncode == 1, "played GPUs compute nothing"
+    assert "on the CPU" not in here.err()
+    assert here.launchers[0].returncode == 1, "played GPUs compute nothing"
 
 
 @linux
@@ -120,7 +120,7 @@ def test_two_nodes_on_one_machine_share_its_gpu(job, gpus):
     here.two_nodes(say=ask(here))
     ended(here)
     assert "Answer: 85" in here.out(), (here.err(0), here.err(1))
-    said = [line for node in (0, 1) for line in here.err(node) if "on the CPU" in line]
+    said = [line for node in (0, 1) for line in here.err(node).splitlines() if "on the CPU" in line]
     assert said == ([ONE_OF_TWO + "each needs a GPU of its own"] if gpus else [])
 
 

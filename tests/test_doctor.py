@@ -14,7 +14,7 @@ from test_cli import dsv3
 
 from dsv3 import doctor, machine
 from dsv3.doctor import Finding, examine, report, table, without_secrets
-from dsv3.machine import Machine, cores, memory, reach, run_command, write_rate
+from dsv3.sizing.machine import Machine, cores, memory, reach, run_command, write_rate
 
 # Tables as nvidia-smi prints them; the first two lines of its own report, and two forms of its CUDA line.
 H20 = "\n".join(f"{i}, NVIDIA H20, 97871, 4, 9.0, 550.54.15" for i in range(8))

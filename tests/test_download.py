@@ -11,15 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
-from hub_server import FakeHub, sha256
 from test_cli import dsv3, fails
 
 from dsv3 import download as tool
 from dsv3.checkpoint import ours, read
 from dsv3.download import check_names, download, extra_bytes, show_room
-from dsv3.hubs import HUBS, HubFile, hub_file, one_line
+from dsv3.hubs.clients import HUBS, HubFile, hub_file, one_line
+from dsv3.hubs.transfer import Patience
+from dsv3.lab.hub import FakeHub, sha256
 from dsv3.paths import TINY_R1
-from dsv3.transfer import Patience
 
 FIRST = "model-00001-of-000005.safetensors"
 LAST = "model-00005-of-000005.safetensors"
@@ -643,8 +643,8 @@ def test_the_command_line(hub, target):
 
 
 def test_planning_a_download_imports_no_torch_and_no_client():
-    check = "import sys; from dsv3 import download, hubs, transfer; print([m for m in ('torch', 'modelscope', "
-    check += "'huggingface_hub', 'requests') if m in sys.modules])"
+    check = "import sys; from dsv3 import download; from dsv3.hubs import clients, transfer; "
+    check += "print([m for m in ('torch', 'modelscope', 'huggingface_hub', 'requests') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
 

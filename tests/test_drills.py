@@ -6,17 +6,19 @@ import signal
 import socket
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from jobs import LIMIT, Job, linux
+from jobs import LIMIT, Nodes, linux
 
-from dsv3.checkpoint import read
 from dsv3.download import TINY_R1
+from dsv3.lab.checkpoints import flip_a_bit
+from dsv3.lab.jobs import Done
 
 pytestmark = linux
 AT_ONCE = 4
-Start = Callable[..., Job]
+Start = Callable[..., Nodes]
 QUICK = {"DSV3_TIMEOUTS": "start=60,silent=5"}  # a busy machine starts ten processes at once
 PLAIN = "torch.distributed.run"
 KILLED = r"rank 1 \(node {}, process \d+\) was killed by SIGKILL; the kernel does that when memory runs out"
@@ -25,13 +27,7 @@ KILLED = r"rank 1 \(node {}, process \d+\) was killed by SIGKILL; the kernel doe
 def changed_weight(folder: Path) -> Path:
     """A copy of tiny-r1 with one bit of one norm flipped."""
     shutil.copytree(TINY_R1, folder)
-    found = read.open_folder(folder)
-    entry = found["model.layers.1.input_layernorm.weight"]
-    with open(entry.file, "r+b") as file:
-        file.seek(entry.start)
-        byte = file.read(1)[0]
-        file.seek(entry.start)
-        file.write(bytes([byte ^ 1]))
+    flip_a_bit(folder, "model.layers.1.input_layernorm.weight")
     return folder
 
 
@@ -44,7 +40,7 @@ def other_config(folder: Path) -> Path:
     return folder
 
 
-def killed_while_decoding(job: Start) -> Job:
+def killed_while_decoding(job: Start) -> Nodes:
     j = job()
     j.node("--nproc-per-node", 2)
     j.decoding()
@@ -52,7 +48,7 @@ def killed_while_decoding(job: Start) -> Job:
     return j
 
 
-def killed_while_idle(job: Start) -> Job:
+def killed_while_idle(job: Start) -> Nodes:
     j = job()
     j.node("--nproc-per-node", 2)
     j.idle()
@@ -60,7 +56,7 @@ def killed_while_idle(job: Start) -> Job:
     return j
 
 
-def killed_on_the_other_node(job: Start) -> Job:
+def killed_on_the_other_node(job: Start) -> Nodes:
     j = job()
     j.two_nodes()
     j.decoding()
@@ -68,7 +64,7 @@ def killed_on_the_other_node(job: Start) -> Job:
     return j
 
 
-def stopped_while_decoding(job: Start) -> Job:
+def stopped_while_decoding(job: Start) -> Nodes:
     j = job()
     j.node("--nproc-per-node", 2)
     j.decoding()
@@ -76,7 +72,7 @@ def stopped_while_decoding(job: Start) -> Job:
     return j
 
 
-def stopped_while_idle_on_the_other_node(job: Start) -> Job:
+def stopped_while_idle_on_the_other_node(job: Start) -> Nodes:
     j = job()
     j.two_nodes()
     j.idle()
@@ -84,7 +80,7 @@ def stopped_while_idle_on_the_other_node(job: Start) -> Job:
     return j
 
 
-def stopped_under_plain_torchrun(job: Start) -> Job:
+def stopped_under_plain_torchrun(job: Start) -> Nodes:
     j = job(PLAIN)
     j.node("--nproc-per-node", 2)
     j.decoding()
@@ -92,80 +88,80 @@ def stopped_under_plain_torchrun(job: Start) -> Job:
     return j
 
 
-def launcher_killed(job: Start) -> Job:
+def launcher_killed(job: Start) -> Nodes:
     j = job()
     j.two_nodes()
     j.idle()
-    j.nodes[0].kill()
+    j.launchers[0].kill()
     return j
 
 
-def node_0_frozen(job: Start) -> Job:
+def node_0_frozen(job: Start) -> Nodes:
     j = job()
     j.two_nodes()
     j.idle()
-    j.nodes[0].send_signal(signal.SIGSTOP)
+    j.launchers[0].send_signal(signal.SIGSTOP)
     j.until(lambda: len(j.alive()) == 1, LIMIT)  # all but the one that no program can end from elsewhere
-    j.nodes[0].kill()
+    j.launchers[0].kill()
     return j
 
 
-def interrupted(job: Start) -> Job:
+def interrupted(job: Start) -> Nodes:
     j = job()
     j.two_nodes()
     j.decoding()
-    j.nodes[0].send_signal(signal.SIGINT)
+    j.launchers[0].send_signal(signal.SIGINT)
     return j
 
 
-def node_that_never_comes(job: Start) -> Job:
+def node_that_never_comes(job: Start) -> Nodes:
     j = job(DSV3_TIMEOUTS="start=3")
     j.node(*j.flags(0))
     return j
 
 
-def node_that_never_comes_to_a_c10d_rendezvous(job: Start) -> Job:
+def node_that_never_comes_to_a_c10d_rendezvous(job: Start) -> Nodes:
     j = job(DSV3_TIMEOUTS="start=3")
     endpoint = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{j.port}")
     j.node("--nnodes", 2, "--nproc-per-node", 1, *endpoint)
     return j
 
 
-def node_0_that_never_comes(job: Start) -> Job:
+def node_0_that_never_comes(job: Start) -> Nodes:
     j = job(DSV3_TIMEOUTS="start=3")
     j.node(*j.flags(1))
     return j
 
 
-def port_in_use(job: Start) -> Job:
+def port_in_use(job: Start) -> Nodes:
     j = job()
     with socket.create_server(("", j.port)):
         j.node(*j.flags(0))
-        j.until(lambda: j.nodes[0].poll() is not None)
+        j.until(lambda: j.launchers[0].poll() is not None)
     return j
 
 
-def address_that_does_not_resolve(job: Start) -> Job:
+def address_that_does_not_resolve(job: Start) -> Nodes:
     j = job()
     j.node(*j.flags(0, "no-such-host.invalid"))
     return j
 
 
-def another_weight(job: Start) -> Job:
+def another_weight(job: Start) -> Nodes:
     j = job()
     j.node(*j.flags(0))
     j.node(*j.flags(1), ckpt=changed_weight(j.folder / "changed"))
     return j
 
 
-def another_config(job: Start) -> Job:
+def another_config(job: Start) -> Nodes:
     j = job()
     j.node(*j.flags(0))
     j.node(*j.flags(1), ckpt=other_config(j.folder / "changed"))
     return j
 
 
-def no_checkpoint_on_one_node(job: Start) -> Job:
+def no_checkpoint_on_one_node(job: Start) -> Nodes:
     j = job()
     j.node(*j.flags(0))
     j.node(*j.flags(1), ckpt=j.folder / "none")
@@ -231,19 +227,16 @@ DRILLS = {
 CODES = {interrupted: 130, launcher_killed: -signal.SIGKILL, node_0_frozen: -signal.SIGKILL}
 
 
-def drill(event: Callable[[Start], Job], folder: Path) -> tuple[Job, float]:
-    """A job after its event, and the seconds until its last process was gone."""
+def drill(event: Callable[[Start], Nodes], folder: Path) -> tuple[Nodes, float, list[Done]]:
+    """A job after its event, the seconds until its last process was gone, and what its launchers came to."""
     jobs = []
 
-    def start(launcher: str = "dsv3.torchrun", **env: str) -> Job:
-        jobs.append(Job(folder, launcher, **QUICK | env))
+    def start(launcher: str = "dsv3.torchrun", **env: str) -> Nodes:
+        jobs.append(stack.enter_context(Nodes(folder, launcher, **QUICK | env)))
         return jobs[0]
 
-    try:
-        return event(start), jobs[0].gone()
-    finally:
-        for j in jobs:
-            j.clean()
+    with ExitStack() as stack:
+        return event(start), jobs[0].gone(), jobs[0].done()
 
 
 @pytest.fixture(scope="module")
@@ -258,13 +251,13 @@ def drills(request, tmp_path_factory):
 
 @pytest.mark.parametrize("event", DRILLS, ids=lambda event: event.__name__)
 def test_drill(event, drills: dict[object, Future]):
-    j, seconds = drills[event].result()
+    j, seconds, done = drills[event].result()
     print(f"{event.__name__}: {seconds:.1f} s")
     for i, wanted in enumerate(DRILLS[event]):
-        lines = j.err(i)
+        lines = done[i].err.splitlines()
         for pattern in wanted:
             assert [line for line in lines if re.search(pattern, line)], (pattern, lines)
-        assert j.nodes[i].returncode == (CODES.get(event, 1) if i == 0 else 1)
+        assert done[i].code == (CODES.get(event, 1) if i == 0 else 1)
         if j.launcher != PLAIN:
             said = [line for line in lines if "no FP8 units" not in line]
             assert all(line.startswith(("dsv3 generate (rank ", "dsv3 torchrun: error: ")) for line in said), said

@@ -19,10 +19,10 @@ from dsv3.engines import checks, vllm
 from dsv3.engines.checkpoints import look
 from dsv3.engines.options import Serve
 from dsv3.engines.table import ENGINES, find
-from dsv3.hardware import engines as precisions
-from dsv3.hardware import find_gpu
-from dsv3.machine import Machine
 from dsv3.paths import TINY_R1
+from dsv3.sizing.gpus import engines as precisions
+from dsv3.sizing.gpus import find_gpu
+from dsv3.sizing.machine import Machine
 
 R1 = "deepseek-ai/DeepSeek-R1"
 

@@ -7,22 +7,22 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs import free_port
-from openai_server import ANSWER, THINKING, OpenAIServer
 from test_cli import dsv3, fails
 
 from dsv3.ask import main
-from dsv3.chat import split_thinking
 from dsv3.cli import run
 from dsv3.engines import client
 from dsv3.engines.client import Client, Piece, Splitter
+from dsv3.inference.chat import split_thinking
+from dsv3.lab.jobs import free_port
+from dsv3.lab.openai_server import ANSWER, THINKING, OpenAIServer, Script
 
 DIALECTS = ("reasoning_content", "reasoning", None)
 
 
 @pytest.fixture
 def server():
-    with OpenAIServer().serving() as running:
+    with OpenAIServer(Script()).serving() as running:
         yield running
 
 
@@ -33,7 +33,7 @@ def joined(pieces, *parts: str) -> str:
 @pytest.mark.parametrize("field", DIALECTS)
 @pytest.mark.parametrize("step", [1, 3, 5, 1000])
 def test_thinking_and_answer_apart_in_every_dialect(server, field, step):
-    server.field, server.step = field, step
+    server.speaker.field, server.speaker.step = field, step
     client = Client(server.url)
     pieces = list(client.stream("37 + 48 = ?", temperature=0, max_tokens=200))
     assert joined(pieces, "answer") == ANSWER
@@ -96,7 +96,7 @@ def test_pieces_come_as_soon_as_they_can():
     ],
 )
 def test_texts_without_both_marks(server, text, thinking, answer):
-    server.text = text
+    server.speaker.text = text
     client = Client(server.url)
     pieces = list(client.stream("?"))
     assert joined(pieces, "thinking", "answer", "unsure") == thinking + answer
@@ -150,7 +150,7 @@ def ask(server, capsys):
 
 def test_the_command_shows_what_generate_shows(server, ask):
     for field in DIALECTS:
-        server.field = field
+        server.speaker.field = field
         done = ask("37 + 48 = ?", "--temperature", 0)
         assert done.stdout == THINKING + "</think>" + ANSWER + "\n"
         assert done.stderr.startswith("72 tokens in ")
@@ -171,7 +171,7 @@ def test_the_command_in_json(server, ask):
 
 
 def test_an_answer_that_is_cut_off_or_has_no_thought(server, ask):
-    server.text, server.finish = "37 + 48 is", "length"
+    server.speaker.text, server.speaker.finish = "37 + 48 is", "length"
     done = ask("?", "--hide-thinking")
     assert done.stdout == "37 + 48 is\n"
     assert "--max-tokens gives more" in done.stderr

@@ -11,11 +11,12 @@ import uuid
 from pathlib import Path
 
 import pytest
-from jobs import free_port, linux
+from jobs import linux
 
 from dsv3.engines.command import Command, Flag
 from dsv3.engines.process import Process
 from dsv3.engines.server import check_port, start
+from dsv3.lab.jobs import free_port
 
 pytestmark = linux
 

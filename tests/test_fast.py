@@ -8,14 +8,14 @@ from oracle import oracle, ours, relative
 from test_model import CASES, FLOAT, TOLERANCE, tokens
 
 from dsv3.cache import Cache
-from dsv3.checkpoint.load import load
 from dsv3.compiled import Compiled
 from dsv3.config import ModelConfig
-from dsv3.fast import Fast
+from dsv3.inference.fast import Fast
+from dsv3.inference.weights import load
 from dsv3.kernels import native, reference
 from dsv3.model import Transformer, place
-from dsv3.parallel import Parallel
 from dsv3.paths import TINY_R1
+from dsv3.ranks.parallel import Parallel
 from dsv3.runtime import Runtime
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsv3.chat import Reply, Tokenizer
+from dsv3.inference.chat import Reply, Tokenizer
 from dsv3.paths import TINY_R1
 from dsv3.tiny import data, grpo
 

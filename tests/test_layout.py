@@ -11,7 +11,7 @@ from conftest import SMALL
 from dsv3.config import ModelConfig
 from dsv3.layout import check_ranks, layout
 from dsv3.model import Transformer
-from dsv3.parallel import Parallel
+from dsv3.ranks.parallel import Parallel
 from dsv3.runtime import Runtime
 
 TORCH = {"fp8": torch.float8_e4m3fn, "bf16": torch.bfloat16, "fp32": torch.float32}

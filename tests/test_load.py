@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL
-from threads import on_ranks
 
 from dsv3 import load
-from dsv3.checkpoint.load import load as load_weights
 from dsv3.convert import convert
+from dsv3.inference.weights import load as load_weights
+from dsv3.lab.threads import on_ranks
 from dsv3.model import Transformer
-from dsv3.parallel import Parallel
+from dsv3.ranks.parallel import Parallel
 from dsv3.runtime import Runtime
 
 FORMS = [

@@ -9,8 +9,8 @@ from dsv3 import load, model
 from dsv3.cache import Cache
 from dsv3.config import ModelConfig
 from dsv3.kernels import reference
+from dsv3.lab.mutants import ATTENTION, KERNELS, ROUTER, gate_forward, injected
 from dsv3.model import Gate
-from dsv3.mutants import ATTENTION, KERNELS, ROUTER, gate_forward, injected
 from dsv3.paths import TINY_R1
 from dsv3.runtime import Runtime
 

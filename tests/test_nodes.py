@@ -4,10 +4,11 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from jobs import Job, linux
+from jobs import Nodes, linux
 
 from dsv3 import generate as g
 from dsv3.tiny.data import held_out_set
@@ -58,36 +59,30 @@ def test_two_nodes_answer_as_one_process(nodes, alone, tmp_path):
     """2 x 1 and 2 x 2 processes, at once."""
     prompts = tmp_path / "prompts"
     prompts.write_text("\n".join(QUESTIONS), encoding="utf-8")
-    jobs = {each: Job(tmp_path / f"{each}", DSV3_TIMEOUTS="start=60") for each in (1, 2)}
-    try:
+    with ExitStack() as stack:
+        jobs = {n: stack.enter_context(Nodes(tmp_path / f"{n}", DSV3_TIMEOUTS="start=60")) for n in (1, 2)}
         for each, job in jobs.items():
             say = ("--input-file", prompts, "--output-file", job.folder / "answers", "--temperature", "0")
             for rank, name in enumerate(nodes):
                 job.node(*job.flags(rank, "10.77.0.1", each), inside=("ip", "netns", "exec", name), say=say)
         for job in jobs.values():
-            job.until(lambda job=job: None not in [node.poll() for node in job.nodes])
-            assert [node.returncode for node in job.nodes] == [0, 0], (job.err(0), job.err(1))
+            job.until(lambda job=job: None not in [node.poll() for node in job.launchers])
+            assert [node.returncode for node in job.launchers] == [0, 0], (job.err(0), job.err(1))
             assert answers(job.folder / "answers") == alone
             assert "Completion" in job.out(0)
             assert job.out(1) == "", "only rank 0 speaks"
-    finally:
-        for job in jobs.values():
-            job.clean()
 
 
 def test_a_cable_that_is_pulled(nodes, tmp_path):
     """No connection is closed by that: packets just stop."""
-    job = Job(tmp_path / "job", DSV3_TIMEOUTS="start=60,silent=4")
-    try:
+    with Nodes(tmp_path / "job", DSV3_TIMEOUTS="start=60,silent=4") as job, ExitStack() as stack:
         for rank, name in enumerate(nodes):
             job.node(*job.flags(rank, "10.77.0.1"), inside=("ip", "netns", "exec", name))
         job.decoding()
+        stack.callback(ip, "-n", nodes[1], "link", "set", "cable2", "up")
         ip("-n", nodes[1], "link", "set", "cable2", "down")
         job.gone()
-        assert [node.returncode for node in job.nodes] == [1, 1]
-        assert any("rank 0): error: rank 1 has not been heard of for" in line for line in job.err(0)), job.err(0)
-        assert any("rank 1): error: torchrun on node 0 (10.77.0.1" in line for line in job.err(1)), job.err(1)
-        assert not [line for i in (0, 1) for line in job.err(i) if "Traceback" in line]
-    finally:
-        job.clean()
-        ip("-n", nodes[1], "link", "set", "cable2", "up")
+        assert [node.returncode for node in job.launchers] == [1, 1]
+        assert "rank 0): error: rank 1 has not been heard of for" in job.err(0)
+        assert "rank 1): error: torchrun on node 0 (10.77.0.1" in job.err(1)
+        assert "Traceback" not in job.err(0) + job.err(1)

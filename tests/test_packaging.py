@@ -71,7 +71,7 @@ def test_the_wheel_holds_configs_and_tiny_r1(tmp_path):
     subprocess.run(build, check=True, capture_output=True, timeout=300)
     (wheel,) = tmp_path.glob("dsv3-*.whl")
     held = {name: info.file_size for info in zipfile.ZipFile(wheel).infolist() if (name := info.filename)}
-    assert held.keys() >= {"dsv3/configs/config_671B.json", "dsv3/assets/gpus.json", "dsv3/assets/models.json"}
+    assert held.keys() >= {"dsv3/configs/config_671B.json", "dsv3/assets/models.json", "dsv3/assets/failures.json"}
     tiny = {n: size for n, size in held.items() if n.startswith("dsv3/assets/tiny-r1/")}
     assert len([n for n in tiny if n.endswith(".safetensors")]) >= 4
     names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md")

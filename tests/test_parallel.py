@@ -8,21 +8,23 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import SMALL
-from jobs import Job, free_port, linux
-from threads import on_ranks
+from jobs import Nodes, linux
 
-from dsv3 import parallel
-from dsv3.checkpoint.load import fingerprints
-from dsv3.divergence import first_difference
+from dsv3.inference.divergence import first_difference
+from dsv3.inference.weights import fingerprints
+from dsv3.lab.jobs import free_port
+from dsv3.lab.threads import on_ranks
 from dsv3.model import Transformer
-from dsv3.parallel import Parallel, agree
+from dsv3.ranks import parallel
+from dsv3.ranks.parallel import Parallel, agree
+from dsv3.ranks.watch import Timeouts
 from dsv3.runtime import Runtime
-from dsv3.watch import Timeouts
 
 ENVIRONMENT = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
@@ -54,7 +56,8 @@ ENVIRONMENT = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MAST
 def test_a_wrong_environment_is_one_line(changes, words):
     env = {k: v for k, v in os.environ.items() if k not in ENVIRONMENT} | {"OMP_NUM_THREADS": "1"}
     env |= {k: v for k, v in (ENVIRONMENT | changes).items() if v is not None}
-    script = "from dsv3 import cli, parallel\ndef main(argv):\n with parallel.launch('cpu'): pass\ncli.run(main)"
+    script = "from dsv3 import cli\nfrom dsv3.ranks.parallel import launch\n"
+    script += "def main(argv):\n with launch('cpu'): pass\ncli.run(main)"
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -183,9 +186,9 @@ SCRIPT = """
 import os, sys, time
 import torch
 from dsv3 import cli, generate as g
-from dsv3.divergence import compare_layers
+from dsv3.inference.divergence import compare_layers
 from dsv3.model import Cache
-from dsv3.parallel import launch
+from dsv3.ranks.parallel import launch
 
 def perturbed(tp):
     model = g.load("tiny-r1", tp=tp, fast=False).model
@@ -256,27 +259,25 @@ def test_two_processes(work, two_processes):
 def test_a_chat_that_idles_longer_than_any_collective_may(tmp_path):
     """Under both launchers at once; one ends by /exit, the other by Ctrl-D."""
     timeouts = "start=60,silent=15,collective=5"
-    jobs = [Job(tmp_path / name, name, DSV3_TIMEOUTS=timeouts) for name in ("dsv3.torchrun", "torch.distributed.run")]
-    try:
+    names = ("dsv3.torchrun", "torch.distributed.run")
+    with ExitStack() as stack:
+        jobs = [stack.enter_context(Nodes(tmp_path / name, name, DSV3_TIMEOUTS=timeouts)) for name in names]
         for job in jobs:
             job.node("--nproc-per-node", 2, say=("--interactive", "--temperature", "0"))
         for job in jobs:
             job.idle()
         time.sleep(7)
         for job in jobs:
-            job.ask("37 + 48 = ?")
+            job.say("37 + 48 = ?")
         for job in jobs:
             job.idle(2)
             assert "Answer: 85" in job.out()
-        jobs[0].ask("/exit")
-        jobs[1].nodes[0].stdin.close()
+        jobs[0].say("/exit")
+        jobs[1].launchers[0].stdin.close()
         for job in jobs:
             job.gone()
-            assert job.nodes[0].returncode == 0, job.err()
-            assert not [line for line in job.err() if "error" in line.lower()], job.err()
-    finally:
-        for job in jobs:
-            job.clean()
+            assert job.launchers[0].returncode == 0, job.err()
+            assert not [line for line in job.err().splitlines() if "error" in line.lower()], job.err()
 
 
 def test_every_rank_has_the_same_fingerprints(small_weights):

@@ -10,13 +10,13 @@ from functools import cache
 import pytest
 from test_cli import dsv3, fails
 
-from dsv3.catalogue import find_model, models
 from dsv3.cost import flops, parameters, weight_bytes
-from dsv3.fit import FORMULAS, Load, Split, activations, auto_split, check_split, decode, table, weights
-from dsv3.hardware import engines, find_gpu, gpus
+from dsv3.hubs.catalogue import find_model, models
 from dsv3.layout import layout
-from dsv3.planner import Counted, Subject, as_json, count, disk, plan, smallest, subject
 from dsv3.show.plan import figure
+from dsv3.sizing.gpus import engines, find_gpu, gpus
+from dsv3.sizing.needs import FORMULAS, Load, Split, activations, auto_split, check_split, decode, table, weights
+from dsv3.sizing.planner import Counted, Subject, as_json, count, disk, plan, smallest, subject
 
 R1 = subject("DeepSeek-R1")
 LITE = subject("V2-Lite")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import dsv3
 from dsv3 import generate as g
-from dsv3.parallel import Parallel
-from dsv3.sampling import Chooser, distribution
+from dsv3.inference.sampling import Chooser, distribution
+from dsv3.ranks.parallel import Parallel
 from dsv3.tiny.data import held_out_set
 
 QUESTIONS = [q for _, q in held_out_set(5, seed=8)] + ["Who are you?", "Hello"]

@@ -1,14 +1,15 @@
-"""What lesson 05 shows: sizes, attention weights and interventions, on tiny-r1 itself."""
+"""What lesson 05 measures and shows: sizes, attention weights and interventions, on tiny-r1 itself."""
 
 import pytest
 import torch
 
 from dsv3.config import ModelConfig
-from dsv3.cost import cache_bytes
+from dsv3.cost import cache_bytes, kept_numbers
 from dsv3.generate import load
-from dsv3.hardware import find_gpu
+from dsv3.lab import attention, probe
 from dsv3.paths import TINY_R1
-from dsv3.show import attention, probe
+from dsv3.show import attention as show
+from dsv3.sizing.gpus import find_gpu
 
 R1 = ModelConfig.load("config_671B.json")
 
@@ -47,7 +48,7 @@ def test_the_score_is_what_greedy_generation_gives(llm, sums):
 
 
 def test_kept_numbers_are_those_of_the_cost_tables():
-    numbers = attention.kept_numbers(R1)
+    numbers = kept_numbers(R1)
     assert 2 * 61 * numbers["MLA"] == cache_bytes(R1)
     assert 2 * 61 * numbers["MHA"] == cache_bytes(R1, "naive")
     assert round(numbers["MHA"] / numbers["MLA"]) == 71
@@ -96,19 +97,29 @@ def test_both_forms_take_the_same_step_at_the_real_shape():
 
 
 def test_figures_hold_their_data():
-    lines = attention.cache(R1, find_gpu("H100-80G")).axes[0].lines
+    lines = show.cache(kept_numbers(R1), R1.n_layers, find_gpu("H100-80G")).axes[0].lines
     assert lines[3].get_ydata()[-1] == pytest.approx(cache_bytes(R1) * 131_072 / 1e9)
-    plain, yarn = attention.frequencies(R1).axes[0].lines[:2]
-    assert yarn.get_ydata()[0] == pytest.approx(plain.get_ydata()[0])
-    assert yarn.get_ydata()[-1] == pytest.approx(plain.get_ydata()[-1] / 40)
-    assert attention.heat(torch.eye(3), "abc", "abc").axes[0].images[0].get_array().shape == (3, 3)
-    bars = attention.signature({"MHA": 40960, "MLA": 576}, {"on": 1.0, "off": 0.0}).axes[1].patches
+    turned = {"RoPE": torch.tensor([8.0, 4.0]), "YaRN": torch.tensor([8.0, 0.1])}
+    plain, yarn, *marks = show.frequencies(turned, 4096, (32, 1)).axes[0].lines
+    assert (plain.get_ydata()[1], yarn.get_ydata()[0]) == (4, 8)
+    assert [line.get_ydata()[0] for line in marks] == [32, 1]
+    kept, took = show.timed((1, 2), {"a": [3, 4], "b": [1, 1]}, {"a": [5, 6], "b": [7, 8]}).axes
+    assert [list(line.get_ydata()) for line in (*kept.lines, *took.lines)] == [[3, 4], [1, 1], [5, 6], [7, 8]]
+    assert show.heat(torch.eye(3), "abc", "abc").axes[0].images[0].get_array().shape == (3, 3)
+    bars = show.signature({"MHA": 40960, "MLA": 576}, {"on": 1.0, "off": 0.0}).axes[1].patches
     assert [bar.get_width() for bar in bars] == [100, 0]
 
 
-def test_the_explorer_follows_its_choices(llm):
-    box = attention.explorer(llm, "2 + 3 = ?")
+def test_the_explorer_follows_its_choices():
+    pytest.importorskip("ipywidgets", reason="ipywidgets is not installed (extra: notebooks)")
+
+    def look(question):
+        words = list(question)
+        return torch.rand(3, 4, len(words), len(words)), words, 2
+
+    box = show.explorer(look, "2 + 3 = ?")
     asked, layer, head = box.children[0].children
+    assert (layer.max, head.max) == (3, 4)
     picture = box.children[1]
     seen = {bytes(picture.value)}
     for choice, value in ((layer, 1), (head, 2), (asked, "9 + 9 = ?")):

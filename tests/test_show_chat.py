@@ -3,8 +3,8 @@
 import pytest
 
 from dsv3.generate import load
+from dsv3.lab.generation import Choice
 from dsv3.show.chat import alternatives, chat
-from dsv3.show.generation import Choice
 
 pytest.importorskip("ipywidgets", reason="ipywidgets is not installed (extra: notebooks)")
 

@@ -1,18 +1,18 @@
-"""Lesson 02's figures, its widget, and its hub, asked by ModelScope's own client."""
+"""Lesson 02's figures, and its hub, asked by ModelScope's own client."""
 
 import os
 
 import pytest
 
-from dsv3.catalogue import find_model
 from dsv3.checkpoint import read
 from dsv3.config import ModelConfig
 from dsv3.download import download
+from dsv3.hubs.catalogue import find_model
+from dsv3.hubs.transfer import Patience
+from dsv3.lab.hub import MODEL, FakeHub, serve
 from dsv3.layout import layout
 from dsv3.paths import TINY_R1
-from dsv3.show.download import anatomy, by_layer, explorer, layer_table, notices, shares
-from dsv3.show.hub import MODEL, Hub, serve
-from dsv3.transfer import Patience
+from dsv3.show.download import anatomy, by_layer, layer_table, notices, shares
 
 FIRST = TINY_R1 / "model-00001-of-000005.safetensors"
 SOON = Patience(tries=2, wait=0.05, longest=0.1)
@@ -28,7 +28,7 @@ def heights(ax):
 
 
 def test_anatomy_covers_the_file():
-    (ax,) = anatomy(FIRST).axes
+    (ax,) = anatomy(list(read.header(FIRST))).axes
     paths = [path for pieces in ax.collections for path in pieces.get_paths()]
     covered = sum(path.get_extents().width for path in paths)
     assert covered == pytest.approx(FIRST.stat().st_size / 1e6)
@@ -53,40 +53,25 @@ def test_what_is_noticed_is_written():
     assert [text.get_text() for text in ax.texts] == ["notices", "notices", "passes", "notices"]
 
 
-def test_a_layer_as_a_table():
-    cfg = find_model("R1").load_config()
-    lines = layer_table(cfg, "3").splitlines()
+def test_a_layer_as_a_table(full):
+    lines = layer_table(full, "3").splitlines()
     assert any(line.split()[:2] == ["256", "model.layers.3.mlp.experts.*.gate_proj.weight"] for line in lines)
     assert lines[-1].split() == ["1,558", "together", "11,511.947"]
-    assert "lm_head.weight" in layer_table(cfg, "head")
-    tiny = ModelConfig.load(TINY_R1)
+    assert "lm_head.weight" in layer_table(full, "head")
+    tiny = list(layout(ModelConfig.load(TINY_R1)))
     numbers = [int(layer_table(tiny, where).splitlines()[-1].split()[0]) for where in ("embedding", *"0123", "head")]
-    assert sum(numbers) == len(list(layout(tiny)))
-
-
-def test_the_explorer_follows_its_menus():
-    pytest.importorskip("ipywidgets", reason="ipywidgets is not installed (extra: notebooks)")
-    menus, table = explorer().children
-    of, where = menus.children
-    assert "e_score_correction_bias" in table.value
-    where.value = "0"
-    assert "experts" not in table.value
-    where.value = "61"
-    of.value = "tiny-r1"
-    assert where.value == "3"
-    assert "eh_proj" in table.value
+    assert sum(numbers) == len(tiny)
 
 
 def test_a_download_from_the_hub_goes_on_where_it_broke(tmp_path, monkeypatch):
     pytest.importorskip("modelscope", reason="modelscope is not installed (extra: download)")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     before = dict(os.environ)
-    hub = Hub(TINY_R1, cuts={FIRST.name: 1})
+    hub = FakeHub.of_folder(TINY_R1)
+    hub.faults[FIRST.name] = ["cut"]
     with serve(hub):
         assert os.environ["MODELSCOPE_ENDPOINT"].startswith("http://127.0.0.1:")
         download(MODEL, tmp_path / "target", patience=SOON)
-        with pytest.raises(OSError, match="course/other"):
-            download("course/other", tmp_path / "other", patience=SOON)
     assert dict(os.environ) == before
     whole, rest = [first for name, first in hub.asked if name == FIRST.name]
     assert whole == 0

@@ -1,13 +1,13 @@
-"""Lesson 01's machines, figures and widget."""
+"""Lesson 01's machines, figures."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from dsv3.doctor import Finding, table
-from dsv3.show.environment import explorer, levels, peak, peaks, pretend, seen, worst
+from dsv3.lab.machines import pretend, seen
+from dsv3.show.environment import levels, peaks, worst
 
 
 @pytest.fixture(scope="module")
@@ -60,25 +60,8 @@ def test_peaks_are_drawn_in_megabytes():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["small: 20 MB", "large: 3,000 MB"]
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's peak memory")
-def test_peak_is_that_of_the_command():
-    bare, filled = peak(), peak("timeit", "-n", "1", "-r", "1", "b'x' * 100_000_000")
-    assert 2_000_000 < bare < 50_000_000
-    assert 90_000_000 < filled - bare < 130_000_000
-    with pytest.raises(ValueError, match="python -m dsv3 ends with code 1: .*nonsense"):
-        peak("dsv3", "plan", "nonsense")
-
-
-def test_the_explorer_follows_its_menu(machines):
-    pytest.importorskip("ipywidgets", reason="ipywidgets is not installed (extra: notebooks)")
-    which, answer = explorer(machines).children
-    assert "17.2 GB for this process" in answer.value
-    which.value = "A800, in use"
-    assert "30,000 MiB are in use" in answer.value
-
-
 def test_no_torch_is_needed():
-    check = "import sys, dsv3.show.environment, dsv3.show.download, dsv3.show.hub, dsv3.show.start, "
+    check = "import sys, dsv3.lab.machines, dsv3.show.environment, dsv3.show.download, dsv3.lab.hub, dsv3.show.start, "
     check += "dsv3.exercises.download; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr

@@ -13,9 +13,11 @@ import torch
 from dsv3.config import ModelConfig
 from dsv3.exercises import COUNTS, Wrong
 from dsv3.exercises.kernels import check_dequant, check_swiglu
-from dsv3.hardware import find_gpu
+from dsv3.lab import kernels
 from dsv3.show import kernels as show
 from dsv3.show.style import png
+from dsv3.sizing import roofline
+from dsv3.sizing.gpus import find_gpu
 
 ROOT = Path(__file__).parents[1]
 R1 = ModelConfig.load("config_671B.json")
@@ -30,29 +32,29 @@ def test_a_products_bytes_are_those_of_its_tensors():
     n, k = linear_shapes(R1)["attn.wq_a"]
     (launch,) = launches("fp8_gemm", R1, named("sm_90"), rows=4096)
     tensors = [x for x in launch.args.values() if isinstance(x, torch.Tensor)]
-    assert show.gemm(4096, n, k).nbytes == sum(x.nbytes for x in tensors)
+    assert roofline.gemm(4096, n, k).nbytes == sum(x.nbytes for x in tensors)
 
 
 def test_the_roofline_changes_sides_at_the_ridge():
-    assert show.ridge(H100, True) == pytest.approx(1979e12 / 3350e9)
-    assert show.ridge(A100, True) == show.ridge(A100, False)  # it has no FP8 units
+    assert H100.ridge(True) == pytest.approx(1979e12 / 3350e9)
+    assert A100.ridge(True) == A100.ridge(False)  # it has no FP8 units
     for m in (1, 64, 300, 400, 4096):
-        work = show.gemm(m, 7168, 16384)
+        work = roofline.gemm(m, 7168, 16384)
         by_memory = work.nbytes / (H100.bandwidth_gb_s * 1e9)
-        assert (show.seconds(work, H100) > by_memory) == (work.intensity > show.ridge(H100, True))
-    assert show.gemm(1, 7168, 16384).intensity == pytest.approx(2, rel=0.01)
+        assert (roofline.seconds(work, H100) > by_memory) == (work.intensity > H100.ridge(True))
+    assert roofline.gemm(1, 7168, 16384).intensity == pytest.approx(2, rel=0.01)
 
 
 def test_heads_share_the_latent_and_batches_do_not():
-    whole, cut = show.latent_attention(R1, 128, 4096), show.latent_attention(R1, 16, 4096)
+    whole, cut = roofline.latent_attention(R1, 128, 4096), roofline.latent_attention(R1, 16, 4096)
     assert whole.intensity == pytest.approx(128 * 1088 / 576, rel=0.06)
     assert whole.flops == 8 * cut.flops
-    assert show.latent_attention(R1, 64, 4096, queries=2).flops == whole.flops
-    assert show.usual_attention(R1, 128, 4096).intensity == pytest.approx(1, rel=0.01)
+    assert roofline.latent_attention(R1, 64, 4096, queries=2).flops == whole.flops
+    assert roofline.usual_attention(R1, 128, 4096).intensity == pytest.approx(1, rel=0.01)
 
 
 def test_figures_draw_what_they_are_given():
-    works = [show.gemm(m, 7168, 16384) for m in (1, 64)]
+    works = [roofline.gemm(m, 7168, 16384) for m in (1, 64)]
     (ax,) = show.roofline_figure([H100, A100], works, [(2.0, 5.0)]).axes
     labels = [line.get_label() for line in ax.lines]
     assert [label for label in labels if "ridge" in label] == [
@@ -71,20 +73,20 @@ def test_a_recorded_run_is_read_and_its_absence_is_no_error(tmp_path):
     from benchmarks.gpu import row, write
     from benchmarks.gpu_cases import Case
 
-    assert show.recorded(tmp_path) == []
+    assert kernels.recorded(tmp_path) == []
     placeholder = ROOT / "benchmarks" / "results" / "gpu-not-measured.json"
     (tmp_path / placeholder.name).write_text(json.dumps({"status": "not measured", "summary": []}))
-    assert show.recorded(tmp_path) == []
+    assert kernels.recorded(tmp_path) == []
     case = Case("fp8_gemm, M <= 64", "fp8_gemm", "wo 1 x 2 x 3", 4_000_000, 8_000_000, {}, lambda device: None)
     timed = row(case, {"ours": 2e-6}, 3e12)
     write({"device": "A test", "rows": [timed, {"group": "act_quant", "not_measured": "out of time"}]}, tmp_path)
-    (document,) = show.recorded(tmp_path)
-    assert show.measured(document) == [("fp8_gemm, M <= 64 wo 1 x 2 x 3", pytest.approx(2.0), 4.0)]
+    (document,) = kernels.recorded(tmp_path)
+    assert kernels.measured(document) == [("fp8_gemm, M <= 64 wo 1 x 2 x 3", pytest.approx(2.0), 4.0)]
 
 
 def test_machine_code_or_the_reason_why_not():
     pytest.importorskip("triton", reason="Triton is not installed (Linux only)")
-    made = show.machine_code("act_quant", ("sm_80", "sm_90"), rows=16)
+    made = kernels.machine_code("act_quant", ("sm_80", "sm_90"), rows=16)
     assert "no units for float8_e4m3fn" in made["sm_80"]
     assert made["sm_90"][0].registers > 0
 

@@ -1,4 +1,4 @@
-"""What lesson 06 shows: where tokens go, how evenly, and what a batch reads, on tiny-r1 itself."""
+"""What lesson 06 measures and shows: where tokens go, how evenly, and what a batch reads, on tiny-r1 itself."""
 
 from dataclasses import replace
 
@@ -8,8 +8,10 @@ import torch
 from dsv3.config import ModelConfig
 from dsv3.cost import weight_bytes
 from dsv3.generate import load
+from dsv3.lab import probe, routing
+from dsv3.lab.work import sums as sums_of
 from dsv3.paths import TINY_R1
-from dsv3.show import probe, routing
+from dsv3.show import routing as show
 
 R1 = ModelConfig.load("config_671B.json")
 
@@ -70,32 +72,40 @@ def test_kinds_share_out_all_choices_and_ahead_looks_at_the_next_token(llm, sums
 
 
 def test_a_batch_reads_what_it_touches_and_at_most_the_model():
-    one, rest = routing.read_bytes(R1, 1)
-    every, _ = routing.read_bytes(R1, 100_000)
-    assert one / every == pytest.approx(8 / 256)
+    work = sums_of(R1)
+    one, every = work.weights_read(1), work.weights_read(100_000)
+    assert one["routed"] / every["routed"] == pytest.approx(8 / 256)
     embedding = 129280 * 7168 * 2
-    assert every + rest + embedding == pytest.approx(weight_bytes(replace(R1, n_mtp_layers=0), "fp8"))
-    lines = routing.reading(R1, (1, 64)).axes
-    assert lines[1].lines[0].get_ydata()[0] == pytest.approx((one + rest) / 1e9)
+    every["embedding"] = embedding
+    assert sum(every.values()) == pytest.approx(weight_bytes(replace(R1, n_mtp_layers=0), "fp8"))
 
 
 def test_figures_hold_their_data():
     share = torch.tensor([0.5, 0.25, 0.25, 0.0])
-    bars = routing.loads({"a": share}).axes[0].patches
+    bars = show.loads({"a": share}).axes[0].patches
     assert [bar.get_height() for bar in bars] == [50, 25, 25, 0]
-    assert routing.balance({"a": [3, 2, 1]}, every=20).axes[0].lines[0].get_xdata()[-1] == 40
-    solved, busiest = routing.signature({"on": (1.0, 1.2), "off": (0.5, 2.0)}).axes
+    assert show.balance({"a": [3, 2, 1]}, every=20).axes[0].lines[0].get_xdata()[-1] == 40
+    solved, busiest = show.signature({"on": (1.0, 1.2), "off": (0.5, 2.0)}).axes
     assert [bar.get_width() for bar in solved.patches] == [100, 50]
     assert [bar.get_width() for bar in busiest.patches] == [1.2, 2.0]
-    drawn = routing.choice(share, share + 0.1, torch.tensor([0, 2]), torch.tensor([1]), 2).axes[0]
+    drawn = show.choice(share, share + 0.1, torch.tensor([0, 2]), torch.tensor([1]), 2).axes[0]
     colours = [bar.get_facecolor() for bar in drawn.patches[-4:]]
     assert colours[0] == colours[2] != colours[1]
-    assert len(routing.heat(["a"], [share[None], share[None]], ["1", "2"], 2).axes) == 3
+    assert len(show.heat(["a"], [share[None], share[None]], ["1", "2"], 2).axes) == 3
+    whole, each = show.reading({1: (1e9, 3e9), 64: (6e9, 8e9)}).axes
+    assert [list(line.get_ydata()) for line in whole.lines] == [[3, 8], [1, 6]]
+    assert list(each.lines[0].get_ydata()) == [3, 0.125]
 
 
-def test_the_explorer_follows_its_choices(llm):
-    box = routing.explorer(llm, "2 + 3 = ?")
+def test_the_explorer_follows_its_choices():
+    pytest.importorskip("ipywidgets", reason="ipywidgets is not installed (extra: notebooks)")
+
+    def route(question):
+        return torch.rand(2, len(question), 16), list(question)
+
+    box = show.explorer(route, 4, "2 + 3 = ?")
     asked, layer = box.children[0].children
+    assert layer.max == 2
     picture = box.children[1]
     seen = {bytes(picture.value)}
     for choice, value in ((layer, 2), (asked, "9 + 9 = ?")):

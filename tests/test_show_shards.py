@@ -1,4 +1,4 @@
-"""What lesson 04 shows of a conversion, against what the converter does."""
+"""What lesson 04 counts and shows of a conversion, against what the converter does."""
 
 from dataclasses import replace
 
@@ -8,7 +8,10 @@ from dsv3 import convert
 from dsv3.checkpoint import read
 from dsv3.config import ModelConfig
 from dsv3.cost import weight_bytes
-from dsv3.layout import layout
+from dsv3.hubs.catalogue import find_model
+from dsv3.lab.checkpoints import repeated
+from dsv3.lab.shards import held, segments
+from dsv3.layout import check_ranks, layout
 from dsv3.paths import TINY_R1
 from dsv3.show import shards as show
 
@@ -25,20 +28,20 @@ def test_what_a_rank_holds_is_what_its_file_has(tiny, ranks):
         plan.sizes[name] - len(plan.heads[name])
         for name in (read.converted_name("model", rank, ranks) for rank in range(ranks))
     ]
-    assert [sum(of.values()) for of in show.held(tiny, ranks)] == tensors
+    assert [rank.total() for rank in held(tiny, ranks)] == tensors
 
 
 def test_one_rank_of_the_real_model_holds_all_of_it():
     big = ModelConfig.load("config_671B.json")
     whole = weight_bytes(replace(big, n_mtp_layers=0), "fp8")
-    assert sum(show.held(big, 1)[0].values()) == whole
-    on16 = show.held(big, 16)
+    assert held(big, 1)[0].total() == whole
+    on16 = held(big, 16)
     extra = 15 * on16[0]["a copy for every rank"]
-    assert sum(sum(of.values()) for of in on16) == whole + extra
+    assert sum(rank.total() for rank in on16) == whole + extra
 
 
 def test_segments_cover_each_tensor_once(tiny):
-    lines = show.segments(tiny, 2)
+    lines = segments(tiny, 2)
     assert list(lines)[:2] == ["embed: rows", "ffn.w1: rows"]
     assert lines["attn.wq_a: copies"] == []
     assert lines["attn.wo: columns"] == [(0, 0.0, 0.5), (1, 0.5, 1.0)]
@@ -49,17 +52,17 @@ def test_segments_cover_each_tensor_once(tiny):
 
 
 def test_ranks_without_a_block_have_no_segment():
-    shared = show.segments(ModelConfig.load("config_671B.json"), 32)["ffn.shared_experts.w1: rows"]
+    shared = segments(ModelConfig.load("config_671B.json"), 32)["ffn.shared_experts.w1: rows"]
     assert len(shared) == 16
     assert shared[-1].end == 1
 
 
 def test_figures_plot_what_they_are_given(tiny):
-    bars = show.shard_map(tiny, 2).axes[0].patches
-    assert len(bars) == sum(max(1, len(pieces)) for pieces in show.segments(tiny, 2).values())
-    (ax,) = show.weights(tiny, 2, 10**7, "a GPU").axes
+    bars = show.shard_map(segments(tiny, 2), 2).axes[0].patches
+    assert len(bars) == sum(max(1, len(pieces)) for pieces in segments(tiny, 2).values())
+    (ax,) = show.weights(held(tiny, 2), 10**7, "a GPU").axes
     tops = [bar.get_y() + bar.get_height() for bar in ax.patches[-2:]]
-    assert tops == pytest.approx([sum(of.values()) / 1e6 for of in show.held(tiny, 2)])
+    assert tops == pytest.approx([rank.total() / 1e6 for rank in held(tiny, 2)])
     assert ax.lines[0].get_ydata()[0] == 10
     (ax,) = show.memory({"here": [(1e9, 2e9)], "there (recorded)": [(2e9, 1e8)]}, {"R1": 689e9}).axes
     assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[2.0], [0.1]]
@@ -68,7 +71,13 @@ def test_figures_plot_what_they_are_given(tiny):
 
 def test_the_widget_says_what_cannot_be_cut():
     pytest.importorskip("ipywidgets", reason="ipywidgets is not installed (extra: notebooks)")
-    box = show.explorer("tiny-r1", ranks=2)
+
+    def cut(name, precision, ranks):
+        cfg = replace(find_model(name).load_config(), dtype=precision)
+        check_ranks(cfg, ranks)
+        return segments(cfg, ranks), held(cfg, ranks)
+
+    box = show.explorer(cut, ["tiny-r1", "DeepSeek-V2-Lite-Chat"], "tiny-r1", ranks=2)
     model, precision, ranks = box.children[0].children
     answer, cuts, sizes = box.children[1:]
     assert "2 ranks: 0.005 to 0.005 GB of weights each" in answer.value
@@ -86,7 +95,7 @@ def test_the_widget_says_what_cannot_be_cut():
 
 
 def test_a_blown_up_checkpoint_is_one_and_holds_the_experts_again(tmp_path, tiny):
-    show.repeated(TINY_R1, tmp_path / "x3", 3)
+    repeated(TINY_R1, tmp_path / "x3", 3)
     cfg = ModelConfig.load(tmp_path / "x3")
     assert cfg.n_routed_experts == 48
     found, old = read.open_folder(tmp_path / "x3"), read.open_folder(TINY_R1)
@@ -96,13 +105,3 @@ def test_a_blown_up_checkpoint_is_one_and_holds_the_experts_again(tmp_path, tiny
     gate = "model.layers.2.mlp.gate.weight"
     assert found.read(gate) == 3 * old.read(gate)
     convert.convert(tmp_path / "x3", tmp_path / "mp2", 2)
-
-
-def test_peak_memory_is_the_processs_own(tmp_path):
-    held = bytearray(b"x" * 400_000_000)  # this process's, which must not count
-    little = show.peak_memory("pass")
-    much = show.peak_memory("import sys; x = bytearray(b'x' * int(sys.argv[1]))", 100_000_000)
-    assert len(held) > little
-    assert 90e6 < much - little < 300e6
-    with pytest.raises(RuntimeError, match="no such thing"):
-        show.peak_memory("raise ValueError('no such thing')")

@@ -6,8 +6,8 @@ from conftest import SMALL
 
 from dsv3 import load
 from dsv3.checkpoint import read
-from dsv3.checkpoint.load import tensor
 from dsv3.config import ModelConfig
+from dsv3.inference.weights import tensor
 from dsv3.slice import cut_out, main, numbers
 
 

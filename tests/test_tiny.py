@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from dsv3 import ModelConfig, load
-from dsv3.chat import Tokenizer
-from dsv3.checkpoint.load import load as load_weights
 from dsv3.download import TINY_R1
+from dsv3.inference.chat import Tokenizer
+from dsv3.inference.weights import load as load_weights
 from dsv3.model import Transformer
 from dsv3.runtime import Runtime
 from dsv3.tiny import data, facts, tokenizer

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import SMALL
-from threads import on_ranks
 
 from dsv3 import generate as g
 from dsv3.config import ModelConfig
 from dsv3.download import TINY_R1
+from dsv3.lab.threads import on_ranks
 from dsv3.model import Cache
-from dsv3.parallel import Parallel
-from dsv3.traffic import Traffic, step_traffic
+from dsv3.ranks.parallel import Parallel
+from dsv3.ranks.traffic import Traffic, seconds, step_traffic
 
 
 def test_tiny_r1_by_hand():
@@ -80,3 +80,9 @@ def test_a_vocabulary_that_does_not_divide_travels_padded(ranks):
     for whole, traffic in on_ranks(ranks, gather):
         assert torch.equal(whole, torch.arange(514.0).unsqueeze(0))
         assert traffic.nbytes["all_gather"] == step_traffic(cfg, ranks).nbytes["all_gather"] == -(-514 // ranks) * 4
+
+
+def test_what_the_collectives_take_by_hand():
+    traffic = Traffic(Counter(all_reduce=2, all_gather=1), Counter(all_reduce=800, all_gather=100))
+    # Ring of 4: 2 x 3/4 of 800 bytes, and 3 x 100, at 100 bytes a second; three collectives of 2 seconds.
+    assert seconds(traffic, 4, 100, 2) == pytest.approx(3 * 2 + (1200 + 300) / 100)

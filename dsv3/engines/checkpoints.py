@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..catalogue import find_model
 from ..checkpoint import read
 from ..cli import describe
 from ..config import BLOCK, ModelConfig
-from ..fit import Precision
+from ..hubs.catalogue import find_model
+from ..sizing.needs import Precision
 
 METHODS: dict[str, Precision] = {
     "fp8": "fp8",

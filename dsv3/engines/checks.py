@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..fit import Load, Need, Split, fits, largest, needs, table, weights
-from ..hardware import GPU, gpus
-from ..hardware import engines as precisions
-from ..machine import Machine
-from ..planner import LOAD
+from ..sizing.gpus import GPU, gpus
+from ..sizing.gpus import engines as precisions
+from ..sizing.machine import Machine
+from ..sizing.needs import Load, Need, Split, fits, largest, needs, table, weights
+from ..sizing.planner import LOAD
 from .checkpoints import Served, is_id, look
 from .command import PYTHON, Command, Engine
 from .options import Serve

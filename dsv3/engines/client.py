@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
-from ..chat import THINK, split_thinking
+from ..inference.chat import THINK, split_thinking
 from ..outside import CONTROL, bare_url, printable, shown, without_logins
 from .splitter import Piece, Splitter
 

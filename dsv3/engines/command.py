@@ -111,7 +111,7 @@ class Engine:
 
     Attributes:
         name: of ``--engine``.
-        title: as it calls itself, and as ``dsv3.hardware.engines`` does.
+        title: as it calls itself, and as ``dsv3.sizing.gpus.engines`` does.
         package: its distribution on PyPI.
         version: that its flags, port and limits were looked up in.
         known: how: the wheel's source, or documentation of a date.

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..chat import Reply, Tokenizer, opens_thinking, split_thinking
+from ..inference.chat import Reply, Tokenizer, opens_thinking, split_thinking
 from . import offline_worker, vllm
 from .command import Engine
 from .options import Serve
@@ -164,7 +164,7 @@ def _reply(tokenizer: Tokenizer, prompt: list[int], ids: list[int], finish: str)
 def main(argv: list[str]) -> None:
     """The command line: JSON lines on standard output, as ``dsv3 generate --output-file`` writes them."""
     from ..console import read_prompts
-    from ..parallel import Parallel
+    from ..ranks.parallel import Parallel
 
     parser = argparse.ArgumentParser(prog="python -m dsv3.engines.offline", description=__doc__.splitlines()[0])
     add = parser.add_argument

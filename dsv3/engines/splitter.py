@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from ..chat import END_THINK, THINK
+from ..inference.chat import END_THINK, THINK
 
 
 class Piece(NamedTuple):

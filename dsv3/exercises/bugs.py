@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
-from ..mutants import ATTENTION, KERNELS, ROUTER, Mutant, injected
+from ..lab.mutants import ATTENTION, KERNELS, ROUTER, Mutant, injected
 from . import COUNTS, Wrong, exercise
 
 
 def _catches(test: Callable[[], None], mutants: tuple[Mutant, ...]) -> None:
-    """
+    """Run the reader's test on the right model, and on each faulty one.
+
     Raises:
         Wrong: the test fails on the right model, or passes on a faulty one.
     """

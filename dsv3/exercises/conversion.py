@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from ..config import ModelConfig
 from ..layout import check_ranks
-from ..parallel import shared_out
 from ..paths import TINY_R1
+from ..ranks.parallel import shared_out
 from . import Wrong, exercise
 
 Runs = list[tuple[int, int]]

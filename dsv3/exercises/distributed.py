@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..parallel import shared_out
 from ..paths import TINY_R1
-from ..traffic import step_traffic
+from ..ranks.parallel import shared_out
+from ..ranks.traffic import step_traffic
 from . import Wrong, exercise
 
 

@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..catalogue import find_model
 from ..checkpoint import read
+from ..hubs.catalogue import find_model
 from ..layout import layout
 from ..paths import TINY_R1
 from . import Wrong, exercise

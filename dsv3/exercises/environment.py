@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ..machine import Machine, memory
+from ..sizing.machine import Machine, memory
 from . import Wrong, exercise
 
 MEMINFO = "MemTotal:       {} kB\nMemFree:        1234 kB\nMemAvailable:   5678 kB\n"

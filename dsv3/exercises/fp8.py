@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.reference import weight_dequant, weight_quant
-from ..show.fp8 import codes
+from ..lab.fp8 import codes
 from . import Wrong, exercise
 
 

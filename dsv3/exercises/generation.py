@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..decode import generate
 from ..generate import LLM, load
-from ..sampling import Chooser, distribution
+from ..inference.decode import generate
+from ..inference.sampling import Chooser, distribution
 from . import Wrong, exercise
 
 Messages = list[dict[str, str]]
@@ -31,7 +31,7 @@ def check_top_p(top_p: Callable[[Tensor, float], Tensor]) -> None:
         got = _probabilities(top_p(logits.softmax(-1), p), logits, p)
         if not torch.allclose(got, distribution(logits, 1.0, top_p=p), atol=1e-6):
             kept = int((got > 0).sum()), int((distribution(logits, 1.0, top_p=p) > 0).sum())
-            raise Wrong(f"of 1,024 tokens with p = {p} you keep {kept[0]}, dsv3.sampling keeps {kept[1]}")
+            raise Wrong(f"of 1,024 tokens with p = {p} you keep {kept[0]}, dsv3.inference.sampling keeps {kept[1]}")
 
 
 def _probabilities(got: Tensor, given: Tensor, p: float) -> Tensor:
@@ -98,4 +98,6 @@ def _check_against_generate(accept: Callable[[Tensor, list[int]], list[int]], ll
             some = logits[start : start + 4]
             (expected,) = Chooser(llm.model.run.tp, llm.model.run.device, [prompt], [0])(some[None], [guesses])
             if (got := list(map(int, accept(some, guesses)))) != expected:
-                raise Wrong(f"on tiny-r1's scores, guesses {guesses}: you return {got}, dsv3.sampling {expected}")
+                raise Wrong(
+                    f"on tiny-r1's scores, guesses {guesses}: you return {got}, dsv3.inference.sampling {expected}"
+                )

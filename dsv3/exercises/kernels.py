@@ -41,7 +41,8 @@ def check_matvec(kernel: Callable[..., Any]) -> None:
 
 
 def _judge(kernel: Callable[..., Any], number: int) -> None:
-    """
+    """Run the reader's kernel in a process of its own, as exercise ``number``.
+
     Raises:
         NotImplementedError: a stub.
         Wrong: what the process says, or that it did not come to an end.

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from ..catalogue import find_model
-from ..hardware import find_gpu
-from ..planner import COUNTS
+from ..hubs.catalogue import find_model
+from ..sizing.gpus import find_gpu
+from ..sizing.planner import COUNTS
 from . import Wrong, exercise
 
 COMPLETIONS = {

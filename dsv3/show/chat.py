@@ -4,15 +4,15 @@ import time
 from html import escape
 from typing import TYPE_CHECKING, Unpack
 
-from ..chat import split_thinking
-from .generation import Choice, choices, tokens
-from .style import ipywidgets
+from ..inference.chat import split_thinking
+from ..lab.generation import Choice, choices, tokens
+from .widgets import follow, ipywidgets
 
 if TYPE_CHECKING:
     from ipywidgets import HTML, VBox
 
     from ..generate import LLM
-    from ..sampling import Sampling
+    from ..inference.sampling import Sampling
 
 PAUSE = 0.05  # seconds between two updates at least: Jupyter drops messages that come too fast
 PRE = "white-space: pre-wrap; font-family: monospace; line-height: 1.4; margin: 0"
@@ -118,7 +118,7 @@ def alternatives(found: list[Choice]) -> "VBox":
     place = widgets.IntSlider(least, min=0, max=len(found) - 1, description="token", layout={"width": "60%"})
     text, table = widgets.HTML(), widgets.HTML()
 
-    def show(_: object = None) -> None:
+    def draw() -> None:
         chosen = found[place.value]
         spans = (_span(c, i == place.value) for i, c in enumerate(found))
         text.value = f"<div style='{PRE}'>{''.join(spans)}</div>"
@@ -129,8 +129,7 @@ def alternatives(found: list[Choice]) -> "VBox":
         )
         table.value = f"<table>{''.join(rows)}</table><p>chosen: <code>{escape(chosen.text)}</code></p>"
 
-    place.observe(show, names="value")
-    show()
+    follow((place,), draw)
     return widgets.VBox([text, place, table])
 
 

@@ -1,24 +1,20 @@
-"""Figures and the widget of lesson 02: a file's bytes, the tensor table by layer and kind, what each check notices.
+"""Figures of lesson 02: a file's bytes, the tensor table by layer and kind, what each check notices.
 
 Imports no torch: the lesson runs in 2 GB of RAM.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from html import escape
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..catalogue import find_model, models
-from ..checkpoint import read
-from ..config import ModelConfig
-from ..layout import Row, layout
-from .style import BLUE, GREEN, GREY, ORANGE, PINK, SKY, axes, ipywidgets
+from ..layout import Row
+from .style import BLUE, GREEN, GREY, ORANGE, PINK, SKY, axes
 
 if TYPE_CHECKING:
-    from ipywidgets import VBox
     from matplotlib.figure import Figure
+
+    from ..checkpoint.read import Entry
 
 TYPES = {"F8_E4M3": BLUE, "F32": ORANGE, "BF16": GREEN}
 GROUPS = {
@@ -49,9 +45,8 @@ def place(row: Row) -> str:
     return found[1] if found else "embedding" if "embed" in row.hf else "head"
 
 
-def anatomy(file: Path) -> "Figure":
+def anatomy(entries: "Sequence[Entry]") -> "Figure":
     """A safetensors file from its first byte to its last: length, header, tensors by type."""
-    entries = list(read.header(file))
     figure, (ax,) = axes(size=(9.0, 2.4))
     spans = {"length and header": (GREY, [(0, entries[0].start)])}
     for name, colour in TYPES.items():
@@ -59,7 +54,7 @@ def anatomy(file: Path) -> "Figure":
     for name, (colour, pieces) in spans.items():
         megabytes = [(start / 1e6, length / 1e6) for start, length in pieces]
         ax.broken_barh(megabytes, (0, 1), color=colour, edgecolor="white", linewidth=0.4, label=name)
-    ax.set(xlabel=f"position in {file.name}, MB", yticks=[], xlim=(0, entries[-1].stop / 1e6))
+    ax.set(xlabel=f"position in {entries[0].file.name}, MB", yticks=[], xlim=(0, entries[-1].stop / 1e6))
     figure.legend(fontsize=11, loc="outside upper center", ncols=4)
     return figure
 
@@ -125,11 +120,11 @@ def _two() -> object:
     return ListedColormap(["#eeeeee", BLUE])
 
 
-def layer_table(cfg: ModelConfig, layer: str) -> str:
+def layer_table(rows: Iterable[Row], layer: str) -> str:
     """The tensors of one layer, equal ones of the experts together: how many, shape, type, MB."""
     found: Counter[tuple[str, tuple[int, ...], str]] = Counter()
     nbytes = Counter()
-    for row in layout(cfg):
+    for row in rows:
         if place(row) == layer:
             key = re.sub(r"\.experts\.\d+\.", ".experts.*.", row.hf), row.shape, row.kind
             found[key] += 1
@@ -140,32 +135,3 @@ def layer_table(cfg: ModelConfig, layer: str) -> str:
         lines.append(f"{number:6,}  {name:58}{' x '.join(map(str, shape)):>16}  {kind:5}{size:10,.3f}")
     lines.append(f"{found.total():6,}  {'together':81}{nbytes.total() / 1e6:10,.3f}")
     return "\n".join(lines)
-
-
-def explorer(model: str = "DeepSeek-R1", layer: str = "3") -> "VBox":
-    """The tensors of a layer of a model; its ``children`` are the row of menus and the table.
-
-    Raises:
-        ImportError: ipywidgets is not installed.
-    """
-    widgets = ipywidgets()
-    names = [m.name for m in models() if m.load_config() is not None]
-    of = widgets.Dropdown(options=names, value=model, description="model")
-    where = widgets.Dropdown(description="layer")
-    table = widgets.HTML()
-
-    def show(_: object = None) -> None:
-        table.value = f"<pre>{escape(layer_table(find_model(of.value).load_config(), where.value))}</pre>"
-
-    def offer(_: object = None) -> None:
-        cfg = find_model(of.value).load_config()
-        layers = [str(i) for i in range(cfg.n_layers + cfg.n_mtp_layers)]
-        chosen = where.value if where.value in layers else layer if layer in layers else layers[0]
-        where.options = ["embedding", *layers, "head"]
-        where.value = chosen
-        show()
-
-    of.observe(offer, names="value")
-    where.observe(show, names="value")
-    offer()
-    return widgets.VBox([widgets.HBox([of, where]), table])

@@ -1,69 +1,17 @@
-"""Lesson 08: kernels in the interpreter and as machine code, what a program touches, and the roofline."""
+"""Figures of lesson 08: what a kernel's programs touch, what rounding and adding lose, and the roofline."""
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from ..config import BLOCK, ModelConfig
-from ..hardware import GPU
 from .style import BLUE, COLOURS, GREEN, GREY, HEAT, ORANGE, RED, axes
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from ..kernels.inspect import Compiled
     from ..kernels.trace import Trace
-
-# ----------------------------------------------------------------------------------------------- with and without
-
-
-def triton_here() -> tuple[Any, Any]:
-    """``triton`` and ``triton.language``; where Triton cannot be used, stand-ins with which a kernel can be defined."""
-    from ..kernels import why_no_triton
-
-    if why_no_triton():
-        return SimpleNamespace(jit=lambda function: function), SimpleNamespace(constexpr=int)
-    import triton
-    import triton.language as tl
-
-    return triton, tl
-
-
-def interpret(kernel: Callable[..., Any], grid: tuple[int, ...], **args: Any) -> bool:
-    """Run every program of a kernel in the interpreter, its faults repaired; False, and a line, where Triton lacks.
-
-    Raises:
-        ValueError: the kernel was not decorated under ``TRITON_INTERPRET=1``.
-    """
-    from ..kernels import why_no_triton
-
-    if lacking := why_no_triton():
-        print(f"not run: {lacking}. The torch reference goes on instead.")
-        return False
-    from ..kernels.launch import Launch
-
-    Launch(kernel, grid, args).run()
-    return True
-
-
-def machine_code(kernel: str, targets: Sequence[str], **sizes: int) -> "dict[str, list[Compiled] | str]":
-    """What a kernel becomes on each target (``compile.compiled``), or why it does not; two are compiled at a time."""
-    from ..compile import compiled
-
-    def one(target: str) -> "list[Compiled] | str":
-        try:
-            return compiled(kernel, target, **sizes)
-        except (ValueError, ImportError) as error:
-            return str(error)
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(targets, pool.map(one, targets), strict=True))
-
+    from ..sizing.gpus import GPU
+    from ..sizing.roofline import Work
 
 # ------------------------------------------------------------------------------------------ what a program touches
 
@@ -142,62 +90,8 @@ def accumulation_figure(lengths: Sequence[int], errors: Mapping[str, Sequence[fl
 # ----------------------------------------------------------------------------------------------------- the roofline
 
 
-@dataclass(frozen=True)
-class Work:
-    """What one call of a kernel computes, and the bytes that it must move at least; ``fp8`` says with which units."""
-
-    name: str
-    flops: int
-    nbytes: int
-    fp8: bool
-
-    @property
-    def intensity(self) -> float:
-        """FLOP for each byte."""
-        return self.flops / self.nbytes
-
-
-def gemm(m: int, n: int, k: int, fp8: bool = True) -> Work:
-    """``fp8_gemm`` of m tokens with an [n, k] weight, scales included; without FP8 units all operands are BF16."""
-    operands = (m + n) * k * (1 if fp8 else 2)
-    scales = 4 * (m + -(-n // BLOCK)) * (k // BLOCK) if fp8 else 0
-    return Work(f"product, {m:,} token{'s' * (m > 1)}", 2 * m * n * k, operands + scales + 2 * m * n, fp8)
-
-
-def latent_attention(cfg: ModelConfig, heads: int, context: int, queries: int = 1) -> Work:
-    """``mla_decode`` of one sequence: ``heads`` heads, ``queries`` new tokens, one latent cache in BF16 for all."""
-    width = cfg.kv_lora_rank + cfg.qk_rope_head_dim
-    looks = heads * queries
-    flops = 2 * looks * (width + cfg.kv_lora_rank) * context
-    return Work(f"MLA, {looks} queries", flops, 2 * (width * context + looks * (width + cfg.kv_lora_rank)), fp8=False)
-
-
-def usual_attention(cfg: ModelConfig, heads: int, context: int) -> Work:
-    """The same with keys and values of its own for each head, also in BF16: the naive form."""
-    width = cfg.qk_head_dim + cfg.v_head_dim
-    return Work(f"naive, {heads} heads", 2 * heads * width * context, 2 * heads * width * (context + 1), fp8=False)
-
-
-def tflops(gpu: GPU, fp8: bool) -> float:
-    """Dense matrix products a second, 1e12: FP8 if there are units for it."""
-    rate = (gpu.fp8_tflops if fp8 else None) or gpu.bf16_tflops
-    if rate is None:
-        raise ValueError(f"{gpu.name}: its rate is not published")
-    return rate
-
-
-def ridge(gpu: GPU, fp8: bool) -> float:
-    """FLOP for each byte at which arithmetic and memory take equally long."""
-    return 1e3 * tflops(gpu, fp8) / gpu.bandwidth_gb_s
-
-
-def seconds(work: Work, gpu: GPU) -> float:
-    """The least time: the longer of computing and moving bytes."""
-    return max(work.flops / (1e12 * tflops(gpu, work.fp8)), work.nbytes / (1e9 * gpu.bandwidth_gb_s))
-
-
 def roofline_figure(
-    gpus: Sequence[GPU], works: Iterable[Work], measured: Sequence[tuple[float, float]] = ()
+    gpus: "Sequence[GPU]", works: "Iterable[Work]", measured: Sequence[tuple[float, float]] = ()
 ) -> "Figure":
     """What each GPU can reach at each intensity, FP8 as lines and BF16 dashed; works as vertical lines.
 
@@ -210,8 +104,8 @@ def roofline_figure(
         for fp8, line in ((True, "-"), (False, "--")):
             if fp8 and not gpu.fp8_units:
                 continue
-            roof = [min(x * gpu.bandwidth_gb_s / 1e3, tflops(gpu, fp8)) for x in xs]
-            label = f"{gpu.name}, {'FP8' if fp8 else 'BF16'}: ridge {ridge(gpu, fp8):.0f}"
+            roof = [min(x * gpu.bandwidth_gb_s / 1e3, gpu.tflops(fp8)) for x in xs]
+            label = f"{gpu.name}, {'FP8' if fp8 else 'BF16'}: ridge {gpu.ridge(fp8):.0f}"
             ax.loglog(xs, roof, color=colour, linestyle=line, label=label)
     for work in works:
         ax.axvline(work.intensity, color=GREY, linewidth=0.8)
@@ -225,7 +119,7 @@ def roofline_figure(
 
 
 def intensity_figure(
-    works: Mapping[str, Sequence[Work]], at: Sequence[int], gpus: Sequence[GPU], xlabel: str
+    works: "Mapping[str, Sequence[Work]]", at: Sequence[int], gpus: "Sequence[GPU]", xlabel: str
 ) -> "Figure":
     """FLOP for each byte of kinds of work against tokens computed together; ridges in the units of the first work."""
     figure, (ax,) = axes(size=(9.2, 4.2))
@@ -233,23 +127,11 @@ def intensity_figure(
         ax.loglog(at, [work.intensity for work in row], color=colour, marker=mark, label=name)
     fp8 = next(iter(works.values()))[0].fp8
     for gpu in gpus:
-        ax.axhline(ridge(gpu, fp8), color=GREY, linewidth=0.8, linestyle=":")
+        ax.axhline(gpu.ridge(fp8), color=GREY, linewidth=0.8, linestyle=":")
         units = "FP8" if fp8 and gpu.fp8_units else "BF16"
-        ax.text(at[-1], ridge(gpu, fp8), f"{gpu.name}, {units}", fontsize=11, va="top", ha="right")
+        ax.text(at[-1], gpu.ridge(fp8), f"{gpu.name}, {units}", fontsize=11, va="top", ha="right")
     ax.set(xlabel=xlabel, ylabel="FLOP for each byte")
     ax.set_xticks(at, [f"{n:,}" for n in at])
     ax.minorticks_off()
     figure.legend(fontsize=11, frameon=False, loc="outside upper center", ncols=3)
     return figure
-
-
-def recorded(folder: Path) -> list[dict[str, Any]]:
-    """The documents that ``make gpu`` wrote into ``folder``, one for each GPU; empty while nothing was measured."""
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-    return [document for document in found if document.get("rows")]
-
-
-def measured(document: Mapping[str, Any]) -> list[tuple[str, float, float]]:
-    """(group and shape, FLOP for each byte, TFLOPS) of a document's products and attention that were timed."""
-    rows = [row for row in document["rows"] if row.get("tflops") and row.get("gb_per_s")]
-    return [(f"{r['group']} {r['shape']}", 1e3 * r["tflops"] / r["gb_per_s"], r["tflops"]) for r in rows]

@@ -1,23 +1,14 @@
 """Figures of lesson 07: what layers write into the stream, what they cost, and what is missed when one is left out."""
 
-import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from html import escape
 from typing import TYPE_CHECKING
 
-from ..config import ModelConfig
-from ..cost import PARTS, activated, attention_flops, cache_bytes, parameters, touched
-from ..layout import layout
-from .style import BLUE, GREEN, GREY, HEAT, ORANGE, PINK, RED, SKY, YELLOW, axes, ipywidgets, png
+from .style import BLUE, GREEN, GREY, HEAT, ORANGE, PINK, RED, SKY, YELLOW, axes
 
 if TYPE_CHECKING:
-    from ipywidgets import VBox
     from matplotlib.figure import Figure
 
-CACHE = "attention over the cache"
-# What the charts put together, and in which colour.
+# What the charts put together of ``cost.PARTS``, and in which colour.
 GROUPS = {
     "routed experts": ("routed",),
     "shared experts": ("shared",),
@@ -26,8 +17,9 @@ GROUPS = {
     "head": ("head",),
     "embedding": ("embedding",),
     "gates and norms": ("gate", "norm"),
+    "attention over the cache": ("cache",),
 }
-PAINT = dict(zip([*GROUPS, CACHE], (BLUE, SKY, GREEN, ORANGE, PINK, YELLOW, GREY, RED), strict=True))
+PAINT = dict(zip(GROUPS, (BLUE, SKY, GREEN, ORANGE, PINK, YELLOW, GREY, RED), strict=True))
 
 # ------------------------------------------------------------------------------------------------- the stream
 
@@ -99,65 +91,21 @@ def drift_figure(places: Sequence[str], drift: Mapping[str, Sequence[float]]) ->
 
 
 def grouped(parts: Mapping[str, float]) -> dict[str, float]:
-    """``cost``'s parts -> the charts' groups; what is in no group (MTP, sums) is left out."""
-    return {group: sum(parts.get(name, 0) for name in names) for group, names in GROUPS.items()}
+    """Parts -> the charts' groups that occur; what is in no group (MTP, sums) is left out."""
+    found = {group: [parts[name] for name in names if name in parts] for group, names in GROUPS.items()}
+    return {group: sum(numbers) for group, numbers in found.items() if numbers}
 
 
-@dataclass(frozen=True)
-class Sums:
-    """A model's sums, made once by ``sums``: walking 92,000 tensors takes a moment.
-
-    Attributes:
-        stored, used: ``cost.parameters`` and ``cost.activated``.
-        nbytes: of the checkpoint's weights, by part, scales included.
-    """
-
-    cfg: ModelConfig
-    stored: dict[str, int]
-    used: dict[str, int]
-    nbytes: dict[str, int]
-
-    def operations(self, new: int, context: int, batch: int = 1, attn: str = "absorb") -> dict[str, float]:
-        """Floating-point operations of a pass: ``new`` tokens of each of ``batch`` sequences, behind ``context``.
-
-        By group. Only the last token of each sequence meets the head, as in ``decode.prefill``. The i-th new token
-        looks at itself, the context and the i - 1 before it.
-        """
-        found = grouped({part: 2 * n * new * batch for part, n in self.used.items()})
-        found["head"] = 2 * self.stored["head"] * batch
-        looks = new * context + new * (new + 1) // 2
-        return found | {CACHE: attention_flops(self.cfg, looks, attn) * batch}
-
-    def bytes_read(self, new: int, context: int, batch: int = 1) -> dict[str, float]:
-        """Bytes that the same pass reads at least once: weights as they are stored, and the latent cache."""
-        routed = self.nbytes["routed"] * touched(self.cfg, new * batch)
-        looked_up = 2 * self.cfg.dim * new * batch  # a row of the embedding for each token
-        found = grouped(self.nbytes | {"routed": routed, "embedding": looked_up})
-        return found | {CACHE: cache_bytes(self.cfg) * (context + new) * batch}
-
-    def crossing(self, attn: str = "absorb") -> int:
-        """The context at which looking back costs a decoded token as many operations as all its matrices."""
-        return math.ceil(2 * self.used["total"] / attention_flops(self.cfg, 1, attn))
-
-
-def sums(cfg: ModelConfig) -> Sums:
-    """The sums of ``cfg``'s table."""
-    nbytes: Counter[str] = Counter()
-    for row in layout(cfg):
-        if row.copy_of is None:
-            nbytes[row.part] += row.nbytes
-    return Sums(cfg, parameters(cfg), activated(cfg), dict.fromkeys(PARTS, 0) | nbytes)
-
-
-def parameters_figure(of: Sums) -> "Figure":
+def parameters_figure(stored: Mapping[str, int], used: Mapping[str, int]) -> "Figure":
     """Two panels: parameters by part, and those that one token is multiplied with."""
     figure, panels = axes(1, 2, size=(9.6, 3.8))
     for ax, parts, title in (
-        (panels[0], grouped(of.stored), "stored"),
-        (panels[1], grouped(of.used), "multiplied with each token"),
+        (panels[0], stored, "stored"),
+        (panels[1], used, "multiplied with each token"),
     ):
-        values = [n / 1e9 for n in parts.values()]
-        bars = ax.barh(list(parts), values, color=[PAINT[name] for name in parts])
+        groups = {group: grouped(parts).get(group, 0) for group in grouped(stored)}  # the same rows in both panels
+        values = [n / 1e9 for n in groups.values()]
+        bars = ax.barh(list(groups), values, color=[PAINT[name] for name in groups])
         ax.bar_label(bars, [f"{value:,.2f}" for value in values], fontsize=11, padding=3)
         ax.set(xlabel="billions of parameters", xlim=(0, 1.25 * max(values)))
         ax.set_title(f"{title}: {sum(values):,.1f} B")
@@ -167,11 +115,12 @@ def parameters_figure(of: Sums) -> "Figure":
 
 
 def work_figure(rows: Mapping[str, Mapping[str, float]]) -> "Figure":
-    """Stacked horizontal bars, each 100 %: where a pass's operations or bytes go, by group."""
+    """Stacked horizontal bars, each 100 %: where a pass's operations or bytes go, by part."""
+    rows = {name: grouped(parts) for name, parts in rows.items()}
     figure, (ax,) = axes(size=(9.0, 1.5 + 0.5 * len(rows)))
     left = [0.0] * len(rows)
     for group in PAINT:
-        shares = [100 * row[group] / sum(row.values()) for row in rows.values()]
+        shares = [100 * row.get(group, 0) / sum(row.values()) for row in rows.values()]
         if max(shares) > 0.05:
             bars = ax.barh(list(rows), shares, left=left, color=PAINT[group], label=group)
             ax.bar_label(bars, [f"{s:.0f}" if s > 4 else "" for s in shares], label_type="center", fontsize=11)
@@ -182,70 +131,22 @@ def work_figure(rows: Mapping[str, Mapping[str, float]]) -> "Figure":
     return figure
 
 
-def context_figure(of: Sums, batches: Sequence[int] = (1, 64)) -> "Figure":
-    """Attention over the cache, as a share of what decoding a token costs, against the context."""
-    contexts = [2**n for n in range(7, 18)]
+def context_figure(
+    contexts: Sequence[int], operations: Mapping[str, Sequence[float]], nbytes: Mapping[str, Sequence[float]]
+) -> "Figure":
+    """Attention over the cache, as a share of what decoding a token costs, against the context.
+
+    Args:
+        operations, nbytes: name of a curve -> its shares, from 0 to 1.
+    """
     figure, (ax,) = axes()
-    for attn, line in (("absorb", "-"), ("naive", "--")):
-        shares = [_share(of.operations(1, n, attn=attn)) for n in contexts]
-        ax.plot(contexts, shares, color=BLUE, linestyle=line, label=f"operations, attn={attn}")
-    for batch, mark in zip(batches, "os^", strict=False):
-        shares = [_share(of.bytes_read(1, n, batch)) for n in contexts]
-        ax.plot(contexts, shares, color=ORANGE, marker=mark, label=f"bytes, {batch} at once")
+    for (name, shares), line in zip(operations.items(), ("-", "--"), strict=False):
+        ax.plot(contexts, [100 * share for share in shares], color=BLUE, linestyle=line, label=f"operations, {name}")
+    for (name, shares), mark in zip(nbytes.items(), "os^", strict=False):
+        ax.plot(contexts, [100 * share for share in shares], color=ORANGE, marker=mark, label=f"bytes, {name}")
     ax.axhline(50, color=GREY, linewidth=0.8)
     ax.set_xscale("log", base=2)
     ax.set(xlabel="tokens in the cache", ylabel="attention over the cache, %", ylim=(0, 100))
     ax.set_xticks(contexts[::2], [f"{n:,}" for n in contexts[::2]])
     ax.legend(fontsize=11, frameon=False)
     return figure
-
-
-def _share(work: Mapping[str, float]) -> float:
-    return 100 * work[CACHE] / sum(work.values())
-
-
-# ------------------------------------------------------------------------------------------------- widget
-
-
-def explorer(config: str = "config_671B.json") -> "VBox":
-    """Sliders for experts per token, context and sequences; parameters and a decode step's work are counted anew.
-
-    Its ``children`` are the row of choices, the text and the figure.
-
-    Raises:
-        ImportError: ipywidgets is not installed.
-    """
-    widgets = ipywidgets()
-    names = ["config_16B.json", "config_236B.json", "config_671B.json"]
-    choices = {
-        "model": widgets.Dropdown(options=names, value=config, description="model"),
-        "experts": widgets.IntSlider(
-            value=ModelConfig.load(config).n_activated_experts, min=1, max=32, description="experts"
-        ),
-        "context": widgets.SelectionSlider(options=[2**n for n in range(7, 18)], value=4096, description="context"),
-        "batch": widgets.SelectionSlider(options=[2**n for n in range(11)], value=1, description="sequences"),
-    }
-    answer, picture = widgets.HTML(), widgets.Image(format="png")
-    counted: dict[ModelConfig, Sums] = {}  # the slow part, for the choices seen so far
-
-    def show(_: object = None) -> None:
-        try:
-            cfg = replace(ModelConfig.load(choices["model"].value), n_activated_experts=choices["experts"].value)
-        except ValueError as error:
-            answer.value, picture.layout.display = f"<p>{escape(str(error))}</p>", "none"
-            return
-        if cfg not in counted:
-            counted[cfg] = sums(cfg)
-        of, load = counted[cfg], {"context": choices["context"].value, "batch": choices["batch"].value}
-        work, read = of.operations(1, **load), of.bytes_read(1, **load)
-        flops, nbytes = sum(work.values()), sum(read.values())
-        answer.value = (
-            f"<p>{of.stored['total'] / 1e9:,.1f} B parameters, {of.used['total'] / 1e9:,.1f} B of them for a token.<br>"
-            f"A step: {flops / 1e9:,.0f} GFLOP, {nbytes / 1e9:,.1f} GB read: {flops / nbytes:,.1f} FLOP a byte.</p>"
-        )
-        picture.value, picture.layout.display = png(work_figure({"operations": work, "bytes": read})), None
-
-    for choice in choices.values():
-        choice.observe(show, names="value")
-    show()
-    return widgets.VBox([widgets.VBox(list(choices.values())), answer, picture])

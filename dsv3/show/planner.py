@@ -1,15 +1,16 @@
 """The planner as a widget: menus and sliders over ``planner.plan``, the answer as text and as a figure beside them."""
 
-import io
 from html import escape
 from typing import TYPE_CHECKING
 
-from ..catalogue import models
-from ..fit import PRECISIONS, Load, Split, auto_split
-from ..hardware import find_gpu, gpus
-from ..planner import COUNTS, LOAD, Counted, count, plan, subject
-from .plan import figure, text
-from .style import ipywidgets
+from ..hubs.catalogue import models
+from ..sizing.gpus import find_gpu, gpus
+from ..sizing.needs import PRECISIONS, Load, Split, auto_split
+from ..sizing.planner import COUNTS, LOAD, Counted, count, plan, subject
+from ..sizing.report import text
+from .plan import figure
+from .style import png
+from .widgets import follow, ipywidgets
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -38,27 +39,23 @@ def planner(model: str = "DeepSeek-R1", gpu: str = "H20-96G", n: int = 8) -> "VB
     answer, picture = widgets.HTML(), widgets.Image(format="png")
     counted: dict[tuple, Counted] = {}  # the slow part, for the models, precisions and splits seen so far
 
-    def show(_: object = None) -> None:
+    def draw() -> None:
         try:
-            of = subject(choices["model"].value)
+            chosen = subject(choices["model"].value)
             precision = choices["precision"].value
-            precision = of.published if precision == "as published" else precision
-            split = Split(tp=(auto := auto_split(of.cfg, precision, choices["n"].value)).tp, pp=auto.pp, ep=auto.tp)
+            precision = chosen.published if precision == "as published" else precision
+            split = Split(tp=(auto := auto_split(chosen.cfg, precision, choices["n"].value)).tp, pp=auto.pp, ep=auto.tp)
             load = Load(context=choices["context"].value, batch=choices["batch"].value)
-            key = (of.name, precision, split)
+            key = (chosen.name, precision, split)
             if key not in counted:
-                counted[key] = count(of, split, precision, load)
-            found = plan(of, find_gpu(choices["gpu"].value), split, precision, load, counted[key])
+                counted[key] = count(chosen, split, precision, load)
+            found = plan(chosen, find_gpu(choices["gpu"].value), split, precision, load, counted[key])
         except ValueError as error:
             answer.value = f"<p>{escape(str(error))}</p>"
             picture.layout.display = "none"
             return
-        drawn = io.BytesIO()
-        figure(found).savefig(drawn, format="png", dpi=110)
-        answer.value, picture.value = f"<pre>{escape(text(found))}</pre>", drawn.getvalue()
+        answer.value, picture.value = f"<pre>{escape(text(found))}</pre>", png(figure(found))
         picture.layout.display = None
 
-    for choice in choices.values():
-        choice.observe(show, names="value")
-    show()
+    follow(choices.values(), draw)
     return widgets.VBox([widgets.VBox(list(choices.values())), answer, picture])

@@ -3,14 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..catalogue import Model
-from ..hardware import find_gpu
 from .style import BLUE, COLOURS, GREY, ORANGE, axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RENTED = (("RTX-4090", 1), ("A100-80G", 1), ("H100-80G", 8), ("H20-96G", 8))  # what one rents as one machine
+    from ..hubs.catalogue import Model
 
 
 def budgets(right: Mapping[int, int], lengths: Sequence[int], baseline: int) -> "Figure":
@@ -33,12 +31,7 @@ def budgets(right: Mapping[int, int], lengths: Sequence[int], baseline: int) -> 
     return figure
 
 
-def rented() -> dict[str, int]:
-    """Memory in bytes of what one rents as one machine: ``{"8 x H100-80G": ...}``."""
-    return {f"{n} x {name}": n * find_gpu(name).nbytes for name, n in RENTED}
-
-
-def family(models: Sequence[Model], memory: Mapping[str, int]) -> "Figure":
+def family(models: "Sequence[Model]", memory: Mapping[str, int]) -> "Figure":
     """Weights of each model as published, in GB on a logarithmic scale, and the memory of some machines as lines."""
     figure, (ax,) = axes(size=(9.0, 0.45 * len(models) + 2.0))
     sizes = [m.nbytes / 1e9 for m in models]

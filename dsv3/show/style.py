@@ -4,8 +4,6 @@ import io
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from IPython.display import Image
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -47,16 +45,3 @@ def picture(figure: "Figure", alt: str) -> "Image":
     from IPython.display import Image
 
     return Image(data=png(figure), format="png", alt=alt)
-
-
-def ipywidgets() -> "ModuleType":
-    """The package of the sliders and menus.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    try:
-        import ipywidgets as widgets
-    except ImportError:
-        raise ImportError("ipywidgets is not installed: pip install 'dsv3[notebooks]'") from None
-    return widgets

@@ -1,21 +1,14 @@
-"""Figures and the widget of lesson 12: tiny-r1's training, GRPO's equation, and what rewards make of a model."""
+"""Figures of lesson 12: tiny-r1's training, GRPO's equation, and what rewards make of a model."""
 
-import json
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .style import BLUE, GREEN, GREY, ORANGE, PINK, RED, axes, ipywidgets
+from .style import BLUE, GREEN, GREY, ORANGE, PINK, RED, axes
 
 if TYPE_CHECKING:
-    from ipywidgets import VBox
     from matplotlib.figure import Figure
 
 REWARDS = {"rule": (BLUE, "right number + form"), "form": (ORANGE, "form alone"), "coin": (GREY, "a coin's throw")}
-
-
-def log(file: str | Path) -> list[dict]:
-    """The rows of a training run, as ``dsv3.tiny.train`` writes them."""
-    return [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()]
 
 
 def history(rows: list[dict], mtp_from: int, fp8_from: int, even: float) -> "Figure":
@@ -53,54 +46,26 @@ def losses(found: list[float], chance: float) -> "Figure":
     return figure
 
 
-def grpo(right: int, group: int, clip: float) -> "Figure":
-    """A group's advantages, and the clipped objective of one token whose answer was right or wrong."""
-    import torch
+def grpo(
+    advantages: Sequence[float], ratios: Sequence[float], objective: Mapping[str, Sequence[float]], clip: float
+) -> "Figure":
+    """A group's advantages, and the clipped objective of one token whose answer was right or wrong.
 
-    from ..tiny import grpo as of
-
-    rewards = torch.tensor([[1.0] * right + [0.0] * (group - right)])
-    found = of.advantages(rewards)[0]
+    Args:
+        ratios: of a token's probability after and before.
+        objective: name of a curve -> its value for each ratio.
+    """
     figure, (bars, curve) = axes(1, 2, size=(11, 3.8))
-    bars.bar(range(1, group + 1), found.tolist(), color=[BLUE] * right + [RED] * (group - right))
+    right, group = sum(gain > 0 for gain in advantages), len(advantages)
+    bars.bar(range(1, group + 1), advantages, color=[BLUE if gain > 0 else RED for gain in advantages])
     bars.axhline(0, color="black", linewidth=1)
     bars.set(xlabel=f"answer ({right} of {group} are right)", ylabel="advantage", ylim=(-4.2, 4.2), title="one group")
-    ratio = torch.linspace(0.4, 1.8, 141)
-    recipe = of.Recipe(clip=clip, kl=0.0)
-    one = torch.ones(1, 1, dtype=torch.bool)
-    for colour, name, gain in ((BLUE, "right", found.max()), (RED, "wrong", found.min())):
-        new = ratio.log().view(-1, 1, 1)
-        zero = torch.zeros(1, 1)
-        value = [of.objective(each, zero, each, gain.view(1), one, recipe).item() for each in new]
-        curve.plot(ratio, value, color=colour, label=f"{name}: advantage {gain:+.2f}")
+    for (name, values), colour in zip(objective.items(), (BLUE, RED), strict=True):
+        curve.plot(ratios, values, color=colour, label=name)
     curve.axvspan(1 - clip, 1 + clip, color=GREY, alpha=0.15, label=f"1 ± {clip:g}")
     curve.set(xlabel="ratio new / old probability", ylabel="objective", title="one token")
     curve.legend(fontsize=11)
     return figure
-
-
-def explorer(right: int = 2, group: int = 8, clip: float = 0.2) -> "VBox":
-    """``grpo`` with sliders. Its ``children`` are the sliders and the picture.
-
-    Raises:
-        ImportError: ipywidgets is not installed.
-    """
-    widgets = ipywidgets()
-    from .style import png
-
-    size = widgets.IntSlider(value=group, min=2, max=16, description="group")
-    good = widgets.IntSlider(value=right, min=0, max=group, description="right")
-    epsilon = widgets.FloatSlider(value=clip, min=0.05, max=0.5, step=0.05, description="clip")
-    picture = widgets.Image(format="png")
-
-    def show(_: object = None) -> None:
-        good.max = size.value
-        picture.value = png(grpo(good.value, size.value, epsilon.value))
-
-    for slider in (size, good, epsilon):
-        slider.observe(show, names="value")
-    show()
-    return widgets.VBox([widgets.VBox([size, good, epsilon]), picture])
 
 
 def scores(found: dict[str, dict[str, float]]) -> "Figure":

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..chat import Reply, Tokenizer
-from ..checkpoint.load import load
 from ..config import ModelConfig
-from ..fast import Fast
 from ..generate import LLM
+from ..inference.chat import Reply, Tokenizer
+from ..inference.fast import Fast
+from ..inference.weights import load
 from ..model import Transformer
 from ..runtime import Runtime
 from . import data, train

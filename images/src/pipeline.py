@@ -1,8 +1,8 @@
 """The figures of the way from a checkpoint to an answer. Numbers come from the tables of the package."""
 
-from dsv3.catalogue import find_model
 from dsv3.config import ModelConfig
 from dsv3.cost import weight_bytes
+from dsv3.hubs.catalogue import find_model
 
 from .draw import BLUE, GREEN, GREY, ORANGE, PALE, PINK, SKY, YELLOW, arrow, box, sheet, text
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from jobs import free_port
 from test_cli import dsv3, fails
 
 from dsv3.engines import vllm
@@ -25,6 +24,7 @@ from dsv3.engines.offline import generate
 from dsv3.engines.options import Serve
 from dsv3.engines.server import Server, start
 from dsv3.generate import load
+from dsv3.lab.jobs import free_port
 from dsv3.paths import TINY_R1
 from dsv3.tiny.data import held_out_set
 from dsv3.tiny.evaluate import answer

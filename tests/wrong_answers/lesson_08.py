@@ -1,7 +1,7 @@
 """Plausible mistakes in the exercises of lesson 08."""
 
 _HEAD = """
-from dsv3.show.kernels import triton_here
+from dsv3.lab.kernels import triton_here
 
 triton, tl = triton_here()
 

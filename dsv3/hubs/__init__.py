@@ -1,0 +1,1 @@
+"""What there is to fetch, and fetching it: the catalogue, the hubs' clients, the transfer."""

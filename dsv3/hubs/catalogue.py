@@ -1,0 +1,63 @@
+"""The models that people ask for, with ids, precision and size: ``assets/models.json``."""
+
+import json
+from dataclasses import dataclass, replace
+
+from ..config import ModelConfig
+from ..cost import weight_bytes
+from ..paths import ASSETS, TINY_R1
+
+MODELS = ASSETS / "models.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A published checkpoint.
+
+    Attributes:
+        modelscope, huggingface: ids on the two hubs; None for the one that ships with dsv3.
+        architecture: model_type of its config.json.
+        runs: ``dsv3 generate``, or ``engine`` for what only SGLang, vLLM and the like run.
+        config: the shipped config that describes it; None if the tensor table does not cover it.
+        context: max_position_embeddings of its config.json.
+        stored: bytes of its tensors where they cannot be summed from the table.
+    """
+
+    name: str
+    modelscope: str | None
+    huggingface: str | None
+    architecture: str
+    precision: str
+    runs: str
+    config: str | None
+    context: int | None
+    stored: int | None
+    source: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors as published; the files' headers add some millions."""
+        cfg = self.load_config()
+        return weight_bytes(cfg, self.precision) if cfg else self.stored or 0
+
+    def load_config(self) -> ModelConfig | None:
+        """Its config, or None for an architecture that dsv3 does not run."""
+        if self.name == TINY_R1.name:
+            return ModelConfig.load(TINY_R1)
+        if self.config is None:
+            return None
+        return replace(ModelConfig.load(self.config), max_seq_len=self.context, dtype=self.precision)
+
+
+def models() -> list[Model]:
+    """Every model of the catalogue."""
+    return [Model(**row) for row in json.loads(MODELS.read_text(encoding="utf-8"))]
+
+
+def find_model(name: str) -> Model | None:
+    """The model that ``name`` means: ``DeepSeek-R1``, ``r1``, ``deepseek-ai/DeepSeek-R1``; None if it is not known."""
+
+    def plain(text: str) -> str:
+        return text.lower().removeprefix("deepseek-ai/").removeprefix("deepseek-").removesuffix("-chat")
+
+    return next((m for m in models() if plain(m.name) == plain(name)), None)

@@ -1,0 +1,348 @@
+"""The model of ``model.py`` laid out for speed: the same function of the same weights in fewer, larger operations.
+
+``Fast`` takes a filled ``Transformer`` apart and offers its three methods, so what generates does not care which of the
+two it has. Read ``model.py`` for what is computed; here is how it is computed quickly:
+
+- matrices that multiply the same input are joined (``wq_a`` and ``wkv_a``; ``w1`` and ``w3``);
+- on a CPU, a few tokens are multiplied by ``kernels/native.c``, where there is a C compiler;
+- ``wkv_b`` is laid out as the two halves that the absorbed form multiplies with;
+- what only depends on the position is looked up; a single new token needs no mask;
+- of the experts, only the chosen ones are touched, one by one for a few tokens, sorted by expert for many;
+- on a GPU, ``run.kernels`` attends to the cache and multiplies all experts at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..cache import Cache
+from ..config import BLOCK, ModelConfig
+from ..kernels import native, reference
+from ..model import MLA, MLP, MTP, Block, Linear, MoE, RMSNorm, Transformer, product, rotate, turns
+
+Function = Callable[[Tensor], Tensor]  # [n, in] -> [n, out]; n tokens, of all sequences
+
+
+class Matrix:
+    """``x @ weight.T`` of linear layers with one input, their outputs side by side. Takes the weights from them."""
+
+    def __init__(self, *linears: Linear):
+        first = linears[0]
+        self.run, self.scale_fmt = first.run, first.scale_fmt
+        self.weight = torch.cat([part.weight for part in linears]) if len(linears) > 1 else first.weight.data
+        self.scale = None if first.scale is None else torch.cat([part.scale for part in linears])
+        for part in linears:
+            part.weight = part.scale = None
+        quantised = self.scale is not None and self.run.gemm == "fp8"
+        usual = self.run.dtype == torch.bfloat16 and self.weight.dtype != torch.float32 and not quantised
+        self.native = usual and self.run.device.type == "cpu" and native.library() is not None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.native and x.shape[0] <= native.MOST_TOKENS:
+            return native.linear(x, self.weight, self.scale)
+        if self.native and self.scale is not None:
+            return F.linear(x, native.weight_dequant(self.weight, self.scale))
+        return product(self.run, x, self.weight, self.scale, self.scale_fmt)
+
+
+def joined(*linears: Linear) -> Function:
+    """One ``Matrix`` of them, unless FP8 blocks would not line up."""
+    if linears[0].scale is not None and any(part.weight.shape[0] % BLOCK for part in linears[:-1]):
+        parts = [Matrix(part) for part in linears]
+        return lambda x: torch.cat([part(x) for part in parts], dim=-1)
+    return Matrix(*linears)
+
+
+class Norm:
+    """``RMSNorm`` in few operations: ``hypot`` brings epsilon under the root."""
+
+    def __init__(self, layer: RMSNorm):
+        self.weight, self.eps = layer.weight.float(), layer.eps
+        n = len(self.weight)
+        self.scaled = self.weight * n**0.5
+        self.least = torch.full((), (n * layer.eps) ** 0.5, device=self.weight.device)
+        cpu = self.weight.device.type == "cpu" and layer.weight.dtype == torch.bfloat16
+        self.native = cpu and native.library() is not None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.native and x.shape[0] <= native.MOST_TOKENS:
+            return native.rms_norm(x, self.weight, self.eps)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        return (x * self.scaled).div_(length.hypot_(self.least)).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Here:
+    """Where the new tokens stand, as ``model.Place``: ``start`` is a number where all sequences are equally long."""
+
+    batch: int
+    start: int | Tensor
+    end: int
+    turns: Tensor  # [1, n, R / 2] complex
+    lengths: Tensor  # [n] int64, what each token sees of its sequence, itself included
+    cache: Cache
+
+    @property
+    def one_each(self) -> bool:
+        """Whether each sequence has one new token."""
+        return len(self.lengths) == self.batch
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """[B, 1, S, T] bool, True where a query may look; None if all may look everywhere."""
+        if self.one_each and isinstance(self.start, int):
+            return None
+        lengths = self.lengths.view(self.batch, 1, -1, 1)
+        return torch.arange(self.end, device=lengths.device) < lengths
+
+    def write(self, layer: int, new: Tensor) -> Tensor:
+        """[n, C + R] into the cache -> all up to ``end``, [B, T, C + R]."""
+        new = new.view(self.batch, -1, new.shape[-1])
+        (kept,) = self.cache.room(layer, self.end, new)
+        if isinstance(self.start, int):
+            kept[:, self.start : self.end] = new
+        else:
+            rows = torch.arange(self.batch, device=new.device).unsqueeze(1)
+            kept[rows, self.start.unsqueeze(1) + torch.arange(new.shape[1], device=new.device)] = new
+        return kept[:, : self.end]
+
+
+class FastMLA:
+    """``MLA.absorbed``."""
+
+    def __init__(self, mla: MLA):
+        cfg = self.cfg = mla.cfg
+        self.kernels, self.layer, self.heads, self.scale = mla.run.kernels, mla.layer, mla.heads, mla.softmax_scale
+        self.first = joined(mla.wq_a if cfg.q_lora_rank else mla.wq, mla.wkv_a)
+        self.widths = [cfg.q_lora_rank or self.heads * cfg.qk_head_dim, cfg.kv_lora_rank, cfg.qk_rope_head_dim]
+        if cfg.q_lora_rank:
+            self.q_norm, self.wq_b = Norm(mla.q_norm), Matrix(mla.wq_b)
+        self.kv_norm = Norm(mla.kv_norm)
+        unfold = mla.wkv_b.weight.data.unflatten(0, (self.heads, -1))
+        key, value = unfold.split([cfg.qk_nope_head_dim, cfg.v_head_dim], dim=1)
+        self.key, self.value = key.transpose(1, 2).contiguous(), value.contiguous()  # [H, C, N], [H, P, C]
+        mla.wkv_b.weight = None
+        self.wo = Matrix(mla.wo)
+
+    def __call__(self, x: Tensor, here: Here) -> Tensor:
+        """[n, D] -> [n, D], this rank's heads."""
+        cfg, heads = self.cfg, self.heads
+        q, c, k_pe = self.first(x).split(self.widths, dim=-1)
+        if cfg.q_lora_rank:
+            q = self.wq_b(self.q_norm(q))
+        q_nope, q_pe = q.unflatten(-1, (heads, -1)).split([cfg.qk_nope_head_dim, cfg.qk_rope_head_dim], dim=-1)
+        turned = rotate(torch.cat([q_pe, k_pe.unsqueeze(1)], dim=1).unsqueeze(0), here.turns)[0]
+        kept = here.write(self.layer, torch.cat([self.kv_norm(c), turned[:, heads]], dim=-1))
+        q_c = self.heads_times(q_nope, self.key)
+        if self.kernels is not reference and here.one_each:
+            c, k_pe = kept.split([cfg.kv_lora_rank, cfg.qk_rope_head_dim], dim=-1)
+            mixed = self.kernels.mla_decode(q_c, turned[:, :heads], c, k_pe, here.lengths, self.scale)
+        else:
+            mixed = self.attend(torch.cat([q_c, turned[:, :heads]], dim=-1), kept, here)
+        return self.wo(self.heads_times(mixed, self.value).flatten(1))
+
+    def heads_times(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """[n, H, in], each head with its own of ``matrices`` [H, out, in] -> [n, H, out]."""
+        if self.wo.native and x.shape[0] <= native.MOST_TOKENS:
+            return native.linear(x, matrices)
+        return torch.bmm(x.transpose(0, 1), matrices.transpose(1, 2)).transpose(0, 1)
+
+    def attend(self, q: Tensor, kept: Tensor, here: Here) -> Tensor:
+        """[n, H, C + R] queries over the cache [B, T, C + R] -> [n, H, C].
+
+        All heads look at the same cache. It serves as keys and values at once; what the rotary part adds to the values
+        is dropped.
+        """
+        if self.wo.native and q.shape[0] <= native.MOST_TOKENS and self.heads <= native.MOST_HEADS:
+            return native.attend(q, kept, here.lengths, self.cfg.kv_lora_rank, self.scale)
+        kept = kept.unsqueeze(1)
+        if here.one_each:  # a token's heads stand where the tokens of a sequence would
+            mixed = F.scaled_dot_product_attention(q.unsqueeze(1), kept, kept, here.mask, scale=self.scale)
+        else:
+            q = q.unflatten(0, (here.batch, -1)).transpose(1, 2)
+            kept = kept.expand(-1, self.heads, -1, -1)
+            mixed = F.scaled_dot_product_attention(q, kept, kept, here.mask, scale=self.scale).transpose(1, 2)
+        return mixed.reshape(-1, self.heads, mixed.shape[-1])[..., : self.cfg.kv_lora_rank]
+
+
+class FastMLP:
+    """``MLP``: [n, D] -> [n, D], this rank's part."""
+
+    def __init__(self, mlp: MLP):
+        self.width = mlp.w1.weight.shape[0]
+        self.up, self.down = joined(mlp.w1, mlp.w3), Matrix(mlp.w2)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        up = self.up(x)
+        return self.down(F.silu(up[:, : self.width]).mul_(up[:, self.width :]))
+
+
+class FewTokens:
+    """Several ``FastMLP`` of one shape, chosen by number, for a few tokens: one call instead of seven for each."""
+
+    def __init__(self, layers: dict[int, FastMLP], count: int):
+        self.possible = all(isinstance(mlp.up, Matrix) and mlp.down.native for mlp in layers.values())
+        if self.possible:
+            parts = {i: (m.up.weight, m.up.scale, m.down.weight, m.down.scale) for i, m in layers.items()}
+            self.mlps = native.MLPs(parts, count)
+
+    def take(self, x: Tensor) -> bool:
+        return self.possible and x.shape[0] <= native.MOST_TOKENS
+
+
+def stacked(matrices: list[Function]) -> tuple[Tensor | None, Tensor | None]:
+    """Weights [E, out, in] and their scales as one tensor each, of which each matrix then has its part.
+
+    No scales where there are none; neither where it cannot be: no experts here, or FP8 blocks that do not line up.
+    """
+    if not matrices or not all(isinstance(m, Matrix) for m in matrices):
+        return None, None
+    weight = torch.stack([m.weight for m in matrices])
+    scale = None if matrices[0].scale is None else torch.stack([m.scale for m in matrices])
+    for i, matrix in enumerate(matrices):
+        matrix.weight, matrix.scale = weight[i], None if scale is None else scale[i]
+    return weight, scale
+
+
+class FastDense:
+    """``MLP`` as a layer of its own."""
+
+    def __init__(self, mlp: MLP):
+        self.many = FastMLP(mlp)
+        self.few = FewTokens({0: self.many}, 1)
+        self.first, self.ones = torch.zeros(native.MOST_TOKENS, 1, dtype=torch.long), torch.ones(native.MOST_TOKENS, 1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not self.few.take(x):
+            return self.many(x)
+        n = x.shape[0]
+        return self.few.mlps.add(torch.zeros(x.shape), x, self.first[:n], self.ones[:n])
+
+
+class FastMoE:
+    """``MoE``: [n, D] -> [n, D] float32, this rank's part."""
+
+    def __init__(self, moe: MoE):
+        self.run, self.gate, self.n_experts = moe.run, moe.gate, moe.n_experts
+        self.experts = {int(name): FastMLP(expert) for name, expert in moe.experts.items()}
+        self.mine = moe.run.tp.mine(moe.n_experts)
+        self.up, self.up_scale = stacked([expert.up for expert in self.experts.values()])
+        self.down, self.down_scale = stacked([expert.down for expert in self.experts.values()])
+        self.few = FewTokens(self.experts, moe.n_experts)
+        self.shared = FastDense(moe.shared_experts)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        weights, chosen = self.gate(x)
+        y = self.shared(x).float()
+        if self.few.take(x):
+            return self.few.mlps.add(y, x, chosen, weights)
+        order, offsets = reference.sort_by_expert(chosen, self.n_experts)
+        if self.run.tp.size > 1:
+            offsets = offsets[self.mine.start : self.mine.stop + 1]
+            order = order[offsets[0] : offsets[-1]]
+            offsets = offsets - offsets[0]
+        token = order // weights.shape[1]
+        formats = self.up_scale is None or self.run.gemm == "fp8"  # that the grouped product knows
+        at_once = self.run.kernels is not reference and self.up is not None and formats
+        parts = (self.all_at_once if at_once else self.one_by_one)(x[token], offsets)
+        return y.index_add_(0, token, parts * weights.flatten()[order].unsqueeze(-1))
+
+    def one_by_one(self, x: Tensor, offsets: Tensor) -> Tensor:
+        """[m, D] copies of tokens sorted by expert, an expert's from one of ``offsets`` to the next -> [m, D]."""
+        parts, bounds = torch.empty_like(x), offsets.tolist()
+        for expert, begin, end in zip(self.experts.values(), bounds, bounds[1:], strict=False):
+            if begin < end:
+                parts[begin:end] = expert(x[begin:end])
+        return parts
+
+    def all_at_once(self, x: Tensor, offsets: Tensor) -> Tensor:
+        """The same by the grouped product."""
+        gate, value = self.grouped(x, self.up, self.up_scale, offsets).chunk(2, dim=-1)
+        return self.grouped(F.silu(gate).mul_(value), self.down, self.down_scale, offsets)
+
+    def grouped(self, x: Tensor, w: Tensor, scale: Tensor | None, offsets: Tensor) -> Tensor:
+        kernels, dtype = self.run.kernels, self.run.dtype
+        if scale is None:
+            return kernels.grouped_gemm(x, w, offsets, dtype=dtype)
+        q, x_scale = kernels.act_quant(x, BLOCK, self.shared.many.down.scale_fmt)
+        return kernels.grouped_gemm(q, w, offsets, x_scale, scale, BLOCK, dtype)
+
+
+class FastBlock:
+    """``Block``: the ranks' parts are summed in float32."""
+
+    def __init__(self, block: Block):
+        self.tp = block.attn.run.tp
+        self.attn_norm, self.ffn_norm = Norm(block.attn_norm), Norm(block.ffn_norm)
+        self.attn = FastMLA(block.attn)
+        self.ffn = FastMoE(block.ffn) if isinstance(block.ffn, MoE) else FastDense(block.ffn)
+
+    def __call__(self, x: Tensor, here: Here) -> Tensor:
+        x = x + self.sum(self.attn(self.attn_norm(x), here), x.dtype)
+        return x + self.sum(self.ffn(self.ffn_norm(x)), x.dtype)
+
+    def sum(self, part: Tensor, dtype: torch.dtype) -> Tensor:
+        return part.to(dtype) if self.tp.size == 1 else self.tp.all_reduce(part.float()).to(dtype)
+
+
+class FastMTP:
+    """``MTP``."""
+
+    def __init__(self, mtp: MTP):
+        self.enorm, self.hnorm, self.norm = Norm(mtp.enorm), Norm(mtp.hnorm), Norm(mtp.norm)
+        self.eh_proj, self.block = Matrix(mtp.eh_proj), FastBlock(mtp.block)
+
+    def __call__(self, h: Tensor, e: Tensor, here: Here) -> Tensor:
+        return self.norm(self.block(self.eh_proj(torch.cat([self.enorm(e), self.hnorm(h)], dim=-1)), here))
+
+
+class Fast:
+    """A ``Transformer`` with ``attn="absorb"``, taken apart: ``model`` gives up its weights, layer by layer.
+
+    Peak memory beside the model: one layer's experts. Methods, arguments and results as ``Transformer``'s.
+    """
+
+    def __init__(self, model: Transformer):
+        self.cfg: ModelConfig = model.cfg
+        self.run = model.run
+        self.embed, self.frequencies = model.embed, model.frequencies
+        self.layers = [FastBlock(block) for block in model.layers]
+        self.norm, self.head = Norm(model.norm), Matrix(model.head)
+        self.mtp = [FastMTP(mtp) for mtp in model.mtp]
+        self.turns = turns(self.cfg, self.frequencies, torch.arange(256, device=self.run.device))
+
+    def __call__(self, tokens: Tensor, start: int | Tensor = 0, cache: Cache | None = None) -> Tensor:
+        """As ``Transformer.forward``: [B, S] token ids -> [B, S, D]."""
+        here = self.place(tokens, start, cache)
+        h = self.embed(tokens).flatten(0, 1)
+        for layer in self.layers:
+            h = layer(h, here)
+        return self.norm(h).unflatten(0, tokens.shape)
+
+    def predict(self, h: Tensor, tokens: Tensor, start: int | Tensor = 0, cache: Cache | None = None) -> Tensor:
+        """As ``Transformer.predict``: the first MTP layer, [B, S, D] and [B, S] -> [B, S, D]."""
+        here = self.place(tokens, start, cache)
+        return self.mtp[0](h.flatten(0, 1), self.embed(tokens).flatten(0, 1), here).unflatten(0, tokens.shape)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """As ``Transformer.logits``: [..., D] -> [..., V] float32."""
+        return self.run.tp.all_gather(self.head(h).float(), self.cfg.vocab_size)
+
+    def place(self, tokens: Tensor, start: int | Tensor, cache: Cache | None) -> Here:
+        batch, new = tokens.shape
+        device = tokens.device
+        end = (start if isinstance(start, int) else int(start.max())) + new
+        if len(self.turns) < end:
+            self.turns = turns(self.cfg, self.frequencies, torch.arange(2 * end, device=device))
+        if isinstance(start, int):
+            turned, lengths = self.turns[start:end], torch.arange(start + 1, end + 1, device=device)
+            if batch > 1:
+                turned, lengths = turned.repeat(batch, 1), lengths.repeat(batch)
+        else:
+            lengths = (start.unsqueeze(1) + torch.arange(1, new + 1, device=device)).flatten()
+            turned = self.turns[lengths - 1]
+        return Here(batch, start, end, turned.unsqueeze(0), lengths, cache or Cache())

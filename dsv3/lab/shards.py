@@ -1,0 +1,64 @@
+"""Which rank holds what of each tensor, and what that weighs."""
+
+import re
+from collections import Counter
+from dataclasses import replace
+from typing import NamedTuple
+
+from ..config import ModelConfig
+from ..layout import Row, layout
+
+
+def way(row: Row) -> str:
+    """How a tensor gets to the ranks."""
+    if row.expert is not None:
+        return "whole experts"
+    return {None: "a copy for every rank", 0: "cut by rows", 1: "cut by columns"}[row.cut]
+
+
+def held(cfg: ModelConfig, ranks: int) -> list[Counter]:
+    """Bytes that each rank holds of the main model after a conversion, by ``way``."""
+    found = [Counter() for _ in range(ranks)]
+    for row in layout(replace(cfg, n_mtp_layers=0)):
+        for rank in row.holders(ranks, cfg.n_routed_experts):
+            share = 1.0
+            for part, n in zip(row.local(rank, ranks), row.shape, strict=True):
+                share *= (part.stop - part.start) / n
+            found[rank][way(row)] += round(row.nbytes * share)
+    return found
+
+
+class Segment(NamedTuple):
+    """A piece of a tensor, from ``begin`` to ``end`` (shares of its length, 0 to 1), that ``rank`` holds."""
+
+    rank: int
+    begin: float
+    end: float
+
+
+def segments(cfg: ModelConfig, ranks: int) -> dict[str, list[Segment]]:
+    """How the tensors of a dense and of a MoE layer, embedding and head are cut: label -> pieces.
+
+    No pieces: every rank holds a copy. All routed experts of the layer are one line.
+    """
+    wanted = replace(cfg, n_layers=cfg.n_dense_layers + 1, n_mtp_layers=0)
+    lines: dict[str, list[Segment]] = {}
+    for row in layout(wanted):
+        layer = re.match(r"layers\.(\d+)\.(.+)", row.name)
+        dense = layer and int(layer[1]) < cfg.n_dense_layers
+        if row.is_scale or "norm" in row.name or (dense and (int(layer[1]) or "attn" in row.name)):
+            continue
+        name = (layer[2] if layer else row.name).removesuffix(".weight")
+        if row.expert is not None:
+            (rank,) = row.holders(ranks, cfg.n_routed_experts)
+            n, name = cfg.n_routed_experts, f"{cfg.n_routed_experts} experts, each whole"
+            pieces = [Segment(rank, row.expert / n, (row.expert + 1) / n)] if row.name.endswith("w1.weight") else []
+        elif row.cut is None:
+            name, pieces = f"{name}: copies", []
+        else:
+            parts = [row.local(rank, ranks)[row.cut] for rank in range(ranks)]
+            n = row.shape[row.cut]
+            pieces = [Segment(rank, p.start / n, p.stop / n) for rank, p in enumerate(parts) if p.stop > p.start]
+            name = f"{name}: {('rows', 'columns')[row.cut]}"
+        lines.setdefault(name, []).extend(pieces)
+    return lines

@@ -1,0 +1,219 @@
+"""A watch over the ranks of one job: when one of them is lost, all the others end with a line that says so.
+
+A rank that waits in a collective cannot be woken by another one's death, whatever the backend. So every rank beats into
+the job's key-value store from a thread of its own, and reads there how the others are. Used by ``parallel.launch``.
+"""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Protocol
+
+from ..outside import printable
+
+BEATS = 15  # in the time after which a silent rank counts as lost
+SUSPICIOUS = 5  # beats: the same, once a connection between ranks has broken
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds. ``DSV3_TIMEOUTS=start=600,silent=30`` changes some of them.
+
+    Attributes:
+        start: until all nodes and ranks must have come.
+        silent: after which a rank that is not heard of counts as lost.
+        collective: after which a single collective operation fails though every rank is alive.
+    """
+
+    start: float = 20
+    silent: float = 15
+    collective: float = 600
+
+    @property
+    def beat(self) -> float:
+        return self.silent / BEATS
+
+    @staticmethod
+    def from_environment() -> "Timeouts":
+        """
+        Raises:
+            ValueError: an unknown name, or not a positive number.
+        """
+        text = os.environ.get("DSV3_TIMEOUTS", "")
+        changes = {}
+        for item in filter(None, text.split(",")):
+            name, _, value = item.partition("=")
+            try:
+                changes[name] = float(value)
+            except ValueError:
+                changes[name] = 0
+            if changes[name] <= 0 or name not in {f.name for f in fields(Timeouts)}:
+                raise ValueError(f"DSV3_TIMEOUTS={text}: give seconds as start=20,silent=15,collective=600")
+        return replace(Timeouts(), **changes)
+
+
+class Store(Protocol):
+    """What is used of ``torch.distributed.Store``; every call raises RuntimeError when the store is gone."""
+
+    def set(self, key: str, value: str) -> None: ...
+    def multi_get(self, keys: list[str]) -> list[bytes]: ...
+    def compare_set(self, key: str, expected: str, desired: str) -> bytes: ...
+
+
+JOB = "job"  # the key under which the first who knows says why the job is lost
+RUNNING = "running"
+
+
+def rank_key(rank: int) -> str:
+    return f"rank/{rank}"
+
+
+class Watch:
+    """This rank's beats, and its eyes on the others, until ``finish`` or ``fail``.
+
+    The process ends (``os._exit``) with one line on stderr when another rank has failed or fallen silent, or when the
+    store is gone. Nothing else uses ``store``: a call that hangs must not hold up anybody.
+
+    Args:
+        store: a connection of its own.
+        host: who holds the store, for messages.
+        prefix: what error lines of this process begin with.
+    """
+
+    def __init__(self, store: Store, rank: int, size: int, host: str, prefix: str, timeouts: Timeouts):
+        self.store, self.rank, self.size, self.host, self.prefix = store, rank, size, host, prefix
+        self.beat, self.silent = timeouts.beat, timeouts.silent
+        self.status = RUNNING  # then "done" or "failed"
+        self.cause = ""  # why it failed
+        self.speaker = threading.Lock()  # who holds it says this process's last words
+        self.wake, self.settled = threading.Event(), threading.Event()
+        self.answered = 0.0
+        self.heard: dict[int, tuple[bytes, float]] = {}  # by rank: what it said last, and since when
+        self.parent = os.getppid()
+        self._publish(0)
+        self.store.compare_set(JOB, "", RUNNING)
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self._talk, self._guard)]
+
+    def start(self) -> None:
+        """Begin; all ranks have made their ``Watch``."""
+        self.answered = time.monotonic()
+        self.heard = dict.fromkeys(range(self.size), (b"", self.answered))
+        for thread in self.threads:
+            thread.start()
+
+    def finish(self) -> None:
+        """This rank is done: waits until all are."""
+        self.status = "done"
+        self.wake.set()
+        self.settled.wait()
+        for thread in self.threads:
+            thread.join(self.beat)
+
+    def fail(self, error: BaseException) -> None:
+        """This rank ends with ``error``: the others hear why before it is gone.
+
+        A broken connection is mostly another rank's end, so that one gets the time to be found; then this process ends
+        here, as theirs do.
+        """
+        if type(error) is ConnectionError:  # not its kin: a reader who closed his pipe is nobody's death
+            self.silent = min(self.silent, SUSPICIOUS * self.beat)
+            self.settled.wait((SUSPICIOUS + 2) * self.beat)
+        if not self.speaker.acquire(blocking=False):
+            time.sleep(self.silent)  # the watch is ending this process
+        end_within(self.silent)
+        interrupted = isinstance(error, KeyboardInterrupt)
+        self.cause = f"rank {self.rank} " + ("was interrupted" if interrupted else f"stopped: {reason(error)}")
+        self.status = "failed"
+        self.wake.set()
+        self.settled.wait(3 * self.beat + 1)
+
+    def _talk(self) -> None:
+        """Thread: tell how this rank is, read how the others are."""
+        n = 0
+        try:
+            while not self.settled.is_set():
+                n += 1
+                if os.getppid() != self.parent:
+                    self.leave("the process that started this one is gone", tell=True)
+                self._publish(n)
+                job, *ranks = self.store.multi_get([JOB, *map(rank_key, range(self.size))])
+                self.answered = time.monotonic()
+                self._judge(job.decode(), ranks)
+                self.wake.wait(self.beat)
+                self.wake.clear()
+        except RuntimeError:
+            if self.status == RUNNING:
+                self.leave(f"{self.host} is gone; its own output says why")
+            self.settled.set()
+
+    def _publish(self, n: int) -> None:
+        """A beat is a value that changes."""
+        if self.status == "failed":
+            self.store.compare_set(JOB, RUNNING, self.cause)
+        beat = f"{RUNNING} {os.getpid()} {n}"
+        self.store.set(rank_key(self.rank), beat if self.status == RUNNING else self.status)
+
+    def _judge(self, job: str, ranks: list[bytes]) -> None:
+        """End this process if the job is lost; ``settled`` once this rank may go."""
+        now = time.monotonic()
+        for r, value in enumerate(ranks):
+            if value != self.heard[r][0]:
+                self.heard[r] = (value, now)
+        running = [r for r, value in enumerate(ranks) if value.startswith(RUNNING.encode()) and r != self.rank]
+        if self.status != "failed" and job != RUNNING:
+            self.leave(job)
+        if self.status != RUNNING and not running:
+            self.settled.set()
+        for r in running:
+            value, since = self.heard[r]
+            if now - since > self.silent:
+                self._kill_sibling(int(value.split()[1]))
+                self.leave(f"rank {r} has not been heard of for {now - since:.0f} s", tell=True)
+
+    def _kill_sibling(self, pid: int) -> None:
+        """A process that is stopped obeys only SIGKILL, and torchrun would be polite to it for half a minute."""
+        try:
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return  # on another machine
+        if parent == self.parent:
+            os.kill(pid, signal.SIGKILL)
+
+    def _guard(self) -> None:
+        """Thread: notices when the other one hangs in a call to a store that does not answer."""
+        while not self.settled.wait(self.beat):
+            if time.monotonic() - self.answered > self.silent + 2 * self.beat:
+                self.leave(f"{self.host} has not answered for {self.silent:.0f} s", hung=True)
+
+    def leave(self, why: str, tell: bool = False, hung: bool = False) -> None:
+        """End this process, unless it is ending by itself; ``tell`` the others if they may not know."""
+        if not self.speaker.acquire(blocking=False):
+            return
+        end_within(self.silent)
+        os.write(2, f"{self.prefix}: error: {why}\n".encode())
+        try:
+            if tell:
+                self.store.compare_set(JOB, RUNNING, why)
+            if not hung:
+                self.store.set(rank_key(self.rank), "failed")
+        except RuntimeError:
+            pass  # the store went, too
+        os._exit(1)
+
+
+def end_within(seconds: float) -> None:
+    """The kernel's own alarm: nothing that hangs while this process ends, a driver or a full pipe, can hold it up.
+
+    Args:
+        seconds: 0 calls it off.
+    """
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line; the class of those that no user causes."""
+    text = printable(str(error))
+    return text if isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,1 @@
+"""Machines, and what a model needs of them: GPUs, memory, splits, bounds of speed."""

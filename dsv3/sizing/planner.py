@@ -1,0 +1,205 @@
+"""Plans: a model, GPUs, a split and a load in; memory, fit, limits, speed, disk and engines out. Pure functions."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from ..config import ModelConfig
+from ..cost import flops, weight_bytes
+from ..hubs.catalogue import find_model, models
+from .gpus import GPU, Engine, engines
+from .needs import (
+    FORMULAS,
+    Decode,
+    Load,
+    Need,
+    Precision,
+    Split,
+    auto_split,
+    check_split,
+    decode,
+    fits,
+    largest,
+    needs,
+    table,
+    weights,
+)
+
+COUNTS = (1, 2, 4, 8, 16, 32, 64)  # GPUs that people rent together
+LOAD = Load()
+MOST = 1 << 20  # sequences at once; more than any GPU holds
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to plan for, and the precision that its files have."""
+
+    name: str
+    cfg: ModelConfig
+    published: Precision
+
+
+class Counted(NamedTuple):
+    """Sums of the tensor table that do not change with the GPU, the context or the batch."""
+
+    held: list[Counter[str]]
+    disk: dict[str, int]
+    multiplied: int  # cost.flops, without the context's part
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An answer: what each GPU must hold, whether that fits, and what follows from it.
+
+    Attributes:
+        ranks: the need of each GPU, stage by stage.
+        parts: weights of the fullest GPU by part of the model.
+        largest_context: with this batch; 0 if not even one token fits.
+        largest_batch: with this context.
+        disk: bytes by what they are for, in the order in which they are written.
+    """
+
+    model: str
+    precision: Precision
+    gpu: GPU
+    split: Split
+    load: Load
+    ranks: tuple[Need, ...]
+    parts: dict[str, int]
+    fits: bool
+    largest_context: int
+    largest_batch: int
+    decode: Decode
+    disk: dict[str, int]
+    engines: tuple[Engine, ...]
+
+    @property
+    def fullest(self) -> Need:
+        return max(self.ranks, key=lambda need: need.total)
+
+    @property
+    def free(self) -> int:
+        """Bytes left on the fullest GPU; negative if it does not fit."""
+        return self.gpu.nbytes - self.fullest.total
+
+
+def subject(name: str) -> Subject:
+    """The model that ``name`` means: one of the catalogue, a folder, a config.json, or a shipped config.
+
+    Raises:
+        ValueError: a model that the tensor table does not describe, with what the catalogue knows of it.
+        FileNotFoundError: nothing of that name.
+    """
+    model = find_model(name)
+    if model is None:
+        try:
+            cfg = ModelConfig.load(name)
+        except FileNotFoundError:
+            known = ", ".join(m.name for m in models())
+            raise FileNotFoundError(f"{name}: no such folder or config.json, and not one of {known}") from None
+        return Subject(Path(name).name, cfg, cfg.dtype)
+    cfg = model.load_config()
+    if cfg is None:
+        raise ValueError(
+            f"{model.name} is a {model.architecture} model, and the planner sums DeepSeek-V2/V3 tensors only; what is "
+            f"known: its weights take {model.nbytes / 1e9:.1f} GB in {model.precision.upper()}; KV cache, activations "
+            "and CUDA come on top, and SGLang, vLLM or transformers run it"
+        )
+    return Subject(model.name, cfg, cfg.dtype)
+
+
+def plan(
+    of: Subject,
+    gpu: GPU,
+    split: Split,
+    precision: Precision | None = None,
+    load: Load = LOAD,
+    counted: Counted | None = None,
+) -> Plan:
+    """What ``of`` needs on ``split.gpus`` GPUs. ``counted``, for these arguments, spares counting it for every plan.
+
+    Raises:
+        ValueError: the model cannot be split so, or the context is longer than its own.
+    """
+    cfg, precision = of.cfg, precision or of.published
+    check_split(cfg, precision, split)
+    if load.context > cfg.max_seq_len:
+        raise ValueError(f"--context {load.context}: {of.name} has {cfg.max_seq_len}")
+    held, sizes, multiplied = counted or count(of, split, precision, load)
+
+    def works(context: int, batch: int) -> bool:
+        return fits(needs(cfg, held, gpu, split, replace(load, context=context, batch=batch)), gpu)
+
+    wanted = needs(cfg, held, gpu, split, load)
+    return Plan(
+        model=of.name,
+        precision=precision,
+        gpu=gpu,
+        split=split,
+        load=load,
+        ranks=tuple(wanted),
+        parts=dict(max(held, key=lambda part: part.total())),
+        fits=fits(wanted, gpu),
+        largest_context=largest(cfg.max_seq_len, lambda n: works(n, load.batch)),
+        largest_batch=largest(MOST, lambda n: works(load.context, n)),
+        decode=decode(cfg, held, multiplied, gpu, precision, split, load),
+        disk=sizes,
+        engines=tuple(engines(gpu, precision, split.pp > 1)),
+    )
+
+
+def smallest(
+    of: Subject, kinds: Iterable[GPU], precision: Precision | None = None, load: Load = LOAD
+) -> Iterator[Plan]:
+    """For each kind of GPU the plan with the fewest of ``COUNTS`` that fits; kinds without one are left out."""
+    precision = precision or of.published
+    tensors, sizes, multiplied = table(of.cfg, precision), disk(of, precision), flops(of.cfg)
+    least = weights(tensors, Split())[0].total()
+    held: dict[Split, list[Counter[str]]] = {}
+    for gpu in kinds:
+        for n in COUNTS:
+            if least > n * gpu.nbytes:
+                continue
+            try:
+                split = auto_split(of.cfg, precision, n)
+            except ValueError:
+                break
+            if split not in held:
+                held[split] = weights(tensors, split, load.mtp)
+            found = plan(of, gpu, split, precision, load, Counted(held[split], sizes, multiplied))
+            if found.fits:
+                yield found
+                break
+
+
+def count(of: Subject, split: Split, precision: Precision | None = None, load: Load = LOAD) -> Counted:
+    """What ``plan`` needs from the tensor table: the part that takes time (half a second for DeepSeek-R1)."""
+    precision = precision or of.published
+    return Counted(weights(table(of.cfg, precision), split, load.mtp), disk(of, precision), flops(of.cfg))
+
+
+def disk(of: Subject, precision: Precision) -> dict[str, int]:
+    """Bytes of the files: the download, the cast if ``precision`` needs one, and the conversion for ``dsv3 generate``.
+
+    INT8 and INT4 checkpoints are somebody else's: their size is an estimate from the table.
+    """
+    cfg = of.cfg
+    if precision not in ("fp8", "bf16"):
+        return {"download": weights(table(cfg, precision), Split(), mtp=True)[0].total()}
+    sizes = {"download": weight_bytes(cfg, of.published)}
+    if precision != of.published:
+        sizes[f"cast to {precision.upper()}"] = weight_bytes(cfg, precision)
+    return sizes | {"converted": weights(table(cfg, precision), Split(), mtp=True)[0].total()}
+
+
+def as_json(found: Plan, rate: float | None = None, price: float | None = None) -> dict[str, object]:
+    """A plan as JSON; bytes as integers. ``rate`` in MB/s and ``price`` per GPU and hour add times and costs."""
+    extra: dict[str, object] = {"gpus": found.split.gpus, "free": found.free, "formulas": FORMULAS}
+    if rate:
+        extra["download_seconds"] = found.disk["download"] / (rate * 1e6)
+    if price is not None:
+        extra |= {"cost_per_hour": price * found.split.gpus, "cost_per_day": price * found.split.gpus * 24}
+    ranks = [need._asdict() | {"total": need.total} for need in found.ranks]
+    return asdict(found) | {"ranks": ranks, "decode": found.decode._asdict()} | extra

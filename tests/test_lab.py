@@ -1,0 +1,94 @@
+"""What lessons and tests measure with: ranks as threads, jobs that leave nothing behind, made checkpoints, memory."""
+
+import shutil
+from collections import Counter
+from threading import BrokenBarrierError
+
+import pytest
+import torch
+
+from dsv3.generate import load
+from dsv3.lab import jobs
+from dsv3.lab.checkpoints import flip_a_bit
+from dsv3.lab.memory import peak
+from dsv3.lab.threads import on_ranks
+from dsv3.paths import TINY_R1
+from dsv3.ranks.parallel import Parallel
+
+
+def test_threads_answer_as_one_process_and_log_every_collective():
+    def answer(tp: Parallel):
+        llm = load("tiny-r1", tp=tp)
+        reply = llm.chat("37 + 48 = ?", max_new_tokens=3)
+        return reply.text, tp.log, tp.traffic
+
+    for text, log, traffic in on_ranks(2, answer):
+        assert text == load("tiny-r1").chat("37 + 48 = ?", max_new_tokens=3).text
+        assert Counter(kind for kind, _ in log) == traffic.collectives
+        assert sum(x.nbytes for _, x in log) == sum(
+            traffic.nbytes[k] for k in ("all_reduce", "all_gather", "broadcast")
+        )
+
+
+def test_an_error_on_one_thread_ends_all():
+    def work(tp: Parallel):
+        if tp.rank == 1:
+            raise ValueError("rank 1 has had enough")
+        return tp.all_reduce(torch.ones(1))
+
+    with pytest.raises((ValueError, BrokenBarrierError)):
+        on_ranks(2, work)
+
+
+def test_a_command_is_run_and_its_output_kept(tmp_path):
+    (done,) = jobs.run(tmp_path, "dsv3 explain 'fp8e4nv not supported'")
+    assert done.code == 0
+    assert "FP8" in done.out
+    (done,) = jobs.run(tmp_path, "dsv3 no-such-verb")
+    assert done.code == 2
+    assert "no-such-verb" in done.err
+    with pytest.raises(ValueError, match="begin with dsv3"):
+        jobs.run(tmp_path, "rm -r x")
+
+
+def test_a_job_leaves_no_process_even_when_the_reader_gives_up(tmp_path):
+    command = "dsv3 torchrun --nproc-per-node 2 -m dsv3.generate --ckpt-path tiny-r1 --interactive"
+
+    def gives_up() -> None:
+        with job:
+            job.until(lambda: len(job.ranks()) == 2)
+            job.until(lambda: False, 0)
+
+    job = jobs.Job(tmp_path, command)
+    with pytest.raises(TimeoutError, match="not within 0 s"):
+        gives_up()
+    assert job.alive() == {}
+    assert all(launcher.returncode is not None for launcher in job.launchers)
+
+
+def test_a_process_whose_parent_has_gone_is_ended_too(tmp_path):
+    with jobs.Job(tmp_path) as job:
+        job.start("sh", "-c", "sleep 1000 & exec sleep 1001")
+        job.until(lambda: len(job.alive()) == 2)
+        job.launchers[0].kill()
+        job.until(lambda: job.launchers[0].poll() is not None)
+        assert len(job.alive()) == 1
+    assert job.alive() == {}
+
+
+def test_a_flipped_bit_is_one_bit(tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(TINY_R1, folder)
+    flip_a_bit(folder, "model.norm.weight")
+    pairs = [(a.read_bytes(), (folder / a.name).read_bytes()) for a in TINY_R1.glob("*.safetensors")]
+    assert sum(x != y for a, b in pairs for x, y in zip(a, b, strict=True)) == 1
+
+
+def test_peak_is_that_of_the_command():
+    pytest.importorskip("resource", reason="only Unix tells a process's peak memory")
+    held = bytearray(b"x" * 400_000_000)  # this process's, which must not count
+    bare, filled = peak("-c", "pass"), peak("-m", "timeit", "-n", "1", "-r", "1", "b'x' * 100_000_000")
+    assert 2_000_000 < bare < 50_000_000 < len(held)
+    assert 90_000_000 < filled - bare < 130_000_000
+    with pytest.raises(RuntimeError, match=r"python -m dsv3 plan nonsense failed: .*nonsense"):
+        peak("-m", "dsv3", "plan", "nonsense")
