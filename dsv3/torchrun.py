@@ -13,7 +13,8 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from .parallel import check_in, keys_of, open_store, resolve, wait_for
+from .address import resolve
+from .parallel import check_in, keys_of, open_store, wait_for
 from .watch import JOB, RUNNING, Timeouts
 
 if TYPE_CHECKING:
