@@ -32,8 +32,7 @@ CHOICES = {  # of ``load``
     "numerics": tuple(NUMERICS),
     "dtype": (torch.bfloat16, torch.float16, torch.float32, torch.float64),
 }
-LEAST = {"max_batch_size": 1, "max_seq_len": 2}
-MOST_DRAFTS = 64  # more than any model guesses well
+SIZES = {"max_batch_size": (1,), "max_seq_len": (2,), "mtp": (0, 64)}  # no model guesses 64 tokens well
 
 
 class LLM:
@@ -129,6 +128,12 @@ def conversation(message: str | list[dict[str, str]]) -> list[dict[str, str]]:
     return messages
 
 
+def check_sizes(**sizes: int) -> None:
+    """Raises ValueError for one of ``SIZES`` that is out of its range."""
+    for name, size in sizes.items():
+        whole(name, size, *SIZES[name])
+
+
 def load(
     path: str | Path,
     *,
@@ -162,11 +167,9 @@ def load(
     Raises:
         FileNotFoundError, ValueError: what is missing or wrong, and what to do.
     """
-    whole("mtp", mtp, 0, MOST_DRAFTS)
     sizes = {"max_batch_size": max_batch_size, "max_seq_len": max_seq_len}
     sizes = {name: size for name, size in sizes.items() if size is not None}
-    for name, size in sizes.items():
-        whole(name, size, LEAST[name])
+    check_sizes(**sizes, mtp=mtp)
     for name, value in {"attn": attn, "gemm": gemm, "numerics": numerics, "dtype": dtype}.items():
         if value not in CHOICES[name] and not (name == "gemm" and value is None):
             raise ValueError(f"{name} = {value!r:.40}: must be one of {', '.join(map(str, CHOICES[name]))}")
@@ -250,10 +253,7 @@ def main(argv: list[str]) -> None:
     )  # fmt: skip
     try:
         check(**options)
-        whole("mtp", args.mtp, 0, MOST_DRAFTS)
-        for name, least in LEAST.items():
-            if getattr(args, name) is not None:
-                whole(name, getattr(args, name), least)
+        check_sizes(**{name: value for name in SIZES if (value := getattr(args, name)) is not None})
     except ValueError as error:
         parser.error(str(error))
     from .console import answers_file, batch, interactive, need_terminal, read_prompts

@@ -13,7 +13,8 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from .ranks.parallel import check_in, keys_of, open_store, resolve, wait_for
+from .ranks.address import resolve
+from .ranks.parallel import check_in, keys_of, open_store, wait_for
 from .ranks.watch import JOB, RUNNING, Timeouts
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ Collective operations carry numbers between ranks that work in step. Whatever ta
 types, a checkpoint that loads) goes as text through the job's key-value store, where nobody's patience ends.
 """
 
-import errno
 import itertools
 import os
 import re
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from .address import check_port, resolve
 from .device import choose, own_gpu
 from .traffic import Traffic
 from .watch import Timeouts, Watch, end_within
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 MOST = 10_000  # ranks of a job
 POLL = 0.1  # seconds between two looks at the store, at most
-SELF_SECONDS = 5  # for a machine to reach itself by the address that it has for others
 
 
 def shared_out(n: int, rank: int, size: int, unit: int = 1) -> range:
@@ -182,14 +181,6 @@ def wait_for(store: "dist.Store", keys: list[str], deadline: float | None = None
     return []
 
 
-def resolve(host: str) -> None:
-    """Whether this machine knows an address for ``host``; raises ConnectionError."""
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError as error:
-        raise ConnectionError(f"the address {host!r} of node 0 does not resolve ({error.strerror})") from None
-
-
 def open_store(host: str, port: int, server: bool, seconds: float) -> "dist.TCPStore":
     """The job's store: as the one who holds it, or as one of its clients.
 
@@ -201,7 +192,7 @@ def open_store(host: str, port: int, server: bool, seconds: float) -> "dist.TCPS
     deadline = time.monotonic() + seconds
     resolve(host)
     if server:
-        _check_port(host, port)
+        check_port(host, port)
     while not server:
         try:
             socket.create_connection((host, port), timeout=max(deadline - time.monotonic(), 0.1)).close()
@@ -218,35 +209,6 @@ def open_store(host: str, port: int, server: bool, seconds: float) -> "dist.TCPS
         if "EADDRINUSE" in str(error):
             raise ConnectionError(f"port {port} is in use on {host}; choose another --master-port") from None
         raise ConnectionError(f"{host}:{port}: {str(error).splitlines()[0]}") from None
-
-
-def _check_port(host: str, port: int) -> None:
-    """Whether the store can be held here. torch is content with a port that is free on some of the machine's addresses,
-    and then asks whoever listens at ``host``.
-
-    Raises:
-        ConnectionError: the port is in use, or not for users; or ``host`` is another machine.
-    """
-    elsewhere = True
-    for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as torch: one that was just left is free
-            try:
-                probe.bind(address)
-                elsewhere = False
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    raise ConnectionError(f"port {port} is in use on {host}; choose another --master-port") from None
-                if error.errno == errno.EACCES:
-                    raise ConnectionError(f"port {port} is the system's; choose a --master-port above 1023") from None
-    if not elsewhere:
-        return
-    try:  # a router may lead from there to here
-        with socket.create_server(("", port), family=family):
-            socket.create_connection((host, port), timeout=SELF_SECONDS).close()
-    except OSError:
-        why = "does not lead to this machine, which is to be node 0"
-        raise ConnectionError(f"{host} {why}; --master-addr must be an address of node 0") from None
 
 
 def check_in(store: "dist.Store", kind: str, number: int, size: int, seconds: float) -> None:
