@@ -1,6 +1,6 @@
 """A kernel launch as data: what runs, on which grid, with which arguments. It can be run, compiled, or looked into."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -22,7 +22,7 @@ class Launch:
         num_stages: how many tiles are being loaded ahead.
     """
 
-    kernel: Callable[..., Any]
+    kernel: Any
     grid: tuple[int, ...]
     args: dict[str, Any]
     num_warps: int = 4
