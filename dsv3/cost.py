@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from typing import Literal
 
 from .config import ModelConfig
 from .layout import layout
@@ -35,7 +36,7 @@ def activated(cfg: ModelConfig) -> dict[str, int]:
     return used | {"total": sum(used.values()), "with embedding": sum(used.values()) + parts["embedding"]}
 
 
-def weight_bytes(cfg: ModelConfig, dtype: str) -> int:
+def weight_bytes(cfg: ModelConfig, dtype: Literal["bf16", "fp8"]) -> int:
     """Bytes of a Hugging Face checkpoint's tensors in ``"fp8"`` or ``"bf16"``, scales and MTP copies included."""
     return sum(row.nbytes for row in layout(replace(cfg, dtype=dtype)))
 

@@ -345,6 +345,8 @@ class MTP(nn.Module):
 class Transformer(nn.Module):
     """The whole model. ``forward`` gives the last hidden states; ``logits`` turns those one wants into scores."""
 
+    frequencies: Tensor
+
     def __init__(self, cfg: ModelConfig, run: Runtime):
         super().__init__()
         self.cfg, self.run = cfg, run

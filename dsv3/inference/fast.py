@@ -11,9 +11,10 @@ two it has. Read ``model.py`` for what is computed; here is how it is computed q
 - on a GPU, ``run.kernels`` attends to the cache and multiplies all experts at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -33,10 +34,12 @@ class Matrix:
     def __init__(self, *linears: Linear):
         first = linears[0]
         self.run, self.scale_fmt = first.run, first.scale_fmt
-        self.weight = torch.cat([part.weight for part in linears]) if len(linears) > 1 else first.weight.data
-        self.scale = None if first.scale is None else torch.cat([part.scale for part in linears])
+        weights: list[Tensor] = [part.weight for part in linears]
+        self.weight = torch.cat(weights) if len(weights) > 1 else first.weight.data
+        scales: list[Tensor] = [part.scale for part in linears if part.scale is not None]
+        self.scale = torch.cat(scales) if scales else None
         for part in linears:
-            part.weight = part.scale = None
+            release(part)
         quantised = self.scale is not None and self.run.gemm == "fp8"
         usual = self.run.dtype == torch.bfloat16 and self.weight.dtype != torch.float32 and not quantised
         self.native = usual and self.run.device.type == "cpu" and native.library() is not None
@@ -47,6 +50,12 @@ class Matrix:
         if self.native and self.scale is not None:
             return F.linear(x, native.weight_dequant(self.weight, self.scale))
         return product(self.run, x, self.weight, self.scale, self.scale_fmt)
+
+
+def release(linear: Linear) -> None:
+    """Free the weights of a layer that another one has taken over."""
+    for name in dict(linear.named_parameters()):
+        linear.register_parameter(name, None)
 
 
 def joined(*linears: Linear) -> Function:
@@ -125,7 +134,7 @@ class FastMLA:
         unfold = mla.wkv_b.weight.data.unflatten(0, (self.heads, -1))
         key, value = unfold.split([cfg.qk_nope_head_dim, cfg.v_head_dim], dim=1)
         self.key, self.value = key.transpose(1, 2).contiguous(), value.contiguous()  # [H, C, N], [H, P, C]
-        mla.wkv_b.weight = None
+        release(mla.wkv_b)
         self.wo = Matrix(mla.wo)
 
     def __call__(self, x: Tensor, here: Here) -> Tensor:
@@ -185,24 +194,29 @@ class FewTokens:
     """Several ``FastMLP`` of one shape, chosen by number, for a few tokens: one call instead of seven for each."""
 
     def __init__(self, layers: dict[int, FastMLP], count: int):
-        self.possible = all(isinstance(mlp.up, Matrix) and mlp.down.native for mlp in layers.values())
+        parts: dict[int, tuple[Tensor | None, ...]] = {}
+        for i, mlp in layers.items():
+            if isinstance(mlp.up, Matrix) and mlp.down.native:
+                parts[i] = (mlp.up.weight, mlp.up.scale, mlp.down.weight, mlp.down.scale)
+        self.possible = len(parts) == len(layers)
         if self.possible:
-            parts = {i: (m.up.weight, m.up.scale, m.down.weight, m.down.scale) for i, m in layers.items()}
             self.mlps = native.MLPs(parts, count)
 
     def take(self, x: Tensor) -> bool:
         return self.possible and x.shape[0] <= native.MOST_TOKENS
 
 
-def stacked(matrices: list[Function]) -> tuple[Tensor | None, Tensor | None]:
+def stacked(layers: list[Function]) -> tuple[Tensor | None, Tensor | None]:
     """Weights [E, out, in] and their scales as one tensor each, of which each matrix then has its part.
 
     No scales where there are none; neither where it cannot be: no experts here, or FP8 blocks that do not line up.
     """
-    if not matrices or not all(isinstance(m, Matrix) for m in matrices):
+    matrices = [layer for layer in layers if isinstance(layer, Matrix)]
+    if not matrices or len(matrices) < len(layers):
         return None, None
     weight = torch.stack([m.weight for m in matrices])
-    scale = None if matrices[0].scale is None else torch.stack([m.scale for m in matrices])
+    scales = [m.scale for m in matrices if m.scale is not None]
+    scale = torch.stack(scales) if scales else None
     for i, matrix in enumerate(matrices):
         matrix.weight, matrix.scale = weight[i], None if scale is None else scale[i]
     return weight, scale
@@ -228,7 +242,8 @@ class FastMoE:
 
     def __init__(self, moe: MoE):
         self.run, self.gate, self.n_experts = moe.run, moe.gate, moe.n_experts
-        self.experts = {int(name): FastMLP(expert) for name, expert in moe.experts.items()}
+        experts = cast("Mapping[str, MLP]", moe.experts)
+        self.experts = {int(name): FastMLP(expert) for name, expert in experts.items()}
         self.mine = moe.run.tp.mine(moe.n_experts)
         self.up, self.up_scale = stacked([expert.up for expert in self.experts.values()])
         self.down, self.down_scale = stacked([expert.down for expert in self.experts.values()])
@@ -247,8 +262,10 @@ class FastMoE:
             offsets = offsets - offsets[0]
         token = order // weights.shape[1]
         formats = self.up_scale is None or self.run.gemm == "fp8"  # that the grouped product knows
-        at_once = self.run.kernels is not reference and self.up is not None and formats
-        parts = (self.all_at_once if at_once else self.one_by_one)(x[token], offsets)
+        if self.run.kernels is not reference and self.up is not None and self.down is not None and formats:
+            parts = self.all_at_once(x[token], offsets, self.up, self.down)
+        else:
+            parts = self.one_by_one(x[token], offsets)
         return y.index_add_(0, token, parts * weights.flatten()[order].unsqueeze(-1))
 
     def one_by_one(self, x: Tensor, offsets: Tensor) -> Tensor:
@@ -259,10 +276,10 @@ class FastMoE:
                 parts[begin:end] = expert(x[begin:end])
         return parts
 
-    def all_at_once(self, x: Tensor, offsets: Tensor) -> Tensor:
-        """The same by the grouped product."""
-        gate, value = self.grouped(x, self.up, self.up_scale, offsets).chunk(2, dim=-1)
-        return self.grouped(F.silu(gate).mul_(value), self.down, self.down_scale, offsets)
+    def all_at_once(self, x: Tensor, offsets: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        """The same by the grouped product, of all experts' matrices ``up`` [E, 2 W, D] and ``down`` [E, D, W]."""
+        gate, value = self.grouped(x, up, self.up_scale, offsets).chunk(2, dim=-1)
+        return self.grouped(F.silu(gate).mul_(value), down, self.down_scale, offsets)
 
     def grouped(self, x: Tensor, w: Tensor, scale: Tensor | None, offsets: Tensor) -> Tensor:
         kernels, dtype = self.run.kernels, self.run.dtype
@@ -310,9 +327,9 @@ class Fast:
         self.cfg: ModelConfig = model.cfg
         self.run = model.run
         self.embed, self.frequencies = model.embed, model.frequencies
-        self.layers = [FastBlock(block) for block in model.layers]
+        self.layers = [FastBlock(block) for block in cast("Iterable[Block]", model.layers)]
         self.norm, self.head = Norm(model.norm), Matrix(model.head)
-        self.mtp = [FastMTP(mtp) for mtp in model.mtp]
+        self.mtp = [FastMTP(mtp) for mtp in cast("Iterable[MTP]", model.mtp)]
         self.turns = turns(self.cfg, self.frequencies, torch.arange(256, device=self.run.device))
 
     def __call__(self, tokens: Tensor, start: int | Tensor = 0, cache: Cache | None = None) -> Tensor:

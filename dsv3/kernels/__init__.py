@@ -49,11 +49,12 @@ def pick(device: "torch.device") -> Choice:
         return Choice(reference, "bf16", f"{device.type} has no FP8 units: {dequantised}")
     seen = hardware.of(device)
     lacking = why_no_triton() or why_no_launcher()
-    kernels, whose = reference, f"the torch reference, for {lacking}"
+    kernels: ModuleType = reference
+    whose = f"the torch reference, for {lacking}"
     if not lacking:
-        from . import triton as kernels
+        from . import triton
 
-        whose = "Triton"
+        kernels, whose = triton, "Triton"
     units = f"has FP8 units: weights stay FP8; kernels: {whose}"
     if not seen.fp8:
         units = f"has no units for DeepSeek's FP8: {dequantised}; kernels: {whose}"

@@ -4,6 +4,7 @@ Letters: M tokens, N outputs, K inputs, E experts. Weights are [N, K], as ``nn.L
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -159,7 +160,7 @@ def plan_fp8_gemm(
     m_tiles, n_tiles = triton.cdiv(m, tile.BLOCK_M), triton.cdiv(n, tile.BLOCK_N)
     parts = n_parts(m, n, k, tile, hardware)
     sums = out if parts == 1 else torch.empty(parts, m, n, dtype=torch.float32, device=a.device)
-    args = {"a_ptr": a.contiguous(), "a_scale_ptr": a_scale.float().contiguous()}
+    args: dict[str, Any] = {"a_ptr": a.contiguous(), "a_scale_ptr": a_scale.float().contiguous()}
     args |= {"b_ptr": b.contiguous(), "b_scale_ptr": b_scale.float().contiguous(), "out_ptr": sums}
     sizes, warps, stages = tile.options()
     args |= {"M": m, "N": n, "K": k, "parts": parts, "BLOCK": block, "GROUP_M": GROUP_M, **sizes}
@@ -278,15 +279,16 @@ def plan_grouped_gemm(
     """What ``grouped_gemm`` returns, still to be filled, and the launch that fills it."""
     hardware = hardware or of(x.device)
     reference.check_groups(x, w, offsets, x_scale, w_scale)
-    fp8 = w_scale is not None
-    if fp8:
+    fp8 = x_scale is not None and w_scale is not None
+    if x_scale is not None and w_scale is not None:
         _check(x, x_scale, w, w_scale, block, "grouped_gemm")
         needs_fp8(hardware, "grouped_gemm")
     (experts, n, k), s = w.shape, x.shape[0]
     tile = tile or candidates(max(1, s // experts), hardware, x.itemsize, block if fp8 else 128)[0]
     out = torch.empty(s, n, dtype=dtype, device=x.device)
-    args = {"x_ptr": x.contiguous(), "x_scale_ptr": x_scale.float().contiguous() if fp8 else None}
-    args |= {"w_ptr": w.contiguous(), "w_scale_ptr": w_scale.float().contiguous() if fp8 else None}
+    scales = [None if scale is None else scale.float().contiguous() for scale in (x_scale, w_scale)]
+    args: dict[str, Any] = {"x_ptr": x.contiguous(), "x_scale_ptr": scales[0]}
+    args |= {"w_ptr": w.contiguous(), "w_scale_ptr": scales[1]}
     args |= {"offsets_ptr": offsets.to(torch.int32).contiguous(), "out_ptr": out, "E": experts, "N": n, "K": k}
     sizes, warps, stages = tile.options()
     args |= {"BLOCK": block, "EXPERTS": triton.next_power_of_2(experts), "FP8": fp8, **sizes}

@@ -1,7 +1,7 @@
 """What each GPU can do with small floats: the one table that ``pick``, the tile choices and the compiler tests read."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ class Hardware:
         return "cuda" if self.name.startswith("sm_") else "hip"
 
     @property
-    def gemm(self) -> str:
+    def gemm(self) -> Literal["fp8", "bf16"]:
         """How FP8 weights are multiplied here: as they are, or after a dequantisation."""
         return "fp8" if self.fp8 else "bf16"
 

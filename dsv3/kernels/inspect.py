@@ -100,7 +100,7 @@ def compile_for(launch: Launch, hardware: Hardware) -> Compiled:
     patterns = {"registers": r"REG:(\d+)", "spills": r"STACK:(\d+)"}
     if not cuda:
         patterns = {"registers": r"\.vgpr_count:\s+(\d+)", "spills": r"\.private_segment_fixed_size:\s+(\d+)"}
-    figures = {name: int(re.search(pattern, usage).group(1)) for name, pattern in patterns.items()}
+    figures = {name: int(re.findall(pattern, usage)[0]) for name, pattern in patterns.items()}
     code = sass if cuda else assembly
     found = {name: len(re.findall(rf"\b{name}", code)) for name in _MATRIX}
     return Compiled(

@@ -151,15 +151,17 @@ def _parts() -> dict[str, Callable[..., Any]]:
         "binary_op": ["self", "lhs", "rhs", "op"],
         "cast_impl": ["self", "src", "dst_type"],
     }
-    parts = {name: getattr(interpreter.InterpreterBuilder, name, None) for name in expected}
-    parts["_convert_float"] = getattr(interpreter, "_convert_float", None)
+    parts: dict[str, Callable[..., Any]] = {}
     for name, parameters in expected.items():
-        if parts[name] is None or list(inspect.signature(parts[name]).parameters) != parameters:
+        owner = interpreter if name == "_convert_float" else interpreter.InterpreterBuilder
+        part = getattr(owner, name, None)
+        if part is None or list(inspect.signature(part).parameters) != parameters:
             low, high = (".".join(map(str, v)) for v in (OLDEST_TRITON, NEWEST_TRITON))
             raise RuntimeError(
                 f"Triton {triton.__version__}: its interpreter is wrong about {', '.join(faults())}, and its {name} is "
                 f"not the one that dsv3 repairs; use Triton {low} to {high}"
             )
+        parts[name] = part
     return parts
 
 

@@ -1,7 +1,7 @@
 """A kernel launch as data: what runs, on which grid, with which arguments. It can be run, compiled, or looked into."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -28,7 +28,7 @@ class Launch:
         num_stages: how many tiles are being loaded ahead.
     """
 
-    kernel: Callable[..., Any]
+    kernel: Any
     grid: tuple[int, ...]
     args: dict[str, Any]
     num_warps: int = 4

@@ -5,6 +5,7 @@ Letters: B sequences, H heads, T tokens in the cache, C latent rank (512), R rot
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import triton
@@ -137,7 +138,7 @@ def plan_mla_decode(
     out = torch.empty_like(q_c, memory_format=torch.contiguous_format)
     part = torch.empty(b, h, parts, rank, dtype=torch.float32, device=q_c.device)
     lse = torch.empty(b, h, parts, dtype=torch.float32, device=q_c.device)
-    args = {"q_c_ptr": q_c.contiguous(), "q_pe_ptr": q_pe.contiguous(), "c_ptr": c, "k_pe_ptr": k_pe}
+    args: dict[str, Any] = {"q_c_ptr": q_c.contiguous(), "q_pe_ptr": q_pe.contiguous(), "c_ptr": c, "k_pe_ptr": k_pe}
     args |= {"lengths_ptr": lengths.contiguous(), "part_ptr": part, "lse_ptr": lse}
     args |= {"scale_log2e": softmax_scale * math.log2(math.e), "H": h, "T": t}
     args |= {"c_stride_b": c.stride(0), "k_stride_b": k_pe.stride(0)}

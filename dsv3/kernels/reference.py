@@ -184,7 +184,7 @@ def grouped_gemm(
     bounds = offsets.tolist()
     for e, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
         rows = slice(begin, end)
-        if w_scale is None:
+        if x_scale is None or w_scale is None:
             out[rows] = (x[rows].float() @ w[e].float().T).to(dtype)
         else:
             out[rows] = fp8_gemm(x[rows], x_scale[rows], w[e], w_scale[e], block, dtype)

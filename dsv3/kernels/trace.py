@@ -82,8 +82,8 @@ def run_program(launch: Launch, program: int | tuple[int, ...] = 0) -> Trace:
         ValueError: the kernel was not decorated under TRITON_INTERPRET=1, a tensor is not on the CPU, there is no such
             program, or an access leaves its tensor.
     """
-    where = (program,) if isinstance(program, int) else program
-    where = (*where, *[0] * (3 - len(where)))
+    i, j, k = (*((program,) if isinstance(program, int) else program), 0, 0)[:3]
+    where = (i, j, k)
     grid = (*launch.grid, *[1] * (3 - len(launch.grid)))
     if not launch.interpreted:
         raise ValueError(f"{launch.name} is compiled: set TRITON_INTERPRET=1 before Python starts (restart the kernel)")
