@@ -321,7 +321,7 @@ def test_counts_that_are_none(server, ask, tokens):
 
 
 def test_a_terminal_gets_no_commands_from_a_server(server, ask):
-    server.text = "a\x1b[31m\x07\x9b\x00\ud800b\tc\n"
+    server.speaker.text = "a\x1b[31m\x07\x9b\x00\ud800b\tc\n"
     for how in ("--stream", "--no-stream"):
         assert ask("?", how).stdout == "a[31mb\tc\n\n"
     server.served = ["tiny\x1b]0;x\x07"]

@@ -189,8 +189,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.owner.fault == "cut":
             self.send_header("Content-Length", "100000")
         self.end_headers()
-        for field, text in chain([("role", "assistant")], pieces):
-            self.event(asked, [{"index": 0, "delta": {field: text}, "finish_reason": None}])
+        for delta in chain([{"role": "assistant", "content": ""}], ({field: text} for field, text in pieces)):
+            self.event(asked, [{"index": 0, "delta": delta, "finish_reason": None}])
         if self.owner.fault == "cut":
             return
         if self.owner.fault == "error":
