@@ -13,8 +13,8 @@ import pytest
 from test_cli import dsv3
 
 from dsv3 import doctor
-from dsv3.sizing import machine
 from dsv3.doctor import Finding, examine, report, table, without_secrets
+from dsv3.sizing import machine
 from dsv3.sizing.machine import Machine, cores, memory, reach, run_command, write_rate
 
 # Tables as nvidia-smi prints them; the first two lines of its own report, and two forms of its CUDA line.
