@@ -137,7 +137,7 @@ class MLPs:
 
     Args:
         layers: the layer of each number; numbers may be missing.
-        count: of numbers there are.
+        count: how many numbers there are.
     """
 
     def __init__(self, layers: dict[int, Stored], count: int):
@@ -191,11 +191,12 @@ def weight_dequant(w: Tensor, scale: Tensor, block: int = 128, dtype: torch.dtyp
 
     Args, returns, errors: as the reference's.
     """
-    if dtype != torch.bfloat16 or block != BLOCK or library() is None:
+    found = library()
+    if dtype != torch.bfloat16 or block != BLOCK or found is None:
         return cpu.weight_dequant(w, scale, block, dtype)
     reference.check_scale(w, scale, block)
     out = torch.empty(w.shape, dtype=torch.bfloat16)
     w, scale = w.contiguous(), scale.float().contiguous()
-    if _functions().weight_dequant(w.data_ptr(), scale.data_ptr(), out.data_ptr(), *w.shape):
+    if found.weight_dequant(w.data_ptr(), scale.data_ptr(), out.data_ptr(), *w.shape):
         return reference.weight_dequant(w, scale, block, dtype)
     return out

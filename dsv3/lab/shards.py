@@ -21,10 +21,8 @@ def held(cfg: ModelConfig, ranks: int) -> list[Counter[str]]:
     found: list[Counter[str]] = [Counter() for _ in range(ranks)]
     for row in layout(replace(cfg, n_mtp_layers=0)):
         for rank in row.holders(ranks, cfg.n_routed_experts):
-            share = 1.0
-            for part, n in zip(row.local(rank, ranks), row.shape, strict=True):
-                share *= (part.stop - part.start) / n
-            found[rank][way(row)] += round(row.nbytes * share)
+            shape = tuple([part.stop - part.start for part in row.local(rank, ranks)])
+            found[rank][way(row)] += row._replace(shape=shape).nbytes
     return found
 
 
