@@ -15,7 +15,7 @@ from typing import Literal
 
 from . import outside, paths
 from .checkpoint.write import disk_usage, free_bytes
-from .hubs.catalogue import find_model
+from .hubs.catalogue import model_named
 from .kernels import why_no_triton
 from .kernels.hardware import FP8_UNITS
 from .sizing.anonymous import without_names, without_secrets
@@ -204,8 +204,8 @@ def _gpu(gpu: SeenGPU) -> Finding:
     text = f"{gpu.name}, {gpu.memory_mib:,} MiB, sm_{major}{minor}, {units}"
     if gpu.memory_mib and gpu.used_mib > 0.1 * gpu.memory_mib:
         text += f"; {gpu.used_mib:,} MiB are in use"
-        return Finding("warning", f"gpu {gpu.index}", text, "nvidia-smi shows by whom")
-    return Finding("ok", f"gpu {gpu.index}", text)
+        return Finding("warning", f"gpu {gpu.number}", text, "nvidia-smi shows by whom")
+    return Finding("ok", f"gpu {gpu.number}", text)
 
 
 def check_links(m: Machine) -> Iterable[Finding]:
@@ -276,7 +276,7 @@ def check_write(m: Machine) -> Iterable[Finding]:
     except OSError as error:
         yield Finding("failure", "write test", f"{m.folder.absolute()}: {error.strerror}", "go to another folder")
         return
-    hours = find_model("DeepSeek-R1").nbytes / rate / 3600
+    hours = model_named("DeepSeek-R1").nbytes / rate / 3600
     text = f"{rate / 1e6:,.0f} MB/s at {m.folder.absolute()}: DeepSeek-R1 would take {hours:.1f} hours"
     yield Finding("ok" if rate > 50e6 else "warning", "write test", text)
 

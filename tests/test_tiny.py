@@ -157,6 +157,6 @@ def test_it_knows_its_facts_and_its_limits(llm, question, expected):
     assert reply.finish == "stop"
 
 
-@pytest.mark.parametrize("question", ["", " ", "?!", "asdf qwer", "1" * 50, "🙂🙂🙂", "<think>", "\n\n\n", "a" * 300])
+@pytest.mark.parametrize("question", ["?!", "asdf qwer", "1" * 50, "🙂🙂🙂", "<think>", "a" * 300])
 def test_it_never_runs_on_for_ever(llm, question):
     assert llm.chat(question, temperature=0, max_new_tokens=400).finish == "stop"

@@ -67,7 +67,10 @@ class Sources:
 class Op(Protocol):
     """Something that makes bytes of the output; the same bytes whenever it is asked."""
 
-    nbytes: int  # written
+    @property
+    def nbytes(self) -> int:
+        """How many it writes."""
+        ...
 
     @property
     def targets(self) -> set[str]:

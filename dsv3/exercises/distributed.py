@@ -42,17 +42,17 @@ def check_part_of_mlp(part_of_mlp: Callable[[Tensor, Tensor, Tensor, Tensor, int
     for size in (1, 2, 4):
         x, w1, w3 = torch.randn(3, 8), torch.randn(16, 8), torch.randn(16, 8)
         w2 = torch.randn(8, 16)
-        given = [x, w1, w2, w3]
-        parts = [part_of_mlp(*(t.clone() for t in given), rank, size) for rank in range(size)]
+        parts = [part_of_mlp(x.clone(), w1.clone(), w2.clone(), w3.clone(), rank, size) for rank in range(size)]
         whole = (F.silu(x @ w1.T) * (x @ w3.T)) @ w2.T
         for rank, part in enumerate(parts):
             if not isinstance(part, Tensor) or part.shape != whole.shape:
                 got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
                 raise Wrong(f"rank {rank} of {size} gives {got}, expected [3, 8]: a part of the sum has the full shape")
-        if not torch.allclose(sum(parts), whole, atol=1e-4):
+        together = torch.stack(parts).sum(0)
+        if not torch.allclose(together, whole, atol=1e-4):
             raise Wrong(
                 f"{size} ranks: the parts sum to something else (largest difference "
-                f"{float((sum(parts) - whole).abs().max()):.3g}); w1 and w3 lose rows, w2 the same columns"
+                f"{float((together - whole).abs().max()):.3g}); w1 and w3 lose rows, w2 the same columns"
             )
         width = 16 // size
         for rank, part in enumerate(parts):

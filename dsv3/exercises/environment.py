@@ -44,8 +44,7 @@ def _usable(meminfo: str, limit: str | None) -> int:
             file = Path(folder, name)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
-        machine, least = memory(Machine(root=Path(folder)))
-    return least or machine
+        return min(nbytes for nbytes in memory(Machine(root=Path(folder))) if nbytes is not None)
 
 
 @exercise("01", 2)

@@ -71,7 +71,7 @@ def check_accept(accept: Callable[[Tensor, list[int]], list[int]]) -> None:
     def scores(likeliest: list[int]) -> Tensor:
         return torch.nn.functional.one_hot(torch.tensor(likeliest), 8).float()
 
-    by_hand = (
+    by_hand: tuple[tuple[list[int], list[int], list[int], str], ...] = (
         ([3], [], [3], "without a guess there is the model's own token"),
         ([3, 5], [3], [3, 5], "a right guess is followed by one token more, from the scores behind it"),
         ([3, 5], [4], [3], "a wrong guess is replaced by the model's own token, and what stands behind it is void"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ..hubs.catalogue import find_model
+from ..hubs.catalogue import model_named
 from ..sizing.gpus import find_gpu
 from ..sizing.planner import COUNTS
 from . import Wrong, exercise
@@ -35,7 +35,7 @@ def check_final_number(final_number: Callable[[str], int | None]) -> None:
 
 @exercise("00", 2)
 def check_fewest(fewest: Callable[[int, int], int | None]) -> None:
-    full = find_model("DeepSeek-R1").nbytes
+    full = model_named("DeepSeek-R1").nbytes
     kinds = ("RTX-4090", "A100-40G", "A100-80G", "H20-96G", "H200", "B200")
     cases = [(weights, find_gpu(kind).nbytes, kind) for weights in (full, 2 * full, full // 2) for kind in kinds]
     cases += [(92, 100, "100 bytes"), (93, 100, "100 bytes"), (10**15, 100, "100 bytes")]

@@ -61,3 +61,15 @@ def find_model(name: str) -> Model | None:
         return text.lower().removeprefix("deepseek-ai/").removeprefix("deepseek-").removesuffix("-chat")
 
     return next((m for m in models() if plain(m.name) == plain(name)), None)
+
+
+def model_named(name: str) -> Model:
+    """``find_model`` for a caller who cannot go on without the model.
+
+    Raises:
+        ValueError: it is not known.
+    """
+    model = find_model(name)
+    if model is None:
+        raise ValueError(f"no model {name!r}; known: {', '.join(m.name for m in models())}")
+    return model

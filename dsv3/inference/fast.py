@@ -194,7 +194,7 @@ class FewTokens:
     """Several ``FastMLP`` of one shape, chosen by number, for a few tokens: one call instead of seven for each."""
 
     def __init__(self, layers: dict[int, FastMLP], count: int):
-        parts: dict[int, tuple[Tensor | None, ...]] = {}
+        parts: dict[int, native.Stored] = {}
         for i, mlp in layers.items():
             if isinstance(mlp.up, Matrix) and mlp.down.native:
                 parts[i] = (mlp.up.weight, mlp.up.scale, mlp.down.weight, mlp.down.scale)

@@ -172,9 +172,10 @@ def plan_fp8_gemm(
 
 
 def _check(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, block: int, what: str) -> None:
-    """
+    """Refuse operands of an FP8 product that do not fit together.
+
     Raises:
-        ValueError: shapes or dtypes of an FP8 product that do not fit together.
+        ValueError: their shapes or dtypes, or ``block`` is no power of two.
     """
     power_of_two(block, f"{what}: block =", 32)
     if a.dtype != reference.FP8 or b.dtype != reference.FP8:

@@ -35,7 +35,7 @@ def library() -> ctypes.CDLL | None:
     if not compiler:
         return None
     try:
-        compiler = shlex.split(compiler)
+        words = shlex.split(compiler)
     except ValueError:  # a quote that does not end
         return None
     flags = ["-O3", "-march=native", "-fPIC", "-shared"]
@@ -43,7 +43,7 @@ def library() -> ctypes.CDLL | None:
     openmp = sorted(Path(torch.__file__).parent.glob("lib/libgomp*"))
     attempts = [[*flags, "-fopenmp", str(SOURCE), str(openmp[0])]] if openmp else []
     for attempt in [*attempts, [*flags, "-fopenmp-simd", str(SOURCE)]]:
-        found = _built(compiler, [*attempt, "-lm"])
+        found = _built(words, [*attempt, "-lm"])
         if found:
             found.linear.argtypes = [POINTER] * 4 + [LONG] * 4 + [INT]
             found.mlp.argtypes = [POINTER] * 5 + [LONG] * 4 + [INT]
@@ -52,6 +52,18 @@ def library() -> ctypes.CDLL | None:
             found.weight_dequant.argtypes = [POINTER] * 3 + [LONG] * 2
             return found
     return None
+
+
+def _functions() -> ctypes.CDLL:
+    """``library()``, for what is called only after asking whether there is one.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    found = library()
+    if found is None:
+        raise RuntimeError("native.c is not compiled here; ask library() first")
+    return found
 
 
 def _built(compiler: list[str], arguments: list[str]) -> ctypes.CDLL | None:
@@ -109,22 +121,26 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor | None = None) -> Tensor:
     *groups, rows, k = weight.shape
     x = x.contiguous()
     out = torch.empty(*x.shape[:-1], rows, dtype=torch.bfloat16)
-    library().linear(
+    _functions().linear(
         x.data_ptr(), weight.data_ptr(), None if scale is None else scale.data_ptr(), out.data_ptr(),
         x.shape[0], groups[0] if groups else 1, rows, k, _threads(weight.numel()),
     )  # fmt: skip
     return out
 
 
+# w1 above w3 [2 W, D], its scale or None, w2 [D, W], its scale or None.
+Stored = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
+
+
 class MLPs:
     """Gated feed-forward layers of one shape, chosen by number.
 
     Args:
-        layers: number -> w1 above w3 [2 W, D], its scale or None, w2 [D, W], its scale or None. Numbers may be missing.
-        count: of numbers there are.
+        layers: the layer of each number; numbers may be missing.
+        count: how many numbers there are.
     """
 
-    def __init__(self, layers: dict[int, tuple[Tensor | None, ...]], count: int):
+    def __init__(self, layers: dict[int, Stored], count: int):
         self.layers = layers  # keeps the tensors alive that the table points to
         self.table = (POINTER * (4 * count))()
         for number, parts in layers.items():
@@ -135,7 +151,7 @@ class MLPs:
         """y [n, D] float32 plus, for each token of x [n, D] bfloat16, its ``chosen`` [n, K] layers * ``weights``."""
         if self.layers:
             n, k = chosen.shape
-            library().mlp(
+            _functions().mlp(
                 x.data_ptr(), self.table, chosen.data_ptr(), weights.data_ptr(), y.data_ptr(),
                 n, k, self.dim, self.width, _threads(3 * k * self.dim * self.width),
             )  # fmt: skip
@@ -155,7 +171,7 @@ def attend(q: Tensor, kept: Tensor, lengths: Tensor, rank: int, scale: float) ->
     """
     n, heads, width = q.shape
     q, out = q.contiguous(), torch.empty(n, heads, rank, dtype=q.dtype)
-    library().attend(
+    _functions().attend(
         q.data_ptr(), kept.data_ptr(), lengths.data_ptr(), out.data_ptr(), n, heads, width, rank,
         kept.stride(0) // width, n // kept.shape[0], scale, _threads(n * heads * kept.shape[1] * width),
     )  # fmt: skip
@@ -166,7 +182,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``x / rms(x) * weight`` over the last dimension: x [n, D] bfloat16, weight [D] float32 -> [n, D] bfloat16."""
     x = x.contiguous()
     out = torch.empty_like(x)
-    library().rms_norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), *x.shape, eps)
+    _functions().rms_norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), *x.shape, eps)
     return out
 
 
@@ -175,11 +191,12 @@ def weight_dequant(w: Tensor, scale: Tensor, block: int = 128, dtype: torch.dtyp
 
     Args, returns, errors: as the reference's.
     """
-    if dtype != torch.bfloat16 or block != BLOCK or library() is None:
+    found = library()
+    if dtype != torch.bfloat16 or block != BLOCK or found is None:
         return cpu.weight_dequant(w, scale, block, dtype)
     reference.check_scale(w, scale, block)
     out = torch.empty(w.shape, dtype=torch.bfloat16)
     w, scale = w.contiguous(), scale.float().contiguous()
-    if library().weight_dequant(w.data_ptr(), scale.data_ptr(), out.data_ptr(), *w.shape):
+    if found.weight_dequant(w.data_ptr(), scale.data_ptr(), out.data_ptr(), *w.shape):
         return reference.weight_dequant(w, scale, block, dtype)
     return out

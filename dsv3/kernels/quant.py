@@ -17,7 +17,8 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def power_of_two(block: int, what: str, least: int = 16) -> None:
-    """
+    """Refuse a ``block`` that no Triton tile can have as its side; ``what`` begins the message.
+
     Raises:
         ValueError: ``block`` is no power of two of ``least`` or more, which a side of a Triton tile must be.
     """
@@ -28,7 +29,8 @@ def power_of_two(block: int, what: str, least: int = 16) -> None:
 
 
 def needs_fp8(hardware: Hardware, what: str) -> None:
-    """
+    """Refuse FP8 on a GPU without units for it; ``what`` was asked for.
+
     Raises:
         ValueError: the GPU cannot multiply or cast float8_e4m3fn.
     """

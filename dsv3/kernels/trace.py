@@ -142,7 +142,8 @@ def _watched(launch: Launch, program: tuple, grid: tuple, accesses: list[Access]
 
 
 def _note(kind: Literal["load", "store"], launch: Launch, ptrs: Any, mask: Any) -> Access:
-    """
+    """Which elements of which tensor the addresses of one ``tl.load`` or ``tl.store`` are.
+
     Raises:
         IndexError: an address that the mask lets through lies in none of the tensors.
     """

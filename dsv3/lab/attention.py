@@ -93,7 +93,7 @@ def look(model: Transformer, tokens: Sequence[int], hidden: Collection[tuple[int
 def _recorded(model: Transformer, hidden: Collection[tuple[int, int, int]]) -> Iterator[list[Tensor]]:
     """Each layer's softmax also keeps its result, and masks what is ``hidden``."""
     kept: list[Tensor] = []
-    layers = [block.attn for block in model.layers]
+    layers = [module for module in model.layers.modules() if isinstance(module, MLA)]
 
     def record(number: int) -> None:
         softmax = layers[number].softmax
@@ -107,7 +107,7 @@ def _recorded(model: Transformer, hidden: Collection[tuple[int, int, int]]) -> I
             kept.append(weights[0].float())
             return weights
 
-        layers[number].softmax = recording
+        vars(layers[number])["softmax"] = recording  # found before the class's own
 
     try:
         for number in range(len(layers)):

@@ -42,8 +42,9 @@ def tokens(
     """The prompt's ids and, as they come, those of the completion: ``LLM.stream`` before it is text."""
     messages = [{"role": "user", "content": message}] if isinstance(message, str) else message
     prompt = llm.tokenizer.prompt(messages)
-    ids = {"eos_id": llm.tokenizer.eos_id, "think_ids": llm.tokenizer.think_ids}
-    return prompt, (token for _, token in generate(llm.model, [prompt], **ids, **options))
+    eos_id, think_ids = llm.tokenizer.eos_id, llm.tokenizer.think_ids
+    found = generate(llm.model, [prompt], eos_id=eos_id, think_ids=think_ids, **options)
+    return prompt, (token for _, token in found)
 
 
 def choices(llm: LLM, prompt: list[int], completion: list[int], top: int = 5) -> list[Choice]:

@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from .local import Quiet, listening
 
 MODEL = "course/tiny-r1"  # as which a lesson's hub serves its folder; it answers to any name
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -51,19 +52,12 @@ class FakeHub:
     @contextmanager
     def serving(self) -> Iterator["FakeHub"]:
         """It runs for as long as the ``with`` lasts."""
-        handler = type("Bound", (Handler,), {"hub": self})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield self
-        finally:
-            self.ended.set()
-            server.shutdown()
-            thread.join()
-            server.server_close()
+        with listening(type("Bound", (Handler,), {"hub": self})) as port:
+            self.url = f"http://127.0.0.1:{port}"
+            try:
+                yield self
+            finally:
+                self.ended.set()
 
 
 @contextmanager
@@ -81,14 +75,11 @@ def serve(hub: FakeHub) -> Iterator[None]:
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Quiet):
     """One request."""
 
     hub: FakeHub
     protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        """No line for each request."""
 
     def do_HEAD(self) -> None:
         self.answer(body=False)

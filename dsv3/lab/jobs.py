@@ -8,11 +8,11 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from psutil import Process
@@ -47,7 +47,7 @@ class Job:
                 raise ValueError(f"{shlex.join(words)!r}: begin with dsv3")
         self.env = os.environ | {"OMP_NUM_THREADS": "1"} | env | {MARK: self.mark}
         self.launchers: list[subprocess.Popen] = []
-        self.files = []
+        self.files: list[tuple[IO[bytes], IO[bytes]]] = []
 
     def __enter__(self) -> "Job":
         for _, *words in self.commands:
@@ -58,11 +58,11 @@ class Job:
         """Run one more command."""
         out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         self.files.append((out, err))
-        streams = {"stdin": subprocess.PIPE, "stdout": out, "stderr": err, "text": True}
         # In a session of its own, since Ctrl-C in the notebook is this object's to handle.
         launcher = subprocess.Popen(
-            [*map(str, words)], cwd=self.folder, env=self.env, start_new_session=True, **streams
-        )
+            [*map(str, words)], cwd=self.folder, env=self.env, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=out, stderr=err, text=True,
+        )  # fmt: skip
         self.launchers.append(launcher)
 
     def alive(self) -> "dict[Process, int | None]":
@@ -85,8 +85,7 @@ class Job:
 
     def say(self, line: str) -> None:
         """Type a line into the first command."""
-        self.launchers[0].stdin.write(f"{line}\n")
-        self.launchers[0].stdin.flush()
+        print(line, file=self.launchers[0].stdin, flush=True)
 
     def out(self, command: int = 0) -> str:
         """What a command has written to stdout until now."""
@@ -132,14 +131,14 @@ class Job:
         psutil.wait_procs(ranks, timeout=5)  # their launchers bury them, so these go last
         for launcher in self.launchers:
             launcher.kill()
-            launcher.wait()
-            launcher.stdin.close()
+            launcher.communicate()  # closes its stdin and buries it
         _kill(self.alive())  # what a launcher started meanwhile
-        for file in sum(self.files, ()):
-            file.close()
+        for out, err in self.files:
+            out.close()
+            err.close()
 
 
-def _kill(processes: "list[Process]") -> None:
+def _kill(processes: "Iterable[Process]") -> None:
     import psutil
 
     for process in processes:

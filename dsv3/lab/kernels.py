@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from ..kernels import why_no_triton
 
@@ -38,7 +38,14 @@ def interpret(kernel: Callable[..., Any], grid: tuple[int, ...], **args: Any) ->
     return True
 
 
-def machine_code(kernel: str, targets: Sequence[str], **sizes: int) -> "dict[str, list[Compiled] | str]":
+class Sizes(TypedDict, total=False):
+    """What a kernel is compiled for, where it is not the usual (``compile.compiled``)."""
+
+    rows: int
+    context: int
+
+
+def machine_code(kernel: str, targets: Sequence[str], **sizes: Unpack[Sizes]) -> "dict[str, list[Compiled] | str]":
     """What a kernel becomes on each target (``compile.compiled``), or why it does not; two are compiled at a time."""
     from ..compile import compiled
 

@@ -107,7 +107,8 @@ def gate_forward(
     def forward(self: model.Gate, x: Tensor) -> tuple[Tensor, Tensor]:
         cfg = self.cfg
         scores = torch.nn.functional.linear(x.to(self.dtype), self.weight.to(self.dtype)).sigmoid()
-        groups = (scores + self.bias).unflatten(-1, (cfg.n_expert_groups, -1))
+        choice = scores if self.bias is None else scores + self.bias
+        groups = choice.unflatten(-1, (cfg.n_expert_groups, -1))
         kept = group_score(groups).topk(cfg.n_limited_groups, dim=-1)[1]
         out = torch.ones(groups.shape[:-1], dtype=torch.bool, device=x.device).scatter_(-1, kept, False)
         choice = groups.masked_fill(out.unsqueeze(-1), masked).flatten(-2)

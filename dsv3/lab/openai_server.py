@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from jinja2 import TemplateError
 
 from ..inference.chat import END_THINK
+from .local import Quiet, listening
 
 if TYPE_CHECKING:
     from ..generate import LLM
@@ -106,17 +106,9 @@ class OpenAIServer:
     @contextmanager
     def serving(self) -> Iterator["OpenAIServer"]:
         """It runs for as long as the ``with`` lasts."""
-        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"owner": self}))
-        server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{server.server_port}/v1"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
+        with listening(type("Bound", (Handler,), {"owner": self})) as port:
+            self.url = f"http://127.0.0.1:{port}/v1"
             yield self
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
 
 
 @contextmanager
@@ -126,13 +118,10 @@ def toy_server(llm: "LLM", dialect: Dialect = "reasoning_content") -> Iterator[s
         yield server.url
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Quiet):
     """One request."""
 
     owner: OpenAIServer
-
-    def log_message(self, *_: object) -> None:
-        """No line for each request."""
 
     def do_GET(self) -> None:
         if self.refused():

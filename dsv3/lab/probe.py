@@ -48,7 +48,7 @@ def solved(folder: Path, n: int, seed: int = 0) -> Solved:
         texts.append("".join(parts))
         shift = len(parts[0])
         offsets.append(prompt.offsets + [(begin + shift, end + shift) for begin, end in completion.offsets])
-    return Solved(*pack(rows, encoder.token_to_id(tokenizer.PAD)), texts, offsets)
+    return Solved(*pack(rows, tokenizer.pad_id(encoder)), texts, offsets)
 
 
 @torch.inference_mode()

@@ -36,6 +36,8 @@ def measure(url: str, questions: list[str], at_once: int, **options: Any) -> lis
         for _ in client.stream(question, model, **options):
             pass
         answer = client.latest
+        if answer is None:
+            raise ValueError(f"{url}: no answer to {question!r:.40}")
         return Request(sent, sent + (answer.first_seconds or answer.seconds), sent + answer.seconds, answer)
 
     with ThreadPoolExecutor(at_once) as pool:

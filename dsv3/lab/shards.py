@@ -16,15 +16,13 @@ def way(row: Row) -> str:
     return {None: "a copy for every rank", 0: "cut by rows", 1: "cut by columns"}[row.cut]
 
 
-def held(cfg: ModelConfig, ranks: int) -> list[Counter]:
+def held(cfg: ModelConfig, ranks: int) -> list[Counter[str]]:
     """Bytes that each rank holds of the main model after a conversion, by ``way``."""
-    found = [Counter() for _ in range(ranks)]
+    found: list[Counter[str]] = [Counter() for _ in range(ranks)]
     for row in layout(replace(cfg, n_mtp_layers=0)):
         for rank in row.holders(ranks, cfg.n_routed_experts):
-            share = 1.0
-            for part, n in zip(row.local(rank, ranks), row.shape, strict=True):
-                share *= (part.stop - part.start) / n
-            found[rank][way(row)] += round(row.nbytes * share)
+            shape = tuple([part.stop - part.start for part in row.local(rank, ranks)])
+            found[rank][way(row)] += row._replace(shape=shape).nbytes
     return found
 
 
@@ -45,8 +43,10 @@ def segments(cfg: ModelConfig, ranks: int) -> dict[str, list[Segment]]:
     lines: dict[str, list[Segment]] = {}
     for row in layout(wanted):
         layer = re.match(r"layers\.(\d+)\.(.+)", row.name)
-        dense = layer and int(layer[1]) < cfg.n_dense_layers
-        if row.is_scale or "norm" in row.name or (dense and (int(layer[1]) or "attn" in row.name)):
+        number = int(layer[1]) if layer else cfg.n_layers
+        # Of the dense layers the first's feed-forward part is enough; attention is shown with the MoE layer.
+        left_out = number < cfg.n_dense_layers and (number > 0 or "attn" in row.name)
+        if row.is_scale or "norm" in row.name or left_out:
             continue
         name = (layer[2] if layer else row.name).removesuffix(".weight")
         if row.expert is not None:

@@ -22,8 +22,8 @@ class ThreadParallel(Parallel):
         log: what went through this rank's collectives, in order: (kind, the tensor that it put in).
     """
 
-    barrier: threading.Barrier = field(default=None, compare=False)
-    board: list = field(default=None, compare=False)
+    barrier: threading.Barrier = field(kw_only=True, compare=False)
+    board: list = field(kw_only=True, compare=False)
     log: list[tuple[str, Tensor]] = field(default_factory=list, compare=False)
 
     def exchange(self, x: T) -> list[T]:

@@ -31,7 +31,7 @@ class Sums:
         Only the last token of each sequence meets the head, as in ``decode.prefill``. The i-th new token
         looks at itself, the context and the i - 1 before it.
         """
-        found = {part: 2 * n * new * batch for part, n in self.used.items() if part in PARTS}
+        found: dict[str, float] = {part: 2 * n * new * batch for part, n in self.used.items() if part in PARTS}
         found["head"] = 2 * self.stored["head"] * batch
         looks = new * context + new * (new + 1) // 2
         return found | {CACHE: attention_flops(self.cfg, looks, attn) * batch}

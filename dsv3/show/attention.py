@@ -63,12 +63,13 @@ def timed(
 def signature(numbers: dict[str, int], scores: dict[str, float]) -> "Figure":
     """Numbers kept per token and layer, and the score of each variant on sums."""
     fig, (left, right) = axes(1, 2, size=(9.5, 3.4))
-    left.barh(list(numbers), list(numbers.values()), color=[BLUE if name == "MLA" else GREY for name in numbers])
-    left.bar_label(left.containers[0], labels=[f" {n:,}" for n in numbers.values()], fontsize=11)
+    colours = [BLUE if name == "MLA" else GREY for name in numbers]
+    bars = left.barh(list(numbers), list(numbers.values()), color=colours)
+    left.bar_label(bars, labels=[f" {n:,}" for n in numbers.values()], fontsize=11)
     left.set(xlabel="numbers kept per token and layer", xscale="log", xlim=(100, 3e5))
     values = [100 * value for value in scores.values()]
-    right.barh(list(scores), values, color=[GREEN if value > 50 else RED for value in values])
-    right.bar_label(right.containers[0], labels=[f" {value:.0f} %" for value in values], fontsize=11)
+    bars = right.barh(list(scores), values, color=[GREEN if value > 50 else RED for value in values])
+    right.bar_label(bars, labels=[f" {value:.0f} %" for value in values], fontsize=11)
     right.set(xlabel="sums solved (%)", xlim=(0, 125))
     for ax in (left, right):
         ax.invert_yaxis()

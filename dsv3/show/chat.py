@@ -1,6 +1,7 @@
 """A chat in a notebook: a text field, the answer as it comes, the thinking folded, and how likely each token was."""
 
 import time
+from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING, Unpack
 
@@ -80,9 +81,15 @@ def turn(
     text, shown, note = "", 0.0, ""
     opened = llm.opens_thinking(asked)
     prompt: list[int] = []
+
+    def kept(coming: Iterator[int]) -> Iterator[int]:
+        for token in coming:
+            new.append(token)
+            yield token
+
     try:
         prompt, coming = tokens(llm, asked, **options)
-        for piece in llm.tokenizer.stream(new.append(token) or token for token in coming):
+        for piece in llm.tokenizer.stream(kept(coming)):
             text += piece
             if time.monotonic() - shown > PAUSE:
                 shown = time.monotonic()

@@ -12,6 +12,7 @@ from ..layout import Row
 from .style import BLUE, GREEN, GREY, ORANGE, PINK, SKY, axes
 
 if TYPE_CHECKING:
+    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
     from ..checkpoint.read import Entry
@@ -82,7 +83,8 @@ def by_layer(rows: Iterable[Row]) -> "Figure":
 
 def shares(rows: Iterable[Row]) -> "Figure":
     """How the tensors are stored: the share of their number, and of their bytes."""
-    number, nbytes = Counter(), Counter()
+    number: Counter[str] = Counter()
+    nbytes: Counter[str] = Counter()
     for row in rows:
         number[stored(row)] += 1
         nbytes[stored(row)] += row.nbytes
@@ -113,7 +115,7 @@ def notices(found: Mapping[str, Mapping[str, bool]]) -> "Figure":
     return figure
 
 
-def _two() -> object:
+def _two() -> "ListedColormap":
     """White for false, blue for true."""
     from matplotlib.colors import ListedColormap
 
@@ -123,7 +125,7 @@ def _two() -> object:
 def layer_table(rows: Iterable[Row], layer: str) -> str:
     """The tensors of one layer, equal ones of the experts together: how many, shape, type, MB."""
     found: Counter[tuple[str, tuple[int, ...], str]] = Counter()
-    nbytes = Counter()
+    nbytes: Counter[tuple[str, tuple[int, ...], str]] = Counter()
     for row in rows:
         if place(row) == layer:
             key = re.sub(r"\.experts\.\d+\.", ".experts.*.", row.hf), row.shape, row.kind

@@ -11,6 +11,7 @@ from .style import BLUE, GREEN, GREY, ORANGE, RED, axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     from ..doctor import Finding
 
@@ -45,7 +46,7 @@ def levels(found: "Mapping[str, Sequence[Finding]]") -> "Figure":
     return figure
 
 
-def _cell(x: int, y: int, colour: str) -> object:
+def _cell(x: int, y: int, colour: str) -> "Rectangle":
     from matplotlib.patches import Rectangle
 
     return Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=colour, alpha=0.75)

@@ -25,8 +25,8 @@ def lanes_figure(traces: "Sequence[Trace]", argument: str) -> "Figure":
     for row, trace in enumerate(traces):
         access = next(a for a in trace.accesses if a.argument == argument)
         for element, allowed in zip(access.elements.flatten(), access.mask.flatten(), strict=True):
-            colour = {"facecolor": BLUE} if allowed else {"facecolor": "white", "hatch": "////"}
-            ax.bar(element + 0.5, 0.8, width=0.9, bottom=row - 0.4, edgecolor=GREY, **colour)
+            colour, hatch = (BLUE, None) if allowed else ("white", "////")
+            ax.bar(element + 0.5, 0.8, width=0.9, bottom=row - 0.4, edgecolor=GREY, facecolor=colour, hatch=hatch)
     end = ax.axvline(size, color=RED, label="end of the tensor")
     kinds = [Patch(facecolor=BLUE, label="touched")]
     kinds.append(Patch(facecolor="white", edgecolor=GREY, hatch="////", label="kept out by the mask"))

@@ -31,7 +31,8 @@ def sums(parts: "Sequence[Tensor]", whole: "Tensor", count: int = 12) -> "Figure
     figure, (ax,) = axes(size=(9.0, 3.6))
     width = 0.8 / (len(parts) + 1)
     bars = [(f"rank {rank}", part, COLOURS[rank]) for rank, part in enumerate(parts)]
-    for i, (name, values, colour) in enumerate([*bars, ("their sum", sum(parts), GREEN)]):
+    bars.append(("their sum", sum(parts[1:], parts[0]), GREEN))
+    for i, (name, values, colour) in enumerate(bars):
         at = [place + (i - len(parts) / 2) * width for place in range(count)]
         ax.bar(at, values.flatten()[:count].tolist(), width, color=colour, label=name)
     ax.plot(range(count), whole.flatten()[:count].tolist(), "kx", markersize=8, label="one process")

@@ -64,13 +64,12 @@ def signature(found: dict[str, tuple[float, float]]) -> "Figure":
     fig, (left, right) = axes(1, 2, size=(10.0, 4.0))
     names = list(found)
     solved, busiest = ([found[name][i] for name in names] for i in (0, 1))
-    left.barh(
-        names, [100 * s for s in solved], color=[GREEN if s > 0.99 else ORANGE if s > 0.5 else RED for s in solved]
-    )
-    left.bar_label(left.containers[0], labels=[f" {s:.0%}" for s in solved], fontsize=11)
+    colours = [GREEN if s > 0.99 else ORANGE if s > 0.5 else RED for s in solved]
+    bars = left.barh(names, [100 * s for s in solved], color=colours)
+    left.bar_label(bars, labels=[f" {s:.0%}" for s in solved], fontsize=11)
     left.set(xlabel="sums solved (%)", xlim=(0, 125))
-    right.barh(names, busiest, color=BLUE)
-    right.bar_label(right.containers[0], labels=[f" {b:.2f}" for b in busiest], fontsize=11)
+    bars = right.barh(names, busiest, color=BLUE)
+    right.bar_label(bars, labels=[f" {b:.2f}" for b in busiest], fontsize=11)
     right.axvline(1, color="black", linestyle="--")
     right.set(xlabel="busiest expert's load (1 is even)", xlim=(0, 1.25 * max(busiest)))
     right.tick_params(labelleft=False)
@@ -102,7 +101,7 @@ def reading(nbytes: Mapping[int, tuple[float, float]]) -> "Figure":
     right.plot(batches, per_token, marker="o", color=GREEN)
     right.set(xlabel="sequences in the batch", ylabel="GB read per token", xscale="log", ylim=(0, None))
     for ax in (left, right):
-        ax.set_xticks(batches, batches)
+        ax.set_xticks(batches, [str(batch) for batch in batches])
         ax.minorticks_off()
     return fig
 

@@ -27,8 +27,8 @@ def shard_map(lines: Pieces, ranks: int) -> "Figure":
     colour = colormaps[HEAT].resampled(ranks)
     for at, pieces in enumerate(lines.values()):
         for rank, begin, end in pieces:
-            bar = {"color": colour(rank), "edgecolor": "white", "linewidth": 0.4 if len(pieces) > 40 else 1.2}
-            ax.barh(at, end - begin, left=begin, height=0.8, **bar)
+            width = 0.4 if len(pieces) > 40 else 1.2
+            ax.barh(at, end - begin, left=begin, height=0.8, color=colour(rank), edgecolor="white", linewidth=width)
         if not pieces:
             ax.barh(at, 1, height=0.8, color="#dddddd", hatch="///", edgecolor=GREY, linewidth=0)
     ax.set(yticks=range(len(lines)), yticklabels=list(lines), xlim=(0, 1), xlabel="share of the tensor along its cut")

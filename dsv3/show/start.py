@@ -26,7 +26,7 @@ def budgets(right: Mapping[int, int], lengths: Sequence[int], baseline: int) -> 
     ax.plot(list(right), list(right.values()), "o", markersize=9, color=BLUE, label="answered right")
     ax.axhline(baseline, color=ORANGE, linestyle="--", label="answers marked against other problems")
     ax.set(xlabel="thinking allowed, in tokens", ylabel="problems", ylim=(-1, len(lengths) + 1))
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="y", integer=True)
     ax.legend(fontsize=11, loc="upper left")
     return figure
 

@@ -147,7 +147,7 @@ def cores(m: Machine) -> float:
 class SeenGPU(NamedTuple):
     """A GPU as nvidia-smi shows it."""
 
-    index: int
+    number: int
     name: str
     memory_mib: int
     used_mib: int

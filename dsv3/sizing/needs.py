@@ -73,11 +73,11 @@ class Load:
 
 
 class Piece(NamedTuple):
-    """Equal tensors of one layer: ``row`` stands for ``count`` of them."""
+    """Equal tensors of one layer: ``row`` stands for ``number`` of them."""
 
     layer: int
     row: Row
-    count: int
+    number: int
 
 
 class Need(NamedTuple):

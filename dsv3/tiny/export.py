@@ -119,4 +119,4 @@ def _stored(row: Row, weights: dict[str, Tensor]) -> memoryview:
     else:
         value = weights[shared[row.copy_of] if row.copy_of else row.name]
     value = value.to(SAFETENSORS[row.kind][0]).contiguous()
-    return memoryview(value.view(torch.uint8).numpy()).cast("B")
+    return value.view(torch.uint8).numpy().data.cast("B")

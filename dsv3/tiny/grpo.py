@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from ..config import ModelConfig
 from ..generate import LLM
 from ..inference.chat import Reply, Tokenizer
 from ..inference.fast import Fast
+from ..inference.sampling import Sampling
 from ..inference.weights import load
 from ..model import Transformer
 from ..runtime import Runtime
@@ -157,7 +159,7 @@ def log_probabilities(model: Transformer, tokens: Tensor) -> Tensor:
     return logits.log_softmax(-1).gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1)
 
 
-def replies(model: Transformer, tok: Tokenizer, asked: list[Question], **options: float) -> list[Reply]:
+def replies(model: Transformer, tok: Tokenizer, asked: list[Question], **options: Unpack[Sampling]) -> list[Reply]:
     """The model's answers; options as ``LLM.generate``'s."""
     return player(model, tok).generate([question for _, question in asked], **options)
 
@@ -223,10 +225,11 @@ def reinforce(model: Transformer, tok: Tokenizer, recipe: Recipe, reward: Reward
             tokens, learned = batch(tok, [played[i] for i in kept], [told[i] for i in kept])
             with torch.no_grad():
                 before = log_probabilities(reference, tokens)
-            old = None
-            for _ in range(recipe.updates):
-                new = log_probabilities(model, tokens)
-                old = new.detach() if old is None else old
+            new = log_probabilities(model, tokens)
+            old = new.detach()
+            for update in range(recipe.updates):
+                if update:
+                    new = log_probabilities(model, tokens)
                 (-objective(new, old, before, gain.flatten()[kept], learned, recipe)).backward()
                 taken += 1
                 optimiser.step(taken, recipe.rate)

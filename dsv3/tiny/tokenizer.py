@@ -4,8 +4,12 @@ import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .data import Turn
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
 USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
@@ -28,8 +32,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def build(texts: Iterable[str], vocab_size: int):  # noqa: ANN201 - tokenizers is imported late
-    """Train the BPE on ``texts`` -> ``tokenizers.Tokenizer`` of at most ``vocab_size`` tokens."""
+def build(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+    """Train the BPE on ``texts``: a tokenizer of at most ``vocab_size`` tokens."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -84,7 +88,12 @@ def conversation(turns: list[Turn]) -> tuple[str, str]:
     )
 
 
-def save(tokenizer, folder: Path, context: int) -> None:  # noqa: ANN001
+def pad_id(tokenizer: "Tokenizer") -> int:
+    """The id of ``PAD``, with which rows are filled up."""
+    return tokenizer.get_vocab()[PAD]
+
+
+def save(tokenizer: "Tokenizer", folder: Path, context: int) -> None:
     """Writes tokenizer.json and tokenizer_config.json, which ``AutoTokenizer`` reads."""
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,9 @@ from ..kernels import reference
 from ..model import MTP, Gate, Transformer
 from ..runtime import Runtime
 from . import data, facts, tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +72,13 @@ def example(rng: random.Random, problems: Iterator[data.Problem]) -> list[data.T
     return [turn(), turn()] if rng.random() < 0.1 else [turn()]
 
 
-def batches(tok, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:  # noqa: ANN001
+def batches(tok: "Tokenizer", recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless (tokens [B, S], learned [B, S] bool): ``learned`` marks the completion's tokens; short ones are padded.
 
     Examples of similar length share a batch: a stretch of 32 batches is drawn, sorted by length, cut and shuffled.
     """
     rng, problems = random.Random(recipe.seed), data.problems(recipe.seed + 1, held_out=False)
-    pad = tok.token_to_id(tokenizer.PAD)
+    pad = tokenizer.pad_id(tok)
     while True:
         stretch = []
         for turns in (example(rng, problems) for _ in range(32 * recipe.tokens // 105)):
@@ -222,13 +226,13 @@ def losses(model: Transformer, tokens: Tensor, learned: Tensor, mtp: bool) -> tu
 
 
 @torch.no_grad()
-def exact(model: Transformer, tok, problems: list[tuple[data.Problem, str]]) -> float:  # noqa: ANN001
+def exact(model: Transformer, tok: "Tokenizer", problems: list[tuple[data.Problem, str]]) -> float:
     """Share of problems whose whole completion is the model's own greedy choice, token by token."""
     rows = []
     for p, question in problems:
         prompt, completion = tokenizer.conversation([data.solve(p, question, data.is_chinese(question))])
         rows.append((tok.encode(prompt).ids, tok.encode(completion).ids))
-    tokens, learned = (t.to(model.run.device) for t in pack(rows, tok.token_to_id(tokenizer.PAD)))
+    tokens, learned = (t.to(model.run.device) for t in pack(rows, tokenizer.pad_id(tok)))
     right = model.logits(model(tokens[:, :-1])).argmax(-1) == tokens[:, 1:]
     return (right | ~learned[:, 1:]).all(1).float().mean().item()
 
