@@ -14,7 +14,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from .ranks.address import resolve
-from .ranks.parallel import check_in, keys_of, open_store, wait_for
+from .ranks.store import check_in, keys_of, open_store, wait_for
 from .ranks.watch import JOB, RUNNING, Timeouts
 
 if TYPE_CHECKING:
