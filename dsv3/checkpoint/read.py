@@ -314,3 +314,9 @@ def some(names: list[str]) -> str:
     """``a, b, c and 7 more``."""
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def amount(nbytes: float) -> str:
+    """Bytes for people: ``1.20 GB``, ``35.00 MB``, ``0.50 kB``."""
+    unit, name = next((unit for unit in ((1e9, "GB"), (1e6, "MB")) if nbytes >= unit[0]), (1e3, "kB"))
+    return f"{nbytes / unit:.2f} {name}"

@@ -22,7 +22,7 @@ from . import ours
 from .journal import NAMING, Journal, check_same, parse, read_journal, write_all
 from .ours import RECORD, Record
 from .plan import CHUNK, Plan, Sources
-from .read import UNFINISHED
+from .read import UNFINISHED, amount
 from .steps import WORKERS, Bar, work
 
 __all__ = ["WORKERS", "Bar", "Journal", "execute", "open_journal"]
@@ -72,8 +72,8 @@ def execute(plan: Plan, target: Path, workers: int = WORKERS, only: set[str] | N
             for fd in outputs.values():
                 os.close(fd)
     seconds = max(time.monotonic() - began, 0.001)
-    rate = f"{written / 1e9:.2f} GB in {seconds:.1f} s, {written / 1e9 / seconds:.2f} GB/s"
-    print(f"{target}: {len(plan.sizes)} files, {plan.nbytes / 1e9:.2f} GB ({rate})", file=sys.stderr)
+    rate = f"{amount(written)} in {seconds:.1f} s, {amount(written / seconds)}/s"
+    print(f"{target}: {len(plan.sizes)} files, {amount(plan.nbytes)} ({rate})", file=sys.stderr)
 
 
 def record(plan: Plan) -> Record:
@@ -93,7 +93,8 @@ def _names(plan: Plan) -> list[str]:
 
 
 def check_target(plan: Plan, target: Path, only: set[str] | None = None) -> None:
-    """
+    """Whether ``plan``, or ``only`` some files of it, may be written into ``target`` without touching what is not ours.
+
     Raises:
         FileExistsError: ``target`` is no folder, or holds something that neither its journal nor its record says we
             made, or that another run made.
@@ -169,13 +170,14 @@ def _nearest(target: Path) -> Path:
 
 
 def check_space(plan: Plan, target: Path, only: set[str] | None = None) -> None:
-    """
+    """Whether the disk has room for what ``plan``, or ``only`` some files of it, still needs.
+
     Raises:
-        OSError: the disk has less room than ``plan``, or ``only`` some files of it, still need.
+        OSError: not; with both figures.
     """
     needed, free = missing_bytes(plan, target, only), free_bytes(target)
     if needed > free:
-        raise OSError(f"{target}: needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; nothing was written")
+        raise OSError(f"{target}: needs {amount(needed)}, {amount(free)} are free; nothing was written")
 
 
 def show(plan: Plan, target: Path) -> None:
@@ -191,12 +193,12 @@ def show(plan: Plan, target: Path) -> None:
     rate = _copy_rate(plan.sources[0], _nearest(target))
     print(f"{plan.what}: {len(plan.sources)} files -> {target}")
     for name, size in plan.sizes.items():
-        print(f"  {size / 1e9:10.3f} GB  {printable(name)}")
+        print(f"  {amount(size):>13}  {printable(name)}")
     for name, text in _texts(plan).items():
-        print(f"  {len(text) / 1e9:10.3f} GB  {printable(name)}")
-    print(f"read {read / 1e9:.2f} GB, write {total / 1e9:.2f} GB")
-    print(f"room needed {missing_bytes(plan, target) / 1e9:.2f} GB, free {free_bytes(target) / 1e9:.2f} GB")
-    print(f"about {max(read, total) / rate / 60:.1f} minutes, copying {rate / 1e9:.2f} GB/s as just measured")
+        print(f"  {amount(len(text)):>13}  {printable(name)}")
+    print(f"read {amount(read)}, write {amount(total)}")
+    print(f"room needed {amount(missing_bytes(plan, target))}, free {amount(free_bytes(target))}")
+    print(f"about {max(read, total) / rate / 60:.1f} minutes, copying {amount(rate)}/s as just measured")
     check_space(plan, target)
 
 

@@ -1,7 +1,8 @@
 """A watch over the ranks of one job: when one of them is lost, all the others end with a line that says so.
 
 A rank that waits in a collective operation does not notice that another one died, whatever the backend. So a thread of
-every rank writes into the job's key-value store, again and again ("a beat"), and reads there how the others are. Used by ``join.launch``.
+every rank writes into the job's key-value store, again and again ("a beat"), and reads there how the others are. Used
+by ``join.launch``.
 """
 
 import os
