@@ -49,6 +49,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
             os.open(os.devnull, os.O_RDWR)
     if sys.stderr is None:  # print(file=None) is standard output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    code: int | str | None = 0
     try:
         main(list(sys.argv[1:] if argv is None else argv))
         if sys.stdout:
@@ -64,8 +65,6 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
             raise
         print(f"dsv3 {name}{rank}: error: {describe(error)}", file=sys.stderr, flush=True)
         code = 1
-    else:
-        code = 0
     try:
         if sys.stdout:
             sys.stdout.flush()

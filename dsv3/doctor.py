@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 from . import outside, paths
 from .checkpoint.write import disk_usage, free_bytes
-from .hubs.catalogue import find_model
+from .hubs.catalogue import models
 from .kernels import why_no_triton
 from .kernels.hardware import FP8_UNITS
 from .sizing.anonymous import without_names, without_secrets
@@ -44,11 +45,11 @@ Check = Callable[[Machine], Iterable[Finding]]
 def examine(m: Machine, extra: Iterable[Check] = ()) -> list[Finding]:
     """All findings about ``m``: the standing checks, which take no network and write nothing, and ``extra``. Never
     raises."""
-    checks = (check_python, check_packages, check_torch, check_triton, check_gpus, check_links, check_nccl)
-    checks += (check_memory, check_disks, check_compiler, check_jupyter, check_proxy, check_autodl)
+    checks: list[Check] = [check_python, check_packages, check_torch, check_triton, check_gpus, check_links, check_nccl]
+    checks += [check_memory, check_disks, check_compiler, check_jupyter, check_proxy, check_autodl, *extra]
     # nvidia-smi may take seconds, and so does torch: side by side.
     with ThreadPoolExecutor(len(checks)) as pool:
-        found = [finding for some in pool.map(lambda check: _safely(check, m), [*checks, *extra]) for finding in some]
+        found = [finding for some in pool.map(lambda check: _safely(check, m), checks) for finding in some]
     return [Finding(f.level, f.what, _tidy(f.text), _tidy(f.cure)) for f in found]
 
 
@@ -118,7 +119,7 @@ def check_torch(m: Machine) -> Iterable[Finding]:
     return found
 
 
-def _usable(torch: object, m: Machine) -> Finding:
+def _usable(torch: ModuleType, m: Machine) -> Finding:
     """Whether torch has code for the GPUs, and reaches from one to the next."""
     n = torch.cuda.device_count()
     built = {int(a.split("_")[1].rstrip("af")) for a in torch.cuda.get_arch_list() if a.startswith("sm_")}
@@ -276,7 +277,8 @@ def check_write(m: Machine) -> Iterable[Finding]:
     except OSError as error:
         yield Finding("failure", "write test", f"{m.folder.absolute()}: {error.strerror}", "go to another folder")
         return
-    hours = find_model("DeepSeek-R1").nbytes / rate / 3600
+    r1 = next(model for model in models() if model.name == "DeepSeek-R1")
+    hours = r1.nbytes / rate / 3600
     text = f"{rate / 1e6:,.0f} MB/s at {m.folder.absolute()}: DeepSeek-R1 would take {hours:.1f} hours"
     yield Finding("ok" if rate > 50e6 else "warning", "write test", text)
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,10 +67,13 @@ class Sources:
 class Op(Protocol):
     """Something that makes bytes of the output; the same bytes whenever it is asked."""
 
-    nbytes: int  # written
+    @property
+    def nbytes(self) -> int:
+        """How many bytes it writes."""
+        ...
 
     @property
-    def targets(self) -> set[str]:
+    def targets(self) -> Set[str]:
         """The output files that it writes to."""
         ...
 

@@ -232,9 +232,10 @@ def open_journal(
     """
     path = target / UNFINISHED
     boot = BOOT.read_text().strip() if BOOT.exists() else ""
-    first = {"what": what, "plan": fingerprint, "boot": boot, "files": list(files), "replace": replace}
-    line = f"{json.dumps(first, ensure_ascii=False)}\n".encode()
     fd = _lock(path)
+    fresh = Journal(fd, what, fingerprint, boot, list(files), replace, new=True)
+    first = {"what": what, "plan": fingerprint, "boot": boot, "files": fresh.files, "replace": replace}
+    line = f"{json.dumps(first, ensure_ascii=False)}\n".encode()
     try:
         text = ours.read_small(path)
         if b"\n" not in text and line.startswith(text):  # nothing yet: a new one, or its writer died at once
@@ -244,7 +245,7 @@ def open_journal(
             except OSError:
                 path.unlink()
                 raise
-            yield Journal(fd, new=True, **first)
+            yield fresh
             return
         journal = parse(path, text)
         check_same(journal, what, fingerprint, target)

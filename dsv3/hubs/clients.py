@@ -43,17 +43,20 @@ def listing(hub: Hub, model: str) -> tuple[str, list[HubFile]]:
     Raises:
         ValueError: what the hub lists are no files.
     """
+    rows: list[tuple[Any, Any, Any, Any]]  # name, size, sha256, git's hash: not looked at yet
+    revision: Any
     if hub == "modelscope":
         from modelscope_hub.api import HubApi  # modelscope's own get_model_files leaves the hashes out
 
-        rows = HubApi().list_repo_files(model, "model", revision="master")
-        revision, rows = "master", [(r.path, r.size, r.sha256, None) for r in rows if r.type != "tree"]
+        found = HubApi().list_repo_files(model, "model", revision="master")
+        revision, rows = "master", [(r.path, r.size, r.sha256, None) for r in found if r.type != "tree"]
     else:
         from huggingface_hub import HfApi
 
         info = HfApi().model_info(model, files_metadata=True)
         # Files in LFS have their sha256, the others git's hash.
-        rows = [(s.rfilename, s.size, s.lfs and s.lfs.sha256, None if s.lfs else s.blob_id) for s in info.siblings]
+        files = info.siblings or []
+        rows = [(s.rfilename, s.size, s.lfs and s.lfs.sha256, None if s.lfs else s.blob_id) for s in files]
         revision = info.sha
     if not 0 < len(rows) <= MOST_FILES:
         raise ValueError(f"{len(rows)} files, should be 1 to {MOST_FILES}")
@@ -166,7 +169,9 @@ def _limit_memory() -> None:
 
 def main() -> None:
     """``list HUB MODEL`` or ``fetch HUB MODEL REVISION FOLDER``, the files as one JSON line on stdin."""
-    verb, hub, model, *rest = sys.argv[1:]
+    verb, name, model, *rest = sys.argv[1:]
+    hub = next(hub for hub in HUBS if hub == name)
+    answer: dict[str, Any] = {}
     files = [HubFile(**f) for f in json.loads(sys.stdin.readline())]
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
     try:
@@ -176,7 +181,6 @@ def main() -> None:
             answer = {"revision": revision, "files": [asdict(f) for f in found]}
         else:
             fetch(hub, model, rest[0], files, Path(rest[1]))
-            answer = {}
     except Exception as error:  # whatever a client raises becomes one line; the caller decides about another try
         first = next(iter((getattr(error, "failed_files", None) or {}).values()), error)
         said = "the hub's list makes no sense: " if verb == "list" and _is_no_list(error) else ""
