@@ -42,12 +42,12 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     rank = "" if alone else f" (rank {printable(os.environ['RANK'], 20)})"
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    for fd in range(3):  # a closed one would be given to the next file that is opened, which then takes our output
+    for fd in range(3):  # if one is closed, the next opened file gets its number, and our output
         try:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    if sys.stderr is None:  # print(file=None) is standard output
+    if sys.stderr is None:  # print(file=sys.stderr) would then write to standard output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     code: int | str | None = 0
     try:

@@ -28,7 +28,7 @@ from .hubs.transfer import PATIENCE, Listing, Patience, Transfer, leftovers, on_
 from .outside import printable
 from .paths import TINY_R1
 
-ROUNDS = 3  # fetches of a file whose content is wrong
+ROUNDS = 3  # times that a file is fetched whose content is wrong
 THEN = ("cast", "convert")
 
 
@@ -95,7 +95,7 @@ def download(
         target.mkdir(parents=True, exist_ok=True)
         what, mine = f"download of {wanted.model}", [*todo, STAGING, ours.RECORD]
         with open_journal(what, f"download {wanted.model}", target, mine, replace=verify_only) as journal:
-            todo = wrong((f for f in found.files if f.name in todo), target)  # somebody may have come meanwhile
+            todo = wrong((f for f in found.files if f.name in todo), target)  # another run may have fetched some since
             if not verify_only:
                 check_content(todo, target, journal.files if journal.replace else ())
             make_staging(transfer.staging)
@@ -159,7 +159,7 @@ def bring(transfer: Transfer, found: Listing, todo: dict[str, str], target: Path
                 raise FileExistsError(f"{target / name}: appeared during the download; move it away")
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             with (transfer.staging / name).open("rb") as file:
-                os.fsync(file.fileno())  # the name must not outlive a power cut without the bytes
+                os.fsync(file.fileno())  # else, after a power cut, the name may be there without the bytes
             os.replace(transfer.staging / name, target / name)
         files = [f for f in files if f.name in reasons]
         if not files:
@@ -203,7 +203,7 @@ def _as_listed(f: HubFile, file: Path) -> bool:
         return read.digest(file) == f.sha256
     if f.git_sha1:
         return read.digest(file, "sha1", b"blob %d\0" % file.stat().st_size) == f.git_sha1
-    with file.open("rb") as opened:  # only the size is known: at least it must not be a login page
+    with file.open("rb") as opened:  # no hash to compare: at least it must not be a web page, such as a login
         page = re.match(rb"\s*<(!doctype\s+html|html)\b", opened.read(1000), re.IGNORECASE)
     return not (page and file.suffix in (".safetensors", ".json"))
 

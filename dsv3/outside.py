@@ -57,7 +57,7 @@ def printable(text: object, most: int = LONGEST) -> str:
     """One line of at most ``most`` characters, whatever a file or a hub put into it: nothing that moves the cursor,
     changes colours or the direction of writing. A long one loses its middle: what is wrong and what to do stay."""
     text = str(text)
-    if len(text) > 4 * most:  # most of it blanks, perhaps, but not worth looking at
+    if len(text) > 4 * most:  # cut it before the work below, which takes time for each character
         text = f"{text[: 2 * most]}...{text[-2 * most :]}"
     text = " ".join("".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in text).split())
     half = (most - 3) // 2

@@ -148,7 +148,7 @@ def read_manifest(manifest: Path) -> dict[str, tuple[str, int | None]]:
             name = re.sub(r"\\(.)", lambda m: {"n": "\n", "r": "\r"}.get(m[1], m[1]), name)
         if not match or not name.strip() or not ours.inside(name) or (not escaped and "\\" in name):
             raise ValueError(f"{manifest}: line {n}: not a hash and a file name in the folder: {entry[:80]!r}")
-        name = str(PurePosixPath(name))  # without ./
+        name = str(PurePosixPath(name))  # sha256sum may write ./ before a name
         value = (match[2].lower(), int(match[3]) if match[3] else None)
         if wanted.setdefault(name, value) != value:
             raise ValueError(f"{manifest}: line {n}: names {name[:80]!r} a second time, with another hash")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..layout import Row
 
 INDEX = "model.safetensors.index.json"
-UNFINISHED = ".dsv3-unfinished"  # the journal of a run that has not ended; a folder that holds it is no checkpoint yet
+UNFINISHED = ".dsv3-unfinished"  # the journal of a run; while a folder holds it, it is no checkpoint yet
 ITEMSIZE = {"F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
 DTYPE = {
     "fp8": ("F8_E4M3",),

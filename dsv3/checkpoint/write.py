@@ -109,7 +109,7 @@ def check_target(plan: Plan, target: Path, only: set[str] | None = None) -> None
         raise FileExistsError(f"{target}: holds another checkpoint ({made.what}); give another folder")
     known = {*_names(plan), UNFINISHED, *(_part(target, n).name for n in (journal.files if journal else ()))}
     if made is None and RECORD in found:
-        known.remove(RECORD)  # something else bears its name
+        known.remove(RECORD)  # the file of that name cannot be read as a record, so it is not ours
     foreign = [n for n in found if n not in known]
     foreign += [n for n in found if n in known and n.endswith(".part") and not ours.is_writable(target / n)]
     ours.refuse(target, foreign + _changed(plan, target, journal, only))
@@ -125,7 +125,7 @@ def _changed(plan: Plan, target: Path, journal: Journal | None, only: Iterable[s
         if not os.path.lexists(file) or ours.is_ours(target, name, made) or _is_text(file, texts.get(name)):
             continue
         named = journal and journal.naming and name in journal.files and not os.path.lexists(_part(target, name))
-        # A text that got its name and then lost its bytes, when the machine stopped, is empty.
+        # A small file is empty if the machine stopped after its renaming, before its bytes were on the disk.
         whole = name in plan.sizes or (ours.is_plain(file) and file.lstat().st_size == 0)
         if not ours.is_plain(file) or not (name in again or (named and whole)):
             changed.append(name)
@@ -238,7 +238,7 @@ def open_journal(
     line = f"{json.dumps(first, ensure_ascii=False)}\n".encode()
     try:
         text = ours.read_small(path)
-        if b"\n" not in text and line.startswith(text):  # nothing yet: a new one, or its writer died at once
+        if b"\n" not in text and line.startswith(text):  # new, or its first line was never finished
             os.ftruncate(fd, 0)
             try:
                 write_all(fd, line)
@@ -251,7 +251,7 @@ def open_journal(
         check_same(journal, what, fingerprint, target)
         journal.fd = fd
         os.ftruncate(fd, text.rindex(b"\n") + 1)
-        if journal.boot != boot:  # what was written may be lost: begin anew, with the same files
+        if journal.boot != boot:  # the machine was restarted, so what was written may be lost: begin anew
             for name in journal.files if journal.naming else ():
                 if os.path.lexists(target / name) and not os.path.lexists(_part(target, name)):
                     os.replace(target / name, _part(target, name))
@@ -278,7 +278,7 @@ def _lock(path: Path) -> int:
             os.close(fd)
             raise FileExistsError(f"{path.parent}: another run is writing into it; wait for it or stop it") from None
         except FileNotFoundError:
-            pass  # a run that ended between the two lines took its journal away
+            pass  # a run that was ending removed the journal after we had opened it
         os.close(fd)
 
 
@@ -300,11 +300,11 @@ def _prepare(plan: Plan, target: Path, journal: Journal) -> list[int]:
     for name in sorted(fresh):
         part, final = _part(target, name), target / name
         if journal.naming and os.path.lexists(final) and not os.path.lexists(part):
-            os.replace(final, part)  # it had its name and was damaged since
+            os.replace(final, part)  # it had its final name already, but is not as it was left
         try:
             _put(part, plan.heads[name], plan.sizes[name], journal.new)
         except FileExistsError:
-            if journal.new:  # somebody came between the check and now: the journal must not call that file ours
+            if journal.new:  # somebody else made that file since our check: the journal must not call it ours
                 (target / UNFINISHED).unlink()
             raise
     todo = {i: _touched(plan, i) for i in range(len(plan.steps)) if i not in journal.done}
@@ -334,7 +334,7 @@ def _name(plan: Plan, target: Path, journal: Journal) -> None:
     for name, text in _texts(plan).items():
         if name in journal.files and not _is_text(target / name, text):
             _put(_part(target, name), text, len(text))
-    ours.refuse(target, _changed(plan, target, journal))  # somebody may have come meanwhile
+    ours.refuse(target, _changed(plan, target, journal))  # somebody may have changed them meanwhile
     if not journal.naming:
         journal.add(NAMING)
     for name in _names(plan):

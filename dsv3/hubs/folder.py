@@ -37,7 +37,7 @@ def check_names(files: Iterable[HubFile], target: Path) -> None:
         first = parts[0].casefold()
         if first.startswith(".dsv3-") or (len(parts) > 1 and first in NO_FOLDERS):
             raise ValueError(f"the hub lists a file in a place of others: {name[:200]!r}; nothing was fetched")
-        # Some systems do not tell capitals from small letters, nor two ways to write an accent.
+        # Some file systems take capitals and small letters for the same, and two ways to write an accent.
         path = PurePosixPath(unicodedata.normalize("NFC", name).casefold())
         if str(path) in seen:
             raise ValueError(f"the hub lists a file twice: {name[:200]!r}; nothing was fetched")
@@ -69,7 +69,7 @@ def check_folder(files: Iterable[HubFile], target: Path, verify_only: bool) -> N
     made = {*(journal.files if journal else ()), *([ours.RECORD] if record else ())}
     known = {*listed, *made, read.UNFINISHED}
     others = [name for name in ours.strangers(target, known) if not _of_a_client(target, name)]
-    if made:  # we made the folder: what people put there since is not in the way
+    if made:  # the folder is ours, so what people added since is harmless, except under names that we use
         others = [name for name in others if name.startswith(".dsv3-") and name.strip("/") not in made]
     ours.refuse(target, others)
 

@@ -82,7 +82,7 @@ class Transfer:
     def _persist(self, verb: str, rest: list[str], files: list[HubFile], progress: "Progress") -> dict[str, Any]:
         failures, best = 0, progress.arrived()
         while True:
-            # A file that is there is not asked for again: a client may read it all to see whether it is right.
+            # Files that are there already are left out: some clients would first read them whole to check them.
             left = [f for f in files if not progress.finished(f)]
             answer = self._run(verb, rest, left, progress)
             if "error" not in answer:
@@ -106,7 +106,7 @@ class Transfer:
             file.unlink(missing_ok=True)
         command = [sys.executable, "-m", hubs.__name__, verb, self.hub, self.model, *rest]
         chatter = None if os.environ.get("DSV3_DEBUG") == "1" else subprocess.DEVNULL
-        # A listing leaves no trace.
+        # To ask for the list, the client gets a folder that is removed with all it writes there.
         with tempfile.TemporaryFile() as said, tempfile.TemporaryDirectory() as scratch:
             client = subprocess.Popen(
                 command,

@@ -123,7 +123,7 @@ def _copy(parameter: Tensor, found: read.Checkpoint, name: str, part: tuple[slic
     if in_one_piece and TORCH[entry.dtype] == parameter.dtype and parameter.device.type == "cpu":
         read_into(parameter.data, found, name, part[0])
         return
-    # Piece by piece: a second copy of a big tensor costs more time than its conversion.
+    # In pieces: to hold a big tensor a second time would take longer than to convert it.
     line = max(1, (entry.stop - entry.start) // max(entry.shape[0], 1))
     step = max(1, CHUNK // line)
     for row in range(part[0].start, part[0].stop, step):

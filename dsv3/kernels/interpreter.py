@@ -32,7 +32,8 @@ _CODED = ("bf16", "fp8e5", "fp8e4nv")  # floats that numpy lacks: the interprete
 
 
 def check_import() -> None:
-    """
+    """Whether Triton was imported for the interpreter.
+
     Raises:
         ValueError: Triton's own functions, such as ``tl.max``, were made for a GPU, so none can be interpreted.
     """

@@ -47,9 +47,10 @@ def act_quant(x: Tensor, block: int = 128, scale_fmt: str | None = None) -> tupl
 
 
 def check_scale(w: Tensor, scale: Tensor, block: int) -> None:
-    """
+    """Whether ``scale`` has one number for each ``block`` x ``block`` tile of ``w``.
+
     Raises:
-        ValueError: ``scale`` has not one number per ``block`` x ``block`` tile of ``w``.
+        ValueError: not.
     """
     expected = (ceil(w.shape[0] / block), ceil(w.shape[1] / block))
     if tuple(scale.shape) != expected:
@@ -135,9 +136,10 @@ def sort_by_expert(experts: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
 
 
 def check_groups(x: Tensor, w: Tensor, offsets: Tensor, x_scale: Tensor | None, w_scale: Tensor | None) -> None:
-    """
+    """Whether the arguments of ``grouped_gemm`` fit together.
+
     Raises:
-        ValueError: arguments of ``grouped_gemm`` that do not fit together.
+        ValueError: not; names what does not.
     """
     if x.dim() != 2 or w.dim() != 3 or x.shape[1] != w.shape[2]:
         raise ValueError(
@@ -192,9 +194,10 @@ def grouped_gemm(
 
 
 def check_mla(q_c: Tensor, q_pe: Tensor, c: Tensor, k_pe: Tensor, lengths: Tensor) -> None:
-    """
+    """Whether the arguments of ``mla_decode`` fit together.
+
     Raises:
-        ValueError: arguments of ``mla_decode`` that do not fit together.
+        ValueError: not; names what does not.
     """
     if q_c.dim() != 3 or c.dim() != 3 or q_pe.dim() != 3:
         raise ValueError("mla_decode: q_c, q_pe, c and k_pe must be [B, H, C], [B, H, R], [B, T, C] and [B, T, R]")

@@ -142,7 +142,8 @@ def _watched(launch: Launch, program: tuple, grid: tuple, accesses: list[Access]
 
 
 def _note(kind: Literal["load", "store"], launch: Launch, ptrs: Any, mask: Any) -> Access:
-    """
+    """The access as it is noted down, its addresses checked.
+
     Raises:
         IndexError: an address that the mask lets through lies in none of the tensors.
     """

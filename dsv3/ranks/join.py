@@ -29,12 +29,12 @@ class Launcher:
 
     rank: int
     size: int
-    local_rank: int
+    local_rank: int  # among the ranks of its machine
     host: str
     port: int
-    one_node: bool
-    launched: bool  # by torchrun, which holds the store, rather than rank 0
-    attempt: int
+    one_node: bool  # whether all ranks are on one machine
+    launched: bool  # by torchrun, which then holds the job's store; otherwise rank 0 does
+    attempt: int  # torchrun's restarts of the job so far
 
 
 def from_environment() -> Launcher:
@@ -153,7 +153,7 @@ def _interface(launcher: Launcher) -> str | None:
         for _, name in socket.if_nameindex() if family == socket.AF_INET else ():
             try:
                 found = fcntl.ioctl(probe, 0x8915, struct.pack("256s", name.encode()))  # SIOCGIFADDR, see netdevice(7)
-            except OSError:  # has no address
+            except OSError:  # this interface has no address
                 continue
             if socket.inet_ntoa(found[20:24]) == ours and (launcher.one_node or not ours.startswith("127.")):
                 return name

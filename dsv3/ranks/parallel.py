@@ -70,7 +70,7 @@ class Parallel:
         import torch
 
         lengths = [len(shared_out(n, rank, self.size)) for rank in range(self.size)]
-        # Pieces travel at one length.
+        # torch gathers pieces of one length: shorter ones are filled up here and cut again below.
         padded = torch.nn.functional.pad(x, (0, max(lengths) - x.shape[-1])).contiguous()
         self.traffic.add("all_gather", padded.nbytes)
         pieces = self._all_gather(padded)
@@ -93,7 +93,7 @@ class Parallel:
         """Every rank's ``text`` on every rank, by rank, however long they take."""
         return [text] if self.size == 1 else self._texts(text, list(range(self.size)))
 
-    # What follows is all that talks to other processes.
+    # Only the methods below talk to other processes; lab/threads.py replaces them.
 
     def _all_reduce(self, x: "Tensor") -> "Tensor":
         import torch.distributed as dist
@@ -120,7 +120,7 @@ class Parallel:
 
     def _texts(self, text: str, ranks: list[int]) -> list[str]:
         """What each of ``ranks`` hands over."""
-        if self.store is None:  # a rank by itself, of which only the slices are looked at
+        if self.store is None:  # no job: somebody only looks at what this rank would hold
             return [text] * len(ranks)
         key = f"text/{next(self.serial)}"
         with broken_connections("store"):

@@ -72,7 +72,7 @@ class Store(Protocol):
     def compare_set(self, key: str, expected: str, desired: str) -> bytes: ...
 
 
-JOB = "job"  # the key under which the first who knows says why the job is lost
+JOB = "job"  # the key that says why the job is lost; whoever knows first writes it
 RUNNING = "running"
 
 
@@ -188,7 +188,7 @@ class Watch:
         try:
             parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
-            return  # on another machine
+            return  # no such process here: the rank is on another machine
         if parent == self.parent:
             os.kill(pid, signal.SIGKILL)
 
@@ -210,7 +210,7 @@ class Watch:
             if not hung:
                 self.store.set(rank_key(self.rank), "failed")
         except RuntimeError:
-            pass  # the store went, too
+            pass  # the store is gone, so nobody can be told
         os._exit(1)
 
 
