@@ -128,7 +128,7 @@ def test_back_to_fp8_takes_bf16_only(bf16_folder, tmp_path):
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     header[name]["dtype"] = "F16"  # as long, so that its bytes could be taken for BF16
-    file.write_bytes(data[:8] + json.dumps(header).encode().ljust(size) + data[8 + size :])
+    file.write_bytes(data[:8] + json.dumps(header, separators=(",", ":")).encode().ljust(size) + data[8 + size :])
     with pytest.raises(ValueError, match=f"{name} is F16; only BF16 is cast to FP8"):
         back(weights, tmp_path / "fp8")
     assert not (tmp_path / "fp8").exists()

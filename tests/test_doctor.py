@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 from test_cli import dsv3
 
-from dsv3 import doctor, machine
+from dsv3 import doctor
 from dsv3.doctor import Finding, examine, report, table, without_secrets
+from dsv3.sizing import machine
 from dsv3.sizing.machine import Machine, cores, memory, reach, run_command, write_rate
 
 # Tables as nvidia-smi prints them; the first two lines of its own report, and two forms of its CUDA line.
@@ -339,8 +340,8 @@ def test_a_command_has_its_time_and_its_length(script, expected, tmp_path, monke
 @pytest.mark.parametrize(
     ("row", "name"),
     [
-        ("0, NVIDIA \x1b[31mH100\x07, 81559, 0, 9.0, 550\x1b[0m", "NVIDIA [31mH100"),
-        (f"0, {'x' * 100000}, 81559, 0, 9.0, 550", "x" * 500 + "..."),
+        ("0, NVIDIA \x1b[31mH100\x07, 81559, 0, 9.0, 550\x1b[0m", "NVIDIA \ufffd[31mH100\ufffd"),
+        (f"0, {'x' * 100000}, 81559, 0, 9.0, 550", "x" * 248 + "..." + "x" * 248),
         ("\u00b2, NVIDIA, 81559, 0, 9.0, 550", None),
         (f"{'9' * 5000}, NVIDIA, 81559, 0, 9.0, 550", None),
         (f"0, {'x' * 200000}, 81559, 0, 9.0, 550", None),
