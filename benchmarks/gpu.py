@@ -180,7 +180,7 @@ def benchmark(
     del call
     print(f"copy {copy / 1e9:,.0f} GB/s, read and written", flush=True)
     rows = []
-    for case in cases(cfg, hardware.of(device)):
+    for case in cases(cfg, hardware.hardware_of(device)):
         made: Row = {"group": case.group, "shape": case.shape}
         if checks.get(case.check) != "passed":
             made["not_measured"] = f"check {case.check} did not pass"

@@ -76,7 +76,7 @@ def weight_dequant(device: torch.device) -> None:
         scale = torch.rand(math.ceil(m / 128), math.ceil(n / 128)).exp() * 1e-3
         for dtype in quant.DTYPES:
             expected = reference.weight_dequant(w, scale, 128, dtype)
-            for known in {"sm_80", "sm_90"} if hardware.of(device).fp8 else {"sm_80"}:
+            for known in {"sm_80", "sm_90"} if hardware.hardware_of(device).fp8 else {"sm_80"}:
                 where = hardware.named(known)
                 same(*poisoned(quant.plan_weight_dequant(w.to(device), scale.to(device), 128, dtype, where)), expected)
 
@@ -109,7 +109,7 @@ def fp8_gemm_tiles(device: torch.device) -> None:
     a, a_scale, wide_a = _operands((40, 256), reference.act_quant, device)
     b, b_scale, wide_b = _operands((130, 256), weight_quant, device)
     for rows in gemm.TILES:
-        for tile in gemm.candidates(rows, hardware.of(device), 1):
+        for tile in gemm.candidates(rows, hardware.hardware_of(device), 1):
             (got,) = poisoned(gemm.plan_fp8_gemm(a, a_scale, b, b_scale, tile=tile))
             near(got, wide_a @ wide_b.T, _fp8_allowed(wide_a, wide_b))
 
@@ -158,7 +158,7 @@ def mla_decode(device: torch.device) -> None:
         # The weights, which sum to 1, and the result are rounded to BF16.
         allowed = 2 * BF16_HALF * c.nan_to_num().abs().max().item()
         args = [x.to(device) for x in (q_c, q_pe, c, k_pe, torch.tensor(lengths))]
-        for tile in mla.candidates(h, 2, hardware.of(device)):
+        for tile in mla.candidates(h, 2, hardware.hardware_of(device)):
             near(*poisoned(mla.plan_mla_decode(*args, scale, tile=tile)), exact.to(device), allowed)
 
 
@@ -188,7 +188,7 @@ NEED_FP8 = ("act_quant", "fp8_gemm", "fp8_gemm_tiles", "grouped_gemm_fp8")
 
 def lacking(name: str, device: torch.device) -> str | None:
     """Why a check of ``CHECKS`` cannot run here; None if it can."""
-    if name in NEED_FP8 and not hardware.of(device).fp8:
-        return f"{hardware.of(device).name} has no FP8 units"
+    if name in NEED_FP8 and not hardware.hardware_of(device).fp8:
+        return f"{hardware.hardware_of(device).name} has no FP8 units"
     packages = [p for p in ("numpy", "tokenizers", "jinja2") if name == "tiny_r1" and find_spec(p) is None]
     return f"not installed: {', '.join(packages)}" if packages else None

@@ -42,13 +42,14 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     rank = "" if alone else f" (rank {printable(os.environ['RANK'], 20)})"
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    for fd in range(3):  # a closed one would be given to the next file that is opened, which then takes our output
+    for fd in range(3):  # if one is closed, the next opened file gets its number, and our output
         try:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    if sys.stderr is None:  # print(file=None) is standard output
+    if sys.stderr is None:  # print(file=sys.stderr) would then write to standard output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    code: int | str | None = 0
     try:
         main(list(sys.argv[1:] if argv is None else argv))
         if sys.stdout:
@@ -64,8 +65,6 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
             raise
         print(f"dsv3 {name}{rank}: error: {describe(error)}", file=sys.stderr, flush=True)
         code = 1
-    else:
-        code = 0
     try:
         if sys.stdout:
             sys.stdout.flush()

@@ -32,24 +32,22 @@ def plan(source: Path, ranks: int) -> Plan:
     """What ``convert`` will write. Tensors keep the order of the source's bytes, so that long ranges move at once."""
     cfg = ModelConfig.load(source)
     check_ranks(cfg, ranks)
-    found = read.open_folder(source)
     rows = {r.hf: r for r in layout(cfg)}
-    read.check(found, {r.hf: (r.shape, r.kind) for r in rows.values()}, set(rows))
+    found = read.open_model(source, rows.values())
     entries = [e for e in found.values() if not rows[e.name].copy_of]
     result = Plan(f"convert to {ranks} ranks", sources=list(dict.fromkeys(e.file for e in found.values())))
     names = {(kind, rank): read.converted_name(kind, rank, ranks) for kind in ("model", "mtp") for rank in range(ranks)}
     outs: dict[str, list[Out]] = {}
-    holders: dict[str, list[tuple[str, Part | None]]] = {}
+    holders: dict[str, list[tuple[str, Part]]] = {}
     for e in entries:
         row = rows[e.name]
         kind = "mtp" if row.part == "mtp" else "model"
         holders[e.name] = to = []
         for rank in row.holders(ranks, cfg.n_routed_experts):
             name = names[kind, rank]
-            part = None if row.cut is None else row.local(rank, ranks)
-            shape = e.shape if part is None else tuple([s.stop - s.start for s in part])
+            part = row.local(rank, ranks)
             to.append((name, part))
-            outs.setdefault(name, []).append(Out(row.name, e.dtype, shape))
+            outs.setdefault(name, []).append(Out(row.name, e.dtype, tuple([s.stop - s.start for s in part])))
     offsets = {name: result.file(name, held) for name, held in sorted(outs.items())}
     result.fill(Same(found[r.hf], found[r.copy_of]) for r in rows.values() if r.copy_of)
     result.fill(op for e in entries for op in _ops(e, rows[e.name], holders[e.name], offsets))
@@ -60,8 +58,8 @@ def plan(source: Path, ranks: int) -> Plan:
 Part = tuple[slice, ...]
 
 
-def _ops(entry: Entry, row: Row, to: list[tuple[str, Part | None]], offsets: dict[str, dict[str, int]]) -> Iterator[Op]:
-    """What takes a tensor to the files ``to``, each with its slices, or whole."""
+def _ops(entry: Entry, row: Row, to: list[tuple[str, Part]], offsets: dict[str, dict[str, int]]) -> Iterator[Op]:
+    """What brings a tensor's bytes to the files ``to``, to each its slices."""
     if row.cut is None:
         for name, _ in to:
             yield Move(entry.file, entry.start, entry.stop - entry.start, name, offsets[name][row.name])

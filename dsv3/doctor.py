@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 from . import outside, paths
@@ -25,7 +26,7 @@ PACKAGES = ("safetensors", "tokenizers", "jinja2", "numpy")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 COMPILERS = ("c++", "g++", "clang++", "cl")
 OLDER_TORCH = "pip install 'torch<2.11' for a driver of CUDA 12, or a newer driver"  # later wheels are for CUDA 13
-SMALL_RAM, NO_GPU_RAM = 4e9, 2.2e9  # below the first, generation is out; AutoDL's no-GPU mode has 2 GB
+SMALL_RAM, NO_GPU_RAM = 4e9, 2.2e9  # bytes; less than the first cannot generate; AutoDL's no-GPU mode has 2 GB
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ Check = Callable[[Machine], Iterable[Finding]]
 def examine(m: Machine, extra: Iterable[Check] = ()) -> list[Finding]:
     """All findings about ``m``: the standing checks, which take no network and write nothing, and ``extra``. Never
     raises."""
-    checks = (check_python, check_packages, check_torch, check_triton, check_gpus, check_links, check_nccl)
-    checks += (check_memory, check_disks, check_compiler, check_jupyter, check_proxy, check_autodl)
-    # nvidia-smi may take seconds, and so does torch: side by side.
+    checks: list[Check] = [check_python, check_packages, check_torch, check_triton, check_gpus, check_links, check_nccl]
+    checks += [check_memory, check_disks, check_compiler, check_jupyter, check_proxy, check_autodl, *extra]
+    # All at the same time: nvidia-smi may take seconds, and importing torch does.
     with ThreadPoolExecutor(len(checks)) as pool:
-        found = [finding for some in pool.map(lambda check: _safely(check, m), [*checks, *extra]) for finding in some]
+        found = [finding for some in pool.map(lambda check: _safely(check, m), checks) for finding in some]
     return [Finding(f.level, f.what, _tidy(f.text), _tidy(f.cure)) for f in found]
 
 
@@ -59,7 +60,7 @@ def _tidy(text: str) -> str:
 def _safely(check: Check, m: Machine) -> list[Finding]:
     try:
         return list(check(m))
-    except Exception as error:  # a check that meets something unheard of must not hide the other findings
+    except Exception as error:  # one check that fails must not hide what the others found
         name = check.__name__.removeprefix("check_")
         return [Finding("warning", name, f"could not be checked: {type(error).__name__}: {error}")]
 
@@ -118,7 +119,7 @@ def check_torch(m: Machine) -> Iterable[Finding]:
     return found
 
 
-def _usable(torch: object, m: Machine) -> Finding:
+def _usable(torch: ModuleType, m: Machine) -> Finding:
     """Whether torch has code for the GPUs, and reaches from one to the next."""
     n = torch.cuda.device_count()
     built = {int(a.split("_")[1].rstrip("af")) for a in torch.cuda.get_arch_list() if a.startswith("sm_")}
@@ -338,7 +339,7 @@ def report(findings: list[Finding]) -> str:
     """A text for a bug report: versions and findings, without names of users and folders, tokens and addresses."""
     from . import __version__
 
-    # What a GPU or a finding is called stays, though a person or a machine may bear the same name.
+    # Names of GPUs and of findings stay in the report, even if a user or a machine has the same name.
     kept = {word for f in findings for word in f"{f.what} {f.text * f.what.startswith('gpu')}".split()}
     head = f"dsv3 {__version__}, {platform.system()} {without_names(platform.release(), kept)} {platform.machine()}"
     return f"```\n{head}\n{without_secrets(table(findings), kept)}\n```"

@@ -10,28 +10,25 @@ import os
 import re
 import shutil
 import sys
-import unicodedata
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from . import paths
 from .checkpoint import ours, read
 from .checkpoint.compare import compare
 from .checkpoint.plan import Move, Plan
-from .checkpoint.write import WORKERS, Bar, execute, free_bytes, open_journal, read_journal
+from .checkpoint.write import WORKERS, Bar, execute, free_bytes, open_journal
 from .cost import weight_bytes
 from .hubs.catalogue import find_model, models
-from .hubs.clients import CACHE, HUBS, Hub, HubFile
+from .hubs.clients import HUBS, Hub, HubFile
+from .hubs.folder import MISSING, STAGING, check_content, check_folder, check_names, check_places, make_staging
 from .hubs.transfer import PATIENCE, Listing, Patience, Transfer, leftovers, on_disk
 from .outside import printable
 from .paths import TINY_R1
 
-STAGING = ".dsv3-fetch"  # in the target: for the hub's client
-NO_FOLDERS = (".git", CACHE, "lost+found", "._____temp")  # of others, who may have files there
-MISSING = "missing"
-ROUNDS = 3  # fetches of a file whose content is wrong
+ROUNDS = 3  # times that a file is fetched whose content is wrong
 THEN = ("cast", "convert")
 
 
@@ -47,10 +44,10 @@ class Source:
 
 
 def source(name: str, hub: Hub) -> Source:
-    """The source that ``name``, of the catalogue or ``owner/name``, means.
+    """The source that ``name`` means: a name of the catalogue, or ``owner/name`` at the hub.
 
     Raises:
-        ValueError: neither.
+        ValueError: it is neither.
     """
     model = find_model(name)
     if model is None and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
@@ -84,22 +81,21 @@ def download(
     if name == TINY_R1.name:
         copy_tiny_r1(target)
         return
-    of = source(name, hub)
-    transfer = Transfer(of.hub, of.model, target / STAGING, patience)
+    wanted = source(name, hub)
+    transfer = Transfer(wanted.hub, wanted.model, target / STAGING, patience)
     found = list_files(transfer)
     check_folder(found.files, target, verify_only)
     unfinished = os.path.lexists(target / read.UNFINISHED)
-    right: set[str] = set()
-    todo = wrong(found.files, target, right)
+    todo = wrong(found.files, target)
     if not verify_only and not unfinished:
         check_content(todo, target, ())
     check_room(replace(found, files=tuple(f for f in found.files if f.name in todo)), target, extra_bytes(name, then))
     fetched = 0
     if todo or unfinished:
         target.mkdir(parents=True, exist_ok=True)
-        what, mine = f"download of {of.model}", [*todo, STAGING, ours.RECORD]
-        with open_journal(what, f"download {of.model}", target, mine, replace=verify_only) as journal:
-            todo = wrong(found.files, target, right)
+        what, mine = f"download of {wanted.model}", [*todo, STAGING, ours.RECORD]
+        with open_journal(what, f"download {wanted.model}", target, mine, replace=verify_only) as journal:
+            todo = wrong((f for f in found.files if f.name in todo), target)  # another run may have fetched some since
             if not verify_only:
                 check_content(todo, target, journal.files if journal.replace else ())
             make_staging(transfer.staging)
@@ -108,17 +104,17 @@ def download(
             shutil.rmtree(transfer.staging)
             (target / read.UNFINISHED).unlink()
     _check_checkpoint(target)
-    size = f"{len(found.files)} files, {found.nbytes / 1e9:.2f} GB"
+    size = f"{len(found.files)} files, {read.amount(found.nbytes)}"
     unhashed = sum(not (f.sha256 or f.git_sha1) for f in found.files)
     how = f", {unhashed} by size only" if unhashed else ""
     print(f"{target}: {size}, all as the hub lists them{how} ({fetched} fetched)", file=sys.stderr)
 
 
 def list_files(transfer: Transfer) -> Listing:
-    """What the hub has; the record that a dsv3 left in a folder before somebody uploaded it says nothing here.
+    """What the hub has. A record of dsv3 among it came with somebody's upload and is left out: it says nothing here.
 
     Raises:
-        ValueError: a name that is none.
+        ValueError: a name that cannot be used (``check_names``).
         OSError: the hub does not answer, or not with a list.
     """
     found = transfer.listing()
@@ -127,20 +123,8 @@ def list_files(transfer: Transfer) -> Listing:
     return found
 
 
-def make_staging(staging: Path) -> None:
-    """
-    Raises:
-        FileExistsError: something else bears its name, or a link.
-    """
-    try:
-        staging.mkdir()
-    except FileExistsError:
-        if not _is_folder(staging):
-            raise FileExistsError(f"{staging}: not a folder that dsv3 made; move it away") from None
-
-
 def leave_record(what: str, found: Listing, made: Collection[str], target: Path) -> None:
-    """Write down that the files ``made`` are ours, beside those that earlier runs wrote down."""
+    """Add the files ``made`` to the record of what is ours in ``target``."""
     before = ours.read_record(target)
     files, texts = (before.files, before.texts) if before and before.what == what else ({}, {})
     for f in found.files:
@@ -168,15 +152,14 @@ def bring(transfer: Transfer, found: Listing, todo: dict[str, str], target: Path
     files = [f for f in found.files if f.name in todo]
     fetched: set[str] = set()
     for attempt in range(ROUNDS + 1):
-        arrived: set[str] = set()
-        reasons = wrong(files, transfer.staging, arrived)
+        reasons = wrong(files, transfer.staging)
         check_places(files, target)
-        for name in arrived:
+        for name in (f.name for f in files if f.name not in reasons):
             if todo[name] == MISSING and os.path.lexists(target / name):
                 raise FileExistsError(f"{target / name}: appeared during the download; move it away")
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             with (transfer.staging / name).open("rb") as file:
-                os.fsync(file.fileno())  # the name must not outlive a power cut without the bytes
+                os.fsync(file.fileno())  # else, after a power cut, the name may be there without the bytes
             os.replace(transfer.staging / name, target / name)
         files = [f for f in files if f.name in reasons]
         if not files:
@@ -192,14 +175,11 @@ def bring(transfer: Transfer, found: Listing, todo: dict[str, str], target: Path
     raise ValueError(f"{target}: not as the hub lists it after {ROUNDS} fetches, and not kept: {shown}")
 
 
-def wrong(files: Iterable[HubFile], folder: Path, right: set[str]) -> dict[str, str]:
-    """The files that are missing in ``folder`` or not as listed, and why. Those found right join ``right`` and are not
-    read again."""
+def wrong(files: Iterable[HubFile], folder: Path) -> dict[str, str]:
+    """Which of ``files`` are missing in ``folder`` or not as listed: name -> why."""
     reasons, to_read = {}, []
     for f in files:
         file = folder / f.name
-        if f.name in right:
-            continue
         if not os.path.lexists(file):
             reasons[f.name] = MISSING
         elif not ours.is_plain(file):
@@ -212,9 +192,7 @@ def wrong(files: Iterable[HubFile], folder: Path, right: set[str]) -> dict[str, 
     with ThreadPoolExecutor(WORKERS) as pool:
         for f, good in zip(to_read, pool.map(lambda f: _as_listed(f, folder / f.name), to_read), strict=True):
             bar.add(f.nbytes or 0)
-            if good:
-                right.add(f.name)
-            else:
+            if not good:
                 reasons[f.name] = "other content"
     bar.close()
     return reasons
@@ -225,109 +203,19 @@ def _as_listed(f: HubFile, file: Path) -> bool:
         return read.digest(file) == f.sha256
     if f.git_sha1:
         return read.digest(file, "sha1", b"blob %d\0" % file.stat().st_size) == f.git_sha1
-    with file.open("rb") as opened:  # only the size is known: at least it must not be a login page
+    with file.open("rb") as opened:  # no hash to compare: at least it must not be a web page, such as a login
         page = re.match(rb"\s*<(!doctype\s+html|html)\b", opened.read(1000), re.IGNORECASE)
     return not (page and file.suffix in (".safetensors", ".json"))
 
 
 def _check_checkpoint(target: Path) -> None:
-    """
+    """Whether the files, all as listed, are a whole checkpoint.
+
     Raises:
-        ValueError: the files are as listed, but the checkpoint is not whole: as published, it cannot be.
+        ValueError: not; it is so at the hub, too, and cannot be mended here.
     """
     if any(target.glob("*.safetensors")):
         read.open_folder(target)
-
-
-def check_names(files: Iterable[HubFile], target: Path) -> None:
-    """
-    Raises:
-        ValueError: a name that leads out of the folder or into one that is not for files, is not a file name on every
-            system, or is there twice.
-    """
-    seen: set[str] = set()
-    folders: set[str] = set()
-    root = target.resolve()
-    for name in (f.name for f in files):
-        parts = name.split("/")
-        if not all(re.fullmatch(r"[^\\:]{1,200}", p) and p.isprintable() and p not in (".", "..") for p in parts):
-            raise ValueError(f"the hub lists a file that leads out of the folder: {name[:200]!r}; nothing was fetched")
-        if not (target / name).resolve().is_relative_to(root):
-            raise ValueError(f"{target / name}: a link there leads out of the folder; nothing was fetched")
-        first = parts[0].casefold()
-        if first.startswith(".dsv3-") or (len(parts) > 1 and first in NO_FOLDERS):
-            raise ValueError(f"the hub lists a file in a place of others: {name[:200]!r}; nothing was fetched")
-        # Some systems do not tell capitals from small letters, nor two ways to write an accent.
-        path = PurePosixPath(unicodedata.normalize("NFC", name).casefold())
-        if str(path) in seen:
-            raise ValueError(f"the hub lists a file twice: {name[:200]!r}; nothing was fetched")
-        seen.add(str(path))
-        folders |= {str(p) for p in path.parents}
-    if seen & folders:
-        raise ValueError(
-            f"the hub lists a file that is a folder, too: {min(seen & folders)[:200]!r}; nothing was fetched"
-        )
-
-
-def check_folder(files: Iterable[HubFile], target: Path, verify_only: bool) -> None:
-    """
-    Raises:
-        FileNotFoundError: nothing there to verify.
-        FileExistsError: ``target`` is a file, or holds what is not ours and not of this checkpoint.
-    """
-    if verify_only and not target.is_dir():
-        raise FileNotFoundError(f"{target}: no such folder; leave out --verify-only to fetch it")
-    if target.exists() and not target.is_dir():
-        raise FileExistsError(f"{target}: exists and is not a folder")
-    listed = {f.name for f in files}
-    others = sorted(f.name for f in target.glob("*.safetensors") if f.name not in listed)
-    if others:
-        raise FileExistsError(f"{target}: holds another checkpoint ({others[0]}); give an empty folder or remove it")
-    check_places(files, target)
-    journal, record = read_journal(target), ours.read_record(target)
-    made = {*(journal.files if journal else ()), *([ours.RECORD] if record else ())}
-    known = {*listed, *made, read.UNFINISHED}
-    others = [name for name in ours.strangers(target, known) if not _of_a_client(target, name)]
-    if made:  # we made the folder: what people put there since is not in the way
-        others = [name for name in others if name.startswith(".dsv3-") and name.strip("/") not in made]
-    ours.refuse(target, others)
-
-
-def _of_a_client(target: Path, name: str) -> bool:
-    """Whether a hub's client or git left the stranger ``name`` in a folder that a person filled with it."""
-    if name == f"{CACHE}/":
-        return {p.name for p in (target / CACHE).iterdir()} <= {"huggingface", "modelscope"}
-    return name.startswith((".git", "._____temp/")) or name in (".msc", ".mv", ".mdl")
-
-
-def check_places(files: Iterable[HubFile], target: Path) -> None:
-    """
-    Raises:
-        FileExistsError: a link or something else where a file or its folder is to be.
-    """
-    for name in (f.name for f in files):
-        for path in (*reversed(PurePosixPath(name).parents[:-1]), PurePosixPath(name)):
-            if not os.path.lexists(target / path):
-                break
-            if not (ours.is_plain(target / path) if str(path) == name else _is_folder(target / path)):
-                raise FileExistsError(f"{target / path}: a link, or of another kind than the hub's; move it away")
-
-
-def _is_folder(path: Path) -> bool:
-    """Whether a folder is there, itself and not by a link."""
-    return path.is_dir() and not path.is_symlink()
-
-
-def check_content(todo: dict[str, str], target: Path, made: Collection[str]) -> None:
-    """Nothing of somebody else's is replaced.
-
-    Raises:
-        FileExistsError: of the files ``todo`` one is there with other content, and not one that we ``made``.
-    """
-    others = [name for name, why in todo.items() if why != MISSING and name not in made]
-    if others:
-        way_out = "give an empty folder, or --verify-only to replace it"
-        raise FileExistsError(f"{target}: {read.some(others)} not as the hub lists it; {way_out}")
 
 
 def extra_bytes(name: str, then: Iterable[str]) -> dict[str, int]:
@@ -350,9 +238,10 @@ def extra_bytes(name: str, then: Iterable[str]) -> dict[str, int]:
 
 
 def check_room(found: Listing, target: Path, extra: dict[str, int]) -> None:
-    """
+    """Whether the disk has room for what is left to fetch of ``found`` and for the steps ``extra`` (name -> bytes).
+
     Raises:
-        OSError: the disk has less room than it takes to fetch ``found`` and what is ``extra``; with the figures.
+        OSError: not; with the figures.
     """
     staging = target / STAGING
     missing = sum(max((f.nbytes or 0) - on_disk(staging, f), 0) for f in found.files)
@@ -360,11 +249,11 @@ def check_room(found: Listing, target: Path, extra: dict[str, int]) -> None:
     needed, free = missing + sum(extra.values()), free_bytes(target)
     if needed <= free:
         return
-    parts = " + ".join(f"{n / 1e9:.2f} GB to {step}" for step, n in ({"fetch": missing} | extra).items())
+    parts = " + ".join(f"{read.amount(n)} to {step}" for step, n in ({"fetch": missing} | extra).items())
     hint = ""
     if paths.can_write(paths.AUTODL_DATA) and free_bytes(paths.AUTODL_DATA) > needed:
-        hint = f"; {paths.AUTODL_DATA} has {free_bytes(paths.AUTODL_DATA) / 1e9:.2f} GB free"
-    room = f"needs {needed / 1e9:.2f} GB ({parts}), {free / 1e9:.2f} GB are free"
+        hint = f"; {paths.AUTODL_DATA} has {read.amount(free_bytes(paths.AUTODL_DATA))} free"
+    room = f"needs {read.amount(needed)} ({parts}), {read.amount(free)} are free"
     raise OSError(f"{target}: {room}{hint}; nothing was fetched")
 
 
@@ -388,16 +277,16 @@ def show_room(name: str, target: Path, hub: Hub, then: Iterable[str]) -> None:
     Raises:
         OSError: it would not fit, or something is in the way.
     """
-    of = source(name, hub)
-    found = list_files(Transfer(of.hub, of.model, target / STAGING))
+    wanted = source(name, hub)
+    found = list_files(Transfer(wanted.hub, wanted.model, target / STAGING))
     check_folder(found.files, target, verify_only=False)
-    print(f"{of}: {len(found.files)} files -> {target}")
+    print(f"{wanted}: {len(found.files)} files -> {target}")
     for f in found.files:
-        print(f"  {(f.nbytes or 0) / 1e9:10.3f} GB  {f.name}")
+        print(f"  {read.amount(f.nbytes or 0):>13}  {f.name}")
     extra = extra_bytes(name, then)
     for what, nbytes in ({"fetch": found.nbytes} | extra).items():
-        print(f"{nbytes / 1e9:12.3f} GB to {what}")
-    print(f"{free_bytes(target) / 1e9:12.3f} GB free at {target}")
+        print(f"{read.amount(nbytes):>15} to {what}")
+    print(f"{read.amount(free_bytes(target)):>15} free at {target}")
     there = {f.name for f in found.files if f.nbytes is not None and on_disk(target, f) == f.nbytes}
     check_room(replace(found, files=tuple(f for f in found.files if f.name not in there)), target, extra)
 

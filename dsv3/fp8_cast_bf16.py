@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .checkpoint import ours, read
-from .checkpoint.plan import CHUNK, Chunks, Move, Out, Plan, Sources
+from .checkpoint.plan import CHUNK, Chunks, Move, Op, Out, Plan, Sources
 from .checkpoint.read import Entry
 from .checkpoint.write import execute, show
 from .config import BLOCK, ModelConfig
@@ -38,9 +38,8 @@ def plan(source: Path) -> Plan:
     cfg = ModelConfig.load(source)
     if not cfg.fp8:
         raise ValueError(f"{source}: already BF16 (config.json has no FP8 quantization_config); nothing to cast")
-    found = read.open_folder(source)
     rows = {r.hf: r for r in layout(cfg)}
-    read.check(found, {r.hf: (r.shape, r.kind) for r in rows.values()}, set(rows))
+    found = read.open_model(source, rows.values())
     files = list(dict.fromkeys(e.file for e in found.values()))
     result = Plan(WHAT, sources=files)
     kept = [e for e in found.values() if not rows[e.name].is_scale]
@@ -52,7 +51,7 @@ def plan(source: Path) -> Plan:
             offsets |= result.file(file.name, here)
             where |= dict.fromkeys((out.name for out in here), file.name)
 
-    def op(e: Entry) -> Move | Dequantise:
+    def op(e: Entry) -> Op:
         if e.dtype == "F8_E4M3":
             return Dequantise(e, found[rows[e.name].scale().hf], e.file.name, offsets[e.name])
         return Move(e.file, e.start, e.stop - e.start, e.file.name, offsets[e.name])
@@ -99,7 +98,7 @@ class Dequantise(NamedTuple):
             w = torch.frombuffer(bytearray(data), dtype=torch.float8_e4m3fn).view(rows, width)
             s = scale[row // BLOCK : -(-(row + rows) // BLOCK)]
             w = dequantise(w.cuda(), s.cuda()).cpu() if gpu else dequantise(w, s)
-            yield self.target, self.at + 2 * row * width, memoryview(w.view(torch.uint8).numpy()).cast("B")
+            yield self.target, self.at + 2 * row * width, w.view(torch.uint8).numpy().data.cast("B")
 
 
 @contextmanager

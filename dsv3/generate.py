@@ -22,7 +22,8 @@ from .layout import check_ranks
 from .model import Transformer
 from .paths import TINY_R1
 from .ranks.device import alone
-from .ranks.parallel import Parallel, agree, launch
+from .ranks.join import launch
+from .ranks.parallel import Parallel, agree
 from .runtime import NUMERICS, Runtime
 
 ROLES = ("system", "user", "assistant", "tool")

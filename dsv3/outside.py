@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from typing import cast
 
 # C0, DEL and C1; line and paragraph separators; overrides of direction; halves of characters; no characters at all.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")
@@ -56,7 +57,7 @@ def printable(text: object, most: int = LONGEST) -> str:
     """One line of at most ``most`` characters, whatever a file or a hub put into it: nothing that moves the cursor,
     changes colours or the direction of writing. A long one loses its middle: what is wrong and what to do stay."""
     text = str(text)
-    if len(text) > 4 * most:  # most of it blanks, perhaps, but not worth looking at
+    if len(text) > 4 * most:  # cut it before the work below, which takes time for each character
         text = f"{text[: 2 * most]}...{text[-2 * most :]}"
     text = " ".join("".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in text).split())
     half = (most - 3) // 2
@@ -70,14 +71,15 @@ def without_logins(text: str) -> str:
 
 def bare_url(url: str) -> str:
     """An address as ``scheme://host:port/path``, where a query as ``?...``: no login, no keys."""
-    scheme, rest = re.fullmatch(r"([A-Za-z][\w+.-]*://)?(.*)", url, re.DOTALL).groups()
+    scheme, rest = cast("re.Match[str]", re.fullmatch(r"([A-Za-z][\w+.-]*://)?(.*)", url, re.DOTALL)).groups()
     return printable((scheme or "") + _bare(rest))
 
 
 def _bare(rest: str) -> str:
     """What follows ``scheme://``. A password with ``/`` or ``?`` ends the server's name too early, but its ``@`` comes
     later: then nothing is shown."""
-    server, path, query = re.fullmatch(r"([^/?#;\\]*)([^?#;]*)(.*)", rest, re.DOTALL).groups()
+    parts = cast("re.Match[str]", re.fullmatch(r"([^/?#;\\]*)([^?#;]*)(.*)", rest, re.DOTALL))
+    server, path, query = parts.groups()
     name = server.rpartition("@")[2]
     if "@" in path + query or not SERVER.fullmatch(name):
         return "***"

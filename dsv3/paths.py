@@ -69,8 +69,9 @@ def expand(path: str, name: str) -> Path:
 def short(path: Path) -> str:
     """The path for people: ``~`` for the user's folder."""
     user = user_folder()
-    inside = user and user != Path(user.anchor) and path.is_relative_to(user)
-    return f"~/{path.relative_to(user)}" if inside else str(path)
+    if user and user != Path(user.anchor) and path.is_relative_to(user):
+        return f"~/{path.relative_to(user)}"
+    return str(path)
 
 
 # Below a closed folder, such as /root for everybody else, Path.is_dir and Path.exists raise PermissionError in Python

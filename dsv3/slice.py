@@ -45,9 +45,7 @@ def plan(source: Path, layers: list[int], experts: list[int]) -> Plan:
     if not any(i < old.n_layers for i in layers) or not experts:
         raise ValueError("choose at least one layer (MTP layers do not count) and one expert")
     cfg = _config(old, layers, experts)
-    found = read.open_folder(source)
-    before = {r.hf: r for r in layout(old)}
-    read.check(found, {r.hf: (r.shape, r.kind) for r in before.values()}, set(before))
+    found = read.open_model(source, layout(old))
     rows = list(layout(cfg))
     result = Plan(f"slice of {len(layers)} layers and {len(experts)} experts")
     result.sources = list(dict.fromkeys(found[_old_name(r.hf, layers, experts)].file for r in rows))

@@ -14,21 +14,21 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from .ranks.address import resolve
-from .ranks.parallel import check_in, keys_of, open_store, wait_for
+from .ranks.store import check_in, keys_of, open_store, wait_for
 from .ranks.watch import JOB, RUNNING, Timeouts
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-LEAVE_SECONDS = 4  # for ranks of a lost job to end by themselves
-MOST_NODES, MOST_EACH = 4096, 256  # more processes than any machine has GPUs would only bring it down
-STOP_SECONDS = 2  # from the polite signal to the one that cannot be refused
+LEAVE_SECONDS = 4  # that ranks of a lost job have to end by themselves
+MOST_NODES, MOST_EACH = 4096, 256  # no machine has more GPUs; more processes would only bring it down
+STOP_SECONDS = 2  # from SIGTERM, which a process may put off, to SIGKILL
 
 
 def main(argv: list[str]) -> None:
     """The command line."""
     debug = os.environ.get("DSV3_DEBUG") == "1"
-    if not debug:  # errors come as exceptions, too; torch's C++ side would print stack traces beside them
+    if not debug:  # torch's C++ side would print stack traces of errors that come as exceptions, too
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     from torch.distributed import run
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
         logging.disable(logging.CRITICAL)
     parser = run.get_args_parser()
     parser.prog = "dsv3 torchrun"
-    # Ctrl-C is left to Python: then the processes are ended by SIGTERM, which none of them puts off.
+    # Ctrl-C is handled by Python, not by torchrun: the processes then get SIGTERM, which ends them at once.
     parser.set_defaults(shutdown_timeout=STOP_SECONDS, signals_to_handle="SIGTERM,SIGHUP,SIGQUIT")
     args = parser.parse_args(argv)
     timeouts = Timeouts.from_environment()
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     nodes = Nodes(args, timeouts)
     try:
         start(args)
-    except SystemExit:  # by a signal, perhaps our own
+    except SystemExit:  # ended by a signal, perhaps the one that ``_follow`` sends
         nodes.part(f"node {args.node_rank} was ended")
         if nodes.lost:
             raise ChildProcessError(nodes.lost) from None
@@ -110,7 +110,7 @@ class Nodes:
         self.beat, self.lost, self.over = timeouts.beat, "", threading.Event()
         stores = []
         for i in range(2):  # one for this thread, one for ``_follow``
-            server = self.node == 0 and i == 0  # torchrun's own rendezvous shares it, and finds the nodes there at once
+            server = self.node == 0 and i == 0  # torchrun's own rendezvous uses the same store
             stores.append(open_store(args.master_addr, args.master_port, server, seconds))
         check_in(dist.PrefixStore("dsv3", stores[0]), "node", self.node, self.size, seconds)
         self.store, self.followed = (dist.PrefixStore(keys_of(args.max_restarts), store) for store in stores)
@@ -142,7 +142,7 @@ class Nodes:
             if self.node == 0:
                 wait_for(self.store, [f"left/{i}" for i in range(self.size)], time.monotonic() + STOP_SECONDS)
         except RuntimeError:
-            pass  # node 0 is gone already
+            pass  # node 0, and the store with it, is gone already
 
 
 def start(args: Namespace) -> None:

@@ -143,12 +143,12 @@ def read_manifest(manifest: Path) -> dict[str, tuple[str, int | None]]:
         if not entry.strip():
             continue
         match = re.fullmatch(r"(\\?)([0-9a-fA-F]{64}) (?:(\d{1,20}) )?[ *]?([^\r]+)\r?", entry)
-        name = match[4] if match else ""
-        if match and match[1]:
+        escaped, name = (match[1], match[4]) if match else ("", "")
+        if escaped:
             name = re.sub(r"\\(.)", lambda m: {"n": "\n", "r": "\r"}.get(m[1], m[1]), name)
-        if not name.strip() or not ours.inside(name) or (not match[1] and "\\" in name):
+        if not match or not name.strip() or not ours.inside(name) or (not escaped and "\\" in name):
             raise ValueError(f"{manifest}: line {n}: not a hash and a file name in the folder: {entry[:80]!r}")
-        name = str(PurePosixPath(name))  # without ./
+        name = str(PurePosixPath(name))  # sha256sum may write ./ before a name
         value = (match[2].lower(), int(match[3]) if match[3] else None)
         if wanted.setdefault(name, value) != value:
             raise ValueError(f"{manifest}: line {n}: names {name[:80]!r} a second time, with another hash")

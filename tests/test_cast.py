@@ -117,6 +117,23 @@ def test_back_to_fp8_with_the_original_scales_is_bit_for_bit(fp8_folder, bf16_fo
     assert "values, all exact" in capsys.readouterr().err
 
 
+def test_back_to_fp8_takes_bf16_only(bf16_folder, tmp_path):
+    from dsv3.bf16_cast_fp8 import cast as back
+
+    weights = tmp_path / "halves"
+    shutil.copytree(bf16_folder, weights)
+    name = "model.layers.0.mlp.gate_proj.weight"
+    file = read.open_folder(weights)[name].file
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header[name]["dtype"] = "F16"  # as long, so that its bytes could be taken for BF16
+    file.write_bytes(data[:8] + json.dumps(header, separators=(",", ":")).encode().ljust(size) + data[8 + size :])
+    with pytest.raises(ValueError, match=f"{name} is F16; only BF16 is cast to FP8"):
+        back(weights, tmp_path / "fp8")
+    assert not (tmp_path / "fp8").exists()
+
+
 def test_back_to_fp8_with_new_scales_says_the_error(bf16_folder, tmp_path, capsys):
     from dsv3.bf16_cast_fp8 import cast as back
 

@@ -150,3 +150,17 @@ def test_a_header_may_begin_with_any_byte(tmp_path):
         text = b'{"__metadata__":{}}'.ljust(length)
         (tmp_path / "m.safetensors").write_bytes(length.to_bytes(8, "little") + text)
         assert list(read.header(tmp_path / "m.safetensors")) == []
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [
+        (0, "0.00 kB"),
+        (100, "0.10 kB"),
+        (13_259_000, "13.26 MB"),
+        (999_000_000, "999.00 MB"),
+        (688_586_727_753, "688.59 GB"),
+    ],
+)
+def test_bytes_for_people(nbytes, text):
+    assert read.amount(nbytes) == text

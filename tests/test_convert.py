@@ -138,7 +138,7 @@ def test_a_dry_run_says_what_would_be_written_and_leaves_nothing(bf16_folder, tm
     assert not out.exists()
     main(flags)
     for file in out.iterdir():
-        assert f"{file.stat().st_size / 1e9:10.3f} GB  {file.name}" in said
+        assert f"{read.amount(file.stat().st_size):>13}  {file.name}" in said
     assert "room needed" in said
     assert "minutes, copying" in said
 
@@ -154,7 +154,7 @@ def test_progress_is_shown_on_a_terminal_only(bf16_folder, tmp_path, capsys, mon
     convert(bf16_folder, tmp_path / "seen", 2)
     shown = capsys.readouterr().err
     assert re.search(r"convert to 2 ranks +\d+%  [\d.]+ GB/s  \d+:\d\d left", shown)
-    assert re.search(r"seen: 4 files, 0.\d\d GB \(0.\d\d GB in \d+.\d s, ", shown.splitlines()[-1])
+    assert re.search(r"seen: 4 files, \d+\.\d\d MB \(\d+\.\d\d MB in \d+.\d s, ", shown.splitlines()[-1])
 
 
 def test_only_what_belongs_to_a_checkpoint_is_carried_over(bf16_folder, tmp_path):

@@ -15,8 +15,9 @@ from test_cli import dsv3, fails
 
 from dsv3 import download as tool
 from dsv3.checkpoint import ours, read
-from dsv3.download import check_names, download, extra_bytes, show_room
+from dsv3.download import download, extra_bytes, show_room
 from dsv3.hubs.clients import HUBS, HubFile, hub_file, one_line
+from dsv3.hubs.folder import STAGING, check_names
 from dsv3.hubs.transfer import Patience
 from dsv3.lab.hub import FakeHub, sha256
 from dsv3.paths import TINY_R1
@@ -70,7 +71,7 @@ def whole(target: Path, hub: FakeHub) -> bool:
 def test_a_good_hub(hub, name, target, capsys):
     download("owner/model", target, name, patience=SOON)
     assert whole(target, hub)
-    assert "11 files, 0.01 GB, all as the hub lists them (11 fetched)" in capsys.readouterr().err
+    assert "11 files, 12.90 MB, all as the hub lists them (11 fetched)" in capsys.readouterr().err
     before = len(hub.log)
     download("owner/model", target, name, patience=SOON)
     assert len(hub.log) == before, "what is there and right is not fetched again"
@@ -98,7 +99,7 @@ def test_content_that_stays_wrong_is_not_kept(hub, name, target, fault, monkeypa
     with pytest.raises((ValueError, OSError), match=FIRST):
         download("owner/model", target, name, patience=SOON)
     assert not (target / FIRST).exists()
-    kept = [folder / LAST for folder in (target, target / tool.STAGING) if (folder / LAST).exists()]
+    kept = [folder / LAST for folder in (target, target / STAGING) if (folder / LAST).exists()]
     assert [f.read_bytes() for f in kept] == [hub.files[LAST]], "the others are there"
     with pytest.raises(ValueError, match="unfinished"):
         read.open_folder(target)
@@ -169,7 +170,8 @@ def test_files_in_folders_of_the_repository(hub, name, target):
 
 def test_no_room(hub, name, target, monkeypatch):
     monkeypatch.setattr(tool, "free_bytes", lambda folder: 10_000_000)
-    with pytest.raises(OSError, match=r"needs 0\.01 GB \(0\.01 GB to fetch\), 0\.01 GB are free; nothing was fetched"):
+    figures = r"needs 12\.90 MB \(12\.90 MB to fetch\), 10\.00 MB are free"
+    with pytest.raises(OSError, match=f"{figures}; nothing was fetched"):
         download("owner/model", target, name, patience=SOON)
     assert not target.exists()
     assert hub.log == []
@@ -199,7 +201,7 @@ def test_the_data_disk_is_named_when_it_has_room(target, tmp_path, monkeypatch):
 
 
 def test_what_a_stopped_client_left_makes_room(target, monkeypatch):
-    stale = target / tool.STAGING / ".cache" / "huggingface" / "download" / "abc.0123.incomplete"
+    stale = target / STAGING / ".cache" / "huggingface" / "download" / "abc.0123.incomplete"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(bytes(5_000_000))
     monkeypatch.setattr(tool, "free_bytes", lambda folder: 9_000_000)
@@ -359,7 +361,7 @@ def test_files_that_a_person_adds_stay(hub, target):
     for verify_only in (False, False, True):
         download("owner/model", target, verify_only=verify_only, patience=SOON)
         assert {"notes.txt", "runs/one/log", ".cache/mine"} <= tree(target).keys()
-        assert not (target / tool.STAGING).exists()
+        assert not (target / STAGING).exists()
 
 
 def test_a_fetch_that_fails_costs_nothing(hub, name, target, monkeypatch):
@@ -513,7 +515,7 @@ def test_a_page_in_place_of_a_file_without_a_hash(tmp_path):
         ("a.safetensors", b"<\x00\x00\x00\x00\x00\x00\x00{}", True),
     ):
         (tmp_path / name).write_bytes(data)
-        assert (not tool.wrong([HubFile(name, len(data), None)], tmp_path, set())) == good, data
+        assert (not tool.wrong([HubFile(name, len(data), None)], tmp_path)) == good, data
 
 
 SECRETS = ["http://ann:geheim123@hub/x", "https://geheim123@hub", "/api?token=geheim123&x=1", "Bearer geheim123456"]
@@ -559,7 +561,7 @@ def test_interrupted_and_continued(hub, name, target):
     ]
     first = subprocess.Popen(run, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 60
-    while not (target / tool.STAGING / FIRST).exists() and time.monotonic() < until:
+    while not (target / STAGING / FIRST).exists() and time.monotonic() < until:
         time.sleep(0.05)
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate(timeout=30)
@@ -583,7 +585,7 @@ def test_killed_and_continued(hub, target):
     run = [sys.executable, "-m", "dsv3", "download", "--model", "owner/model", "--local-dir", str(target)]
     first = subprocess.Popen(run, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
-    while not (target / tool.STAGING / FIRST).exists() and time.monotonic() < until:
+    while not (target / STAGING / FIRST).exists() and time.monotonic() < until:
         time.sleep(0.05)
     first.kill()
     first.wait()
@@ -614,7 +616,7 @@ def test_dry_run(hub, name, target, capsys):
     out = capsys.readouterr().out
     assert f"owner/model ({'ModelScope' if name == 'modelscope' else 'Hugging Face'}): 11 files -> {target}" in out
     assert FIRST in out
-    assert "GB to fetch" in out
+    assert "12.90 MB to fetch" in out
     assert not target.exists()
     assert hub.log == []
 

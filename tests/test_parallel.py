@@ -21,7 +21,7 @@ from dsv3.inference.weights import fingerprints
 from dsv3.lab.jobs import free_port
 from dsv3.lab.threads import on_ranks
 from dsv3.model import Transformer
-from dsv3.ranks import parallel
+from dsv3.ranks import store as stores
 from dsv3.ranks.parallel import Parallel, agree
 from dsv3.ranks.watch import Timeouts
 from dsv3.runtime import Runtime
@@ -56,7 +56,7 @@ ENVIRONMENT = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MAST
 def test_a_wrong_environment_is_one_line(changes, words):
     env = {k: v for k, v in os.environ.items() if k not in ENVIRONMENT} | {"OMP_NUM_THREADS": "1"}
     env |= {k: v for k, v in (ENVIRONMENT | changes).items() if v is not None}
-    script = "from dsv3 import cli\nfrom dsv3.ranks.parallel import launch\n"
+    script = "from dsv3 import cli\nfrom dsv3.ranks.join import launch\n"
     script += "def main(argv):\n with launch('cpu'): pass\ncli.run(main)"
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
@@ -76,19 +76,19 @@ def test_wrong_timeouts(text, monkeypatch):
 
 @pytest.fixture
 def store():
-    return parallel.open_store("127.0.0.1", free_port(), True, 5)
+    return stores.open_store("127.0.0.1", free_port(), True, 5)
 
 
 def test_who_is_missing_is_named(store):
     store.set("ranks/2", "4")
     with pytest.raises(ConnectionError, match=r"rank 1, 3 of 4 did not come within 0\.2 s; DSV3_TIMEOUTS=start="):
-        parallel.check_in(store, "rank", 0, 4, 0.2)
+        stores.check_in(store, "rank", 0, 4, 0.2)
 
 
 def test_the_same_number_twice_and_another_count(store):
     def come(number: int, size: int) -> str:
         try:
-            parallel.check_in(store, "node", number, size, 1)
+            stores.check_in(store, "node", number, size, 1)
         except ValueError as error:
             return str(error)
         return ""
@@ -97,12 +97,12 @@ def test_the_same_number_twice_and_another_count(store):
         first, second = pool.map(come, (0, 1), (2, 3))
     assert (first, second) == ("node 1 counts 3 nodes, this one 2", "node 0 counts 2 nodes, this one 3")
     with pytest.raises(ValueError, match="there is another node 0"):
-        parallel.check_in(store, "node", 0, 2, 1)
+        stores.check_in(store, "node", 0, 2, 1)
 
 
 def test_somebody_elses_port():
     with pytest.raises(ConnectionError, match=r"nobody answers at 127\.0\.0\.1:1 within 0\.3 s"):
-        parallel.open_store("127.0.0.1", 1, False, 0.3)
+        stores.open_store("127.0.0.1", 1, False, 0.3)
 
 
 @linux
@@ -121,12 +121,12 @@ def test_a_port_in_use(held, host, listens):
             other.listen()
         port = other.getsockname()[1]
         with pytest.raises(ConnectionError, match=f"port {port} is in use on {host}"):
-            parallel.open_store(host, port, True, 20)
+            stores.open_store(host, port, True, 20)
 
 
 def test_an_address_of_another_machine():
     with pytest.raises(ConnectionError, match=r"192\.0\.2\.1 does not lead to this machine"):
-        parallel.open_store("192.0.2.1", free_port(), True, 20)  # an address that nobody has, RFC 5737
+        stores.open_store("192.0.2.1", free_port(), True, 20)  # an address that nobody has, RFC 5737
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_text_waits_for_as_long_as_it_takes(store):
     heard = []
     listener = threading.Thread(target=lambda: heard.append(ranks[1].broadcast_text(None)))
     listener.start()
-    time.sleep(3 * parallel.POLL)
+    time.sleep(3 * stores.POLL)
     assert not heard
     assert ranks[0].broadcast_text("你好\n") == "你好\n"
     listener.join(10)
@@ -188,7 +188,7 @@ import torch
 from dsv3 import cli, generate as g
 from dsv3.inference.divergence import compare_layers
 from dsv3.model import Cache
-from dsv3.ranks.parallel import launch
+from dsv3.ranks.join import launch
 
 def perturbed(tp):
     model = g.load("tiny-r1", tp=tp, fast=False).model

@@ -46,7 +46,7 @@ def test_a_written_file_reads_back(tmp_path, capsys):
         assert f.get_tensor("a").tolist() == [1, 1]
     assert json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8")) == {"x": "é"}
     assert names(tmp_path / "out") == WHOLE
-    assert "out: 2 files, 0.00 GB" in capsys.readouterr().err
+    assert "out: 2 files, " in capsys.readouterr().err
     assert not compare(a_plan(), tmp_path / "out")
 
 
@@ -125,7 +125,7 @@ def test_another_checkpoint_is_not_mixed_with(tmp_path):
 
 def test_too_small_a_disk_is_refused_with_the_figures(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "free_bytes", lambda _: 100)
-    with pytest.raises(OSError, match="out: needs 0.00 GB, 0.00 GB are free; nothing was written"):
+    with pytest.raises(OSError, match=r"out: needs [\d.]+ kB, 0\.10 kB are free; nothing was written"):
         execute(a_plan(), tmp_path / "out")
     assert names(tmp_path) == []
 

@@ -9,7 +9,7 @@ from . import ours
 from .read import UNFINISHED
 
 HEAD = b'{"what": '  # how a journal begins
-NAMING = "naming"  # the line before files get their final names
+NAMING = "naming"  # the line that is written before files get their final names
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Journal:
         end = os.fstat(self.fd).st_size
         try:
             write_all(self.fd, f"{line}\n".encode())
-        except OSError:  # a full disk: another line must not go on where this one broke off
+        except OSError:  # a full disk: half a line must not stay, or the next one would be joined to it
             os.ftruncate(self.fd, end)
             raise
 
@@ -61,14 +61,15 @@ def read_journal(target: Path) -> Journal | None:
         raise FileExistsError(f"{path}: a link or no regular file, so no journal of dsv3; move it away")
     try:
         text = ours.read_small(path)
-    except ValueError:  # too long
+    except ValueError:  # longer than any journal: parse calls it damaged
         text = b"\n"
     torn = b"\n" not in text and text[: len(HEAD)] == HEAD[: len(text)]
     return None if torn else parse(path, text)
 
 
 def parse(path: Path, text: bytes) -> Journal:
-    """
+    """The journal that ``text``, the content of ``path``, is.
+
     Raises:
         FileExistsError: ``text`` is not what a journal holds.
     """
@@ -98,7 +99,8 @@ def parse(path: Path, text: bytes) -> Journal:
 
 
 def check_same(journal: Journal, what: str, fingerprint: str, target: Path) -> None:
-    """
+    """Whether the journal was begun by this run: ``what`` it is, and its plan's ``fingerprint``.
+
     Raises:
         FileExistsError: the journal is another run's.
     """

@@ -1,4 +1,4 @@
-"""What is ours: a path that our journal or our record says we made. Everything else stays as it is.
+"""What is ours: a file that our journal or our record says we made. Nothing else is changed or removed.
 
 A run names all files that it will make in the first line of its journal, before it makes any (``write.open_journal``).
 When it ends it leaves a record in the folder. Links and special files are never ours. Everything that writes a
@@ -17,9 +17,9 @@ from typing import Any
 from .read import small, some
 
 RECORD = ".dsv3-made"
-OVERLOOKED = "lost+found"  # every new ext4 disk has one
+OVERLOOKED = "lost+found"  # every new ext4 disk has such a folder; it does not count as somebody's
 MOST = 4 << 20  # bytes of a record or journal; ours are far smaller
-# A link is not followed, and a FIFO does not wait for somebody at its other end. Windows has neither.
+# Open no link, and do not wait at a FIFO for somebody at its other end. Windows has neither flag.
 PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -59,7 +59,8 @@ def read_record(folder: Path) -> Record | None:
 
 
 def read_small(path: Path) -> bytes:
-    """
+    """The content of a journal or a record.
+
     Raises:
         OSError, ValueError: no regular file itself, or longer than ``MOST``.
     """
@@ -127,7 +128,8 @@ def strangers(folder: Path, known: Iterable[str]) -> list[str]:
 
 
 def refuse(folder: Path, names: list[str]) -> None:
-    """
+    """Stop if there are ``names``: what lies in ``folder`` and is not ours.
+
     Raises:
         FileExistsError: there are ``names``: files in ``folder`` that are not ours.
     """
@@ -158,7 +160,8 @@ def create(path: Path, ours: bool) -> int:
 
 
 def check_separate(source: Path, target: Path) -> None:
-    """
+    """Whether the output goes into another folder than the input comes from.
+
     Raises:
         ValueError: both are the same folder, by whatever path, link or mount.
     """

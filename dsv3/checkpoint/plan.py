@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,10 +20,10 @@ from typing import NamedTuple, Protocol
 
 from .read import INDEX, ITEMSIZE, SMALL, TOKENIZER, Entry, check_link, small
 
-CHUNK = 1 << 20  # bytes in memory at a time, for each thread; more would not stay in the cache
-STEP = 256 << 20  # bytes written by one step, about; smaller ones interleave and cost a third more
-WHOLE = 16 << 20  # bytes of a source that are read to know it again; of a longer one only samples
-# What checkpoints really have beside their tensors; whatever else lies there may be a secret.
+CHUNK = 1 << 20  # bytes that each thread reads at a time; larger ones would not fit into a CPU's cache
+STEP = 256 << 20  # bytes written by one step, about; with smaller ones, threads write to and fro: a third slower
+WHOLE = 16 << 20  # bytes; a source up to this size is hashed whole, of a longer one only samples (``sample``)
+# The only files beside the tensors that are copied: any other file there may be somebody's secret.
 SIDE_FILES = (
     "README.md",
     "added_tokens.json",
@@ -50,7 +50,8 @@ class Sources:
         self.open = {file: os.open(file, os.O_RDONLY) for file in files}
 
     def read(self, file: Path, start: int, nbytes: int) -> bytes:
-        """
+        """``nbytes`` of ``file`` from ``start`` on.
+
         Raises:
             ValueError: the file ends early.
         """
@@ -73,7 +74,7 @@ class Op(Protocol):
         ...
 
     @property
-    def targets(self) -> set[str]:
+    def targets(self) -> Set[str]:
         """The output files that it writes to."""
         ...
 
@@ -142,7 +143,8 @@ class Same(NamedTuple):
     targets: frozenset[str] = frozenset()
 
     def chunks(self, sources: Sources) -> Chunks:
-        """
+        """Compare the two; there is nothing to write.
+
         Raises:
             ValueError: the two differ.
         """
@@ -155,7 +157,7 @@ class Same(NamedTuple):
                     f"{self.copy.file}: {self.copy.name} differs from {self.original.name}, which it should repeat"
                 )
         return
-        yield  # a generator without items
+        yield  # never reached: it makes this function a generator
 
 
 class Make(NamedTuple):
@@ -171,7 +173,8 @@ class Make(NamedTuple):
         return {self.target}
 
     def chunks(self, sources: Sources) -> Chunks:
-        """
+        """What the function made, in one piece.
+
         Raises:
             ValueError: the function made more or fewer bytes than were planned.
         """
@@ -272,7 +275,7 @@ class Plan:
     @cached_property
     def origin(self) -> str:
         """A hash of the sources' names, sizes and contents, of the long ones in samples."""
-        with ThreadPoolExecutor(8) as pool:  # waits for the disk
+        with ThreadPoolExecutor(8) as pool:  # more threads than cores: they mostly wait for the disk
             lines = [f"{h} {f.name}\n" for h, f in zip(pool.map(sample, self.sources), self.sources, strict=True)]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -5,12 +5,15 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from ..layout import Row
 
 INDEX = "model.safetensors.index.json"
-UNFINISHED = ".dsv3-unfinished"  # the journal of a run that has not ended; a folder that holds it is no checkpoint yet
+UNFINISHED = ".dsv3-unfinished"  # the journal of a run; while a folder holds it, it is no checkpoint yet
 ITEMSIZE = {"F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
 DTYPE = {
     "fp8": ("F8_E4M3",),
@@ -121,9 +124,10 @@ def roots(folder: Path) -> tuple[Path, ...]:
 
 
 def check_link(folder: Path, file: Path) -> None:
-    """
+    """Whether ``file``, if it is a link, stays in ``folder`` or in the hub cache that the folder is part of.
+
     Raises:
-        ValueError: ``file`` in ``folder`` is a link that leads out of it, and out of the hub cache it is part of.
+        ValueError: it leads elsewhere.
     """
     if not file.is_symlink():
         return
@@ -191,7 +195,7 @@ def _stop(at: int, offsets: object, dtype: object, shape: object) -> int | None:
 
 
 def open_regular(file: Path) -> BinaryIO:
-    """A file to be read; a pipe or a device in its place is not opened, since it could be waited for without end.
+    """A file to be read. A pipe or a device in its place is refused: opening it could wait without end.
 
     Raises:
         OSError: it is not there, or links go round in a circle.
@@ -217,7 +221,7 @@ def small(file: Path, most: int = SMALL) -> bytes:
 
 
 def small_text(file: Path, most: int = SMALL) -> str:
-    """The same as text.
+    """The text of a file that has ``most`` bytes at most.
 
     Raises:
         OSError, ValueError: as ``small``, or not UTF-8.
@@ -276,7 +280,23 @@ def converted_for(folder: Path) -> set[int]:
     return {int(m[1]) for m in names if m}
 
 
-def check(found: Checkpoint, wanted: dict[str, tuple[tuple[int, ...], str]], known: set[str]) -> None:
+def open_model(folder: Path, rows: Iterable["Row"], known: Iterable["Row"] = ()) -> Checkpoint:
+    """The Hugging Face checkpoint in ``folder``, which must be what the table of tensors says.
+
+    Args:
+        rows: of the table (``layout.layout``); all must be there.
+        known: others that may be there, too.
+
+    Raises:
+        OSError, ValueError: as ``open_folder`` and ``check``.
+    """
+    found = open_folder(folder)
+    wanted = {r.hf: (r.shape, r.kind) for r in rows}
+    check(found, wanted, {*wanted, *(r.hf for r in known)})
+    return found
+
+
+def check(found: Checkpoint, wanted: Mapping[str, tuple[tuple[int, ...], str]], known: set[str]) -> None:
     """Whether all ``wanted`` tensors (name -> shape, Row kind) are there, and none that is not ``known``.
 
     Raises:
@@ -314,3 +334,9 @@ def some(names: list[str]) -> str:
     """``a, b, c and 7 more``."""
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def amount(nbytes: float) -> str:
+    """Bytes for people: ``1.20 GB``, ``35.00 MB``, ``0.50 kB``."""
+    unit, name = next((unit for unit in ((1e9, "GB"), (1e6, "MB")) if nbytes >= unit[0]), (1e3, "kB"))
+    return f"{nbytes / unit:.2f} {name}"

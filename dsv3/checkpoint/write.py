@@ -22,7 +22,7 @@ from . import ours
 from .journal import NAMING, Journal, check_same, parse, read_journal, write_all
 from .ours import RECORD, Record
 from .plan import CHUNK, Plan, Sources
-from .read import UNFINISHED
+from .read import UNFINISHED, amount
 from .steps import WORKERS, Bar, work
 
 __all__ = ["WORKERS", "Bar", "Journal", "execute", "open_journal"]
@@ -72,8 +72,8 @@ def execute(plan: Plan, target: Path, workers: int = WORKERS, only: set[str] | N
             for fd in outputs.values():
                 os.close(fd)
     seconds = max(time.monotonic() - began, 0.001)
-    rate = f"{written / 1e9:.2f} GB in {seconds:.1f} s, {written / 1e9 / seconds:.2f} GB/s"
-    print(f"{target}: {len(plan.sizes)} files, {plan.nbytes / 1e9:.2f} GB ({rate})", file=sys.stderr)
+    rate = f"{amount(written)} in {seconds:.1f} s, {amount(written / seconds)}/s"
+    print(f"{target}: {len(plan.sizes)} files, {amount(plan.nbytes)} ({rate})", file=sys.stderr)
 
 
 def record(plan: Plan) -> Record:
@@ -93,7 +93,8 @@ def _names(plan: Plan) -> list[str]:
 
 
 def check_target(plan: Plan, target: Path, only: set[str] | None = None) -> None:
-    """
+    """Whether ``plan``, or ``only`` some files of it, may be written into ``target`` without touching what is not ours.
+
     Raises:
         FileExistsError: ``target`` is no folder, or holds something that neither its journal nor its record says we
             made, or that another run made.
@@ -108,7 +109,7 @@ def check_target(plan: Plan, target: Path, only: set[str] | None = None) -> None
         raise FileExistsError(f"{target}: holds another checkpoint ({made.what}); give another folder")
     known = {*_names(plan), UNFINISHED, *(_part(target, n).name for n in (journal.files if journal else ()))}
     if made is None and RECORD in found:
-        known.remove(RECORD)  # something else bears its name
+        known.remove(RECORD)  # the file of that name cannot be read as a record, so it is not ours
     foreign = [n for n in found if n not in known]
     foreign += [n for n in found if n in known and n.endswith(".part") and not ours.is_writable(target / n)]
     ours.refuse(target, foreign + _changed(plan, target, journal, only))
@@ -124,7 +125,7 @@ def _changed(plan: Plan, target: Path, journal: Journal | None, only: Iterable[s
         if not os.path.lexists(file) or ours.is_ours(target, name, made) or _is_text(file, texts.get(name)):
             continue
         named = journal and journal.naming and name in journal.files and not os.path.lexists(_part(target, name))
-        # A text that got its name and then lost its bytes, when the machine stopped, is empty.
+        # A small file is empty if the machine stopped after its renaming, before its bytes were on the disk.
         whole = name in plan.sizes or (ours.is_plain(file) and file.lstat().st_size == 0)
         if not ours.is_plain(file) or not (name in again or (named and whole)):
             changed.append(name)
@@ -169,13 +170,14 @@ def _nearest(target: Path) -> Path:
 
 
 def check_space(plan: Plan, target: Path, only: set[str] | None = None) -> None:
-    """
+    """Whether the disk has room for what ``plan``, or ``only`` some files of it, still needs.
+
     Raises:
-        OSError: the disk has less room than ``plan``, or ``only`` some files of it, still need.
+        OSError: not; with both figures.
     """
     needed, free = missing_bytes(plan, target, only), free_bytes(target)
     if needed > free:
-        raise OSError(f"{target}: needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; nothing was written")
+        raise OSError(f"{target}: needs {amount(needed)}, {amount(free)} are free; nothing was written")
 
 
 def show(plan: Plan, target: Path) -> None:
@@ -191,12 +193,12 @@ def show(plan: Plan, target: Path) -> None:
     rate = _copy_rate(plan.sources[0], _nearest(target))
     print(f"{plan.what}: {len(plan.sources)} files -> {target}")
     for name, size in plan.sizes.items():
-        print(f"  {size / 1e9:10.3f} GB  {printable(name)}")
+        print(f"  {amount(size):>13}  {printable(name)}")
     for name, text in _texts(plan).items():
-        print(f"  {len(text) / 1e9:10.3f} GB  {printable(name)}")
-    print(f"read {read / 1e9:.2f} GB, write {total / 1e9:.2f} GB")
-    print(f"room needed {missing_bytes(plan, target) / 1e9:.2f} GB, free {free_bytes(target) / 1e9:.2f} GB")
-    print(f"about {max(read, total) / rate / 60:.1f} minutes, copying {rate / 1e9:.2f} GB/s as just measured")
+        print(f"  {amount(len(text)):>13}  {printable(name)}")
+    print(f"read {amount(read)}, write {amount(total)}")
+    print(f"room needed {amount(missing_bytes(plan, target))}, free {amount(free_bytes(target))}")
+    print(f"about {max(read, total) / rate / 60:.1f} minutes, copying {amount(rate)}/s as just measured")
     check_space(plan, target)
 
 
@@ -230,25 +232,26 @@ def open_journal(
     """
     path = target / UNFINISHED
     boot = BOOT.read_text().strip() if BOOT.exists() else ""
-    first = {"what": what, "plan": fingerprint, "boot": boot, "files": list(files), "replace": replace}
-    line = f"{json.dumps(first, ensure_ascii=False)}\n".encode()
     fd = _lock(path)
+    fresh = Journal(fd, what, fingerprint, boot, list(files), replace, new=True)
+    first = {"what": what, "plan": fingerprint, "boot": boot, "files": fresh.files, "replace": replace}
+    line = f"{json.dumps(first, ensure_ascii=False)}\n".encode()
     try:
         text = ours.read_small(path)
-        if b"\n" not in text and line.startswith(text):  # nothing yet: a new one, or its writer died at once
+        if b"\n" not in text and line.startswith(text):  # new, or its first line was never finished
             os.ftruncate(fd, 0)
             try:
                 write_all(fd, line)
             except OSError:
                 path.unlink()
                 raise
-            yield Journal(fd, new=True, **first)
+            yield fresh
             return
         journal = parse(path, text)
         check_same(journal, what, fingerprint, target)
         journal.fd = fd
         os.ftruncate(fd, text.rindex(b"\n") + 1)
-        if journal.boot != boot:  # what was written may be lost: begin anew, with the same files
+        if journal.boot != boot:  # the machine was restarted, so what was written may be lost: begin anew
             for name in journal.files if journal.naming else ():
                 if os.path.lexists(target / name) and not os.path.lexists(_part(target, name)):
                     os.replace(target / name, _part(target, name))
@@ -275,7 +278,7 @@ def _lock(path: Path) -> int:
             os.close(fd)
             raise FileExistsError(f"{path.parent}: another run is writing into it; wait for it or stop it") from None
         except FileNotFoundError:
-            pass  # a run that ended between the two lines took its journal away
+            pass  # a run that was ending removed the journal after we had opened it
         os.close(fd)
 
 
@@ -297,11 +300,11 @@ def _prepare(plan: Plan, target: Path, journal: Journal) -> list[int]:
     for name in sorted(fresh):
         part, final = _part(target, name), target / name
         if journal.naming and os.path.lexists(final) and not os.path.lexists(part):
-            os.replace(final, part)  # it had its name and was damaged since
+            os.replace(final, part)  # it had its final name already, but is not as it was left
         try:
             _put(part, plan.heads[name], plan.sizes[name], journal.new)
         except FileExistsError:
-            if journal.new:  # somebody came between the check and now: the journal must not call that file ours
+            if journal.new:  # somebody else made that file since our check: the journal must not call it ours
                 (target / UNFINISHED).unlink()
             raise
     todo = {i: _touched(plan, i) for i in range(len(plan.steps)) if i not in journal.done}
@@ -331,7 +334,7 @@ def _name(plan: Plan, target: Path, journal: Journal) -> None:
     for name, text in _texts(plan).items():
         if name in journal.files and not _is_text(target / name, text):
             _put(_part(target, name), text, len(text))
-    ours.refuse(target, _changed(plan, target, journal))  # somebody may have come meanwhile
+    ours.refuse(target, _changed(plan, target, journal))  # somebody may have changed them meanwhile
     if not journal.naming:
         journal.add(NAMING)
     for name in _names(plan):

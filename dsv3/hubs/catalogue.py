@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from ..config import ModelConfig
 from ..cost import weight_bytes
@@ -27,7 +28,7 @@ class Model:
     modelscope: str | None
     huggingface: str | None
     architecture: str
-    precision: str
+    precision: Literal["fp8", "bf16"]
     runs: str
     config: str | None
     context: int | None
@@ -46,7 +47,8 @@ class Model:
             return ModelConfig.load(TINY_R1)
         if self.config is None:
             return None
-        return replace(ModelConfig.load(self.config), max_seq_len=self.context, dtype=self.precision)
+        cfg = ModelConfig.load(self.config)
+        return replace(cfg, max_seq_len=self.context or cfg.max_seq_len, dtype=self.precision)
 
 
 def models() -> list[Model]:

@@ -20,9 +20,9 @@ from typing import Any, Literal
 Hub = Literal["modelscope", "huggingface"]
 HUBS: tuple[Hub, ...] = ("modelscope", "huggingface")
 CACHE = ".cache"  # beside the files: what the clients keep for themselves
-WORKERS = 8  # files at once
-FINAL = (401, 403, 404)  # of a listing: no such model, or not for everybody
-MOST_FILES, LONGEST_NAME = 100_000, 1000  # of a list
+WORKERS = 8  # files that are fetched at the same time
+FINAL = (401, 403, 404)  # answers to a request for the list: no such model, or not for everybody
+MOST_FILES, LONGEST_NAME = 100_000, 1000  # that a list may have
 MOST_MEMORY = 4 << 30  # bytes for reading a list
 NO_LIST = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, MemoryError, RecursionError)
 
@@ -43,17 +43,20 @@ def listing(hub: Hub, model: str) -> tuple[str, list[HubFile]]:
     Raises:
         ValueError: what the hub lists are no files.
     """
+    rows: list[tuple[Any, Any, Any, Any]]  # name, size, sha256, git's hash: not looked at yet
+    revision: Any
     if hub == "modelscope":
         from modelscope_hub.api import HubApi  # modelscope's own get_model_files leaves the hashes out
 
-        rows = HubApi().list_repo_files(model, "model", revision="master")
-        revision, rows = "master", [(r.path, r.size, r.sha256, None) for r in rows if r.type != "tree"]
+        found = HubApi().list_repo_files(model, "model", revision="master")
+        revision, rows = "master", [(r.path, r.size, r.sha256, None) for r in found if r.type != "tree"]
     else:
         from huggingface_hub import HfApi
 
         info = HfApi().model_info(model, files_metadata=True)
         # Files in LFS have their sha256, the others git's hash.
-        rows = [(s.rfilename, s.size, s.lfs and s.lfs.sha256, None if s.lfs else s.blob_id) for s in info.siblings]
+        files = info.siblings or []
+        rows = [(s.rfilename, s.size, s.lfs and s.lfs.sha256, None if s.lfs else s.blob_id) for s in files]
         revision = info.sha
     if not 0 < len(rows) <= MOST_FILES:
         raise ValueError(f"{len(rows)} files, should be 1 to {MOST_FILES}")
@@ -91,7 +94,7 @@ def fetch(hub: Hub, model: str, revision: str, files: list[HubFile], folder: Pat
     if hub == "modelscope":
         from modelscope_hub.api import HubApi
 
-        # Our list: the client would compare hashes in the letters that the hub lists them in.
+        # Our list, with hashes in small letters: the client takes a hash in capitals for another one.
         rows = [{"Path": f.name, "Size": f.nbytes, "Sha256": f.sha256} for f in files]
         HubApi().download_repo(model, "model", revision=revision, local_dir=folder, file_list=rows, max_workers=WORKERS)
     else:
@@ -125,7 +128,7 @@ def is_final(error: BaseException, verb: str) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.ENOSPC, errno.EROFS, errno.EDQUOT):
         return True
     codes = {getattr(error, "status_code", None), getattr(getattr(error, "response", None), "status_code", None)}
-    # A file's address may expire (403) and be given anew; a listing's answer stands.
+    # While fetching, 403 may mean that a file's address has expired; the next try gets a new one.
     return verb == "list" and (bool(codes & set(FINAL)) or _is_no_list(error))
 
 
@@ -166,7 +169,9 @@ def _limit_memory() -> None:
 
 def main() -> None:
     """``list HUB MODEL`` or ``fetch HUB MODEL REVISION FOLDER``, the files as one JSON line on stdin."""
-    verb, hub, model, *rest = sys.argv[1:]
+    verb, name, model, *rest = sys.argv[1:]
+    hub = next(hub for hub in HUBS if hub == name)
+    answer: dict[str, Any] = {}
     files = [HubFile(**f) for f in json.loads(sys.stdin.readline())]
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
     try:
@@ -176,8 +181,7 @@ def main() -> None:
             answer = {"revision": revision, "files": [asdict(f) for f in found]}
         else:
             fetch(hub, model, rest[0], files, Path(rest[1]))
-            answer = {}
-    except Exception as error:  # whatever a client raises becomes one line; the caller decides about another try
+    except Exception as error:  # clients raise anything; the process that started this one decides about another try
         first = next(iter((getattr(error, "failed_files", None) or {}).values()), error)
         said = "the hub's list makes no sense: " if verb == "list" and _is_no_list(error) else ""
         answer = {"error": said + one_line(error), "final": is_final(error, verb) or is_final(first, verb)}
@@ -185,7 +189,7 @@ def main() -> None:
             package = {"modelscope": "modelscope", "huggingface": "huggingface_hub"}[hub]
             answer = {"error": f"{package} is not installed: pip install {package}", "final": True, "uninstalled": True}
     print(json.dumps(answer), flush=True)
-    os._exit(0)  # without waiting for a client's threads
+    os._exit(0)  # a client's threads may still be at work: do not wait for them
 
 
 if __name__ == "__main__":

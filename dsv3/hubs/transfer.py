@@ -10,7 +10,7 @@ import time
 from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from ..outside import printable
 from . import clients as hubs
@@ -61,7 +61,7 @@ class Transfer:
             OSError: it does not answer, or not with a list.
             ImportError: its client is not installed.
         """
-        answer = self._persist("list", [], [], Watch(self.staging, []))
+        answer = self._persist("list", [], [], Progress(self.staging, []))
         return Listing(answer["revision"], tuple(HubFile(**f) for f in answer["files"]))
 
     def fetch(self, revision: str, files: list[HubFile]) -> None:
@@ -70,26 +70,26 @@ class Transfer:
         Raises:
             OSError: after ``patience``, or at once for a full disk; what was fetched stays.
         """
-        watch = Watch(self.staging, files)
+        progress = Progress(self.staging, files)
         try:
-            self._persist("fetch", [revision, str(self.staging)], files, watch)
+            self._persist("fetch", [revision, str(self.staging)], files, progress)
         except KeyboardInterrupt:
             print(f"\n{self.staging.parent}: stopped; the same command goes on from here", file=sys.stderr)
             raise
         finally:
-            watch.close()
+            progress.close()
 
-    def _persist(self, verb: str, rest: list[str], files: list[HubFile], watch: "Watch") -> dict[str, Any]:
-        failures, best = 0, watch.arrived()
+    def _persist(self, verb: str, rest: list[str], files: list[HubFile], progress: "Progress") -> dict[str, Any]:
+        failures, best = 0, progress.arrived()
         while True:
-            # A file that is there is not asked for again: a client may read it all to see whether it is right.
-            left = [f for f in files if not watch.finished(f)]
-            answer = self._run(verb, rest, left, watch)
+            # Files that are there already are left out: some clients would first read them whole to check them.
+            left = [f for f in files if not progress.finished(f)]
+            answer = self._run(verb, rest, left, progress)
             if "error" not in answer:
                 return answer
             if answer.get("uninstalled"):
                 raise ImportError(answer["error"])
-            now = watch.arrived()
+            now = progress.arrived()
             failures, best = (1, now) if now > best else (failures + 1, best)
             if answer["final"]:
                 raise OSError(f"{self.model}: {answer['error']}")
@@ -100,13 +100,13 @@ class Transfer:
             print(f"{self.model}: {printable(answer['error'])}; trying again in {wait:.0f} s", file=sys.stderr)
             time.sleep(wait)
 
-    def _run(self, verb: str, rest: list[str], files: list[HubFile], watch: "Watch") -> dict[str, Any]:
+    def _run(self, verb: str, rest: list[str], files: list[HubFile], progress: "Progress") -> dict[str, Any]:
         """One run of the client: its answer, or ``error`` and whether that is ``final``."""
         for file in leftovers(self.staging) if files else []:
             file.unlink(missing_ok=True)
         command = [sys.executable, "-m", hubs.__name__, verb, self.hub, self.model, *rest]
         chatter = None if os.environ.get("DSV3_DEBUG") == "1" else subprocess.DEVNULL
-        # A listing leaves no trace.
+        # To ask for the list, the client gets a folder that is removed with all it writes there.
         with tempfile.TemporaryFile() as said, tempfile.TemporaryDirectory() as scratch:
             client = subprocess.Popen(
                 command,
@@ -116,16 +116,17 @@ class Transfer:
                 env=hubs.environment(self.staging if files else Path(scratch)),
                 start_new_session=True,  # Ctrl-C reaches us only, and we end it
             )
+            stdin = cast("IO[bytes]", client.stdin)
             try:
-                client.stdin.write(json.dumps([asdict(f) for f in files]).encode() + b"\n")
-                client.stdin.flush()
-                if not self._await(client, watch):
+                stdin.write(json.dumps([asdict(f) for f in files]).encode() + b"\n")
+                stdin.flush()
+                if not self._await(client, progress):
                     return {"error": f"no new byte in {self.patience.stall:.0f} s", "final": False}
             finally:
                 client.kill()
                 client.wait()
                 with contextlib.suppress(BrokenPipeError):
-                    client.stdin.close()
+                    stdin.close()
             said.seek(0)
             lines = said.read().splitlines()
         try:
@@ -133,15 +134,15 @@ class Transfer:
         except (IndexError, ValueError):
             return {"error": f"the hub's client ended with code {client.returncode}", "final": False}
 
-    def _await(self, client: subprocess.Popen, watch: "Watch") -> bool:
+    def _await(self, client: subprocess.Popen, progress: "Progress") -> bool:
         """Wait for the client's end; False if nothing arrives for too long."""
-        seen, since = watch.arrived(), time.monotonic()
+        seen, since = progress.arrived(), time.monotonic()
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 client.wait(0.5)
                 return True
-            now = watch.arrived()
-            watch.show(now)
+            now = progress.arrived()
+            progress.show(now)
             if now != seen:
                 seen, since = now, time.monotonic()
             if time.monotonic() - since > self.patience.stall:
@@ -161,7 +162,7 @@ def leftovers(staging: Path) -> list[Path]:
     return list((staging / hubs.CACHE / "huggingface").rglob("*.incomplete"))
 
 
-class Watch:
+class Progress:
     """Files, bytes, rate and time left: on a terminal twice a second, elsewhere a line a minute."""
 
     def __init__(self, staging: Path, files: list[HubFile]):

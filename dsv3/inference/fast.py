@@ -41,8 +41,8 @@ class Matrix:
         for part in linears:
             release(part)
         quantised = self.scale is not None and self.run.gemm == "fp8"
-        usual = self.run.dtype == torch.bfloat16 and self.weight.dtype != torch.float32 and not quantised
-        self.native = usual and self.run.device.type == "cpu" and native.library() is not None
+        fits = self.run.dtype == torch.bfloat16 and self.weight.dtype != torch.float32 and not quantised
+        self.native = fits and self.run.device.type == "cpu" and native.library() is not None
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.native and x.shape[0] <= native.MOST_TOKENS:
@@ -169,7 +169,7 @@ class FastMLA:
         if self.wo.native and q.shape[0] <= native.MOST_TOKENS and self.heads <= native.MOST_HEADS:
             return native.attend(q, kept, here.lengths, self.cfg.kv_lora_rank, self.scale)
         kept = kept.unsqueeze(1)
-        if here.one_each:  # a token's heads stand where the tokens of a sequence would
+        if here.one_each:  # heads in place of tokens: all of them attend to the same cache
             mixed = F.scaled_dot_product_attention(q.unsqueeze(1), kept, kept, here.mask, scale=self.scale)
         else:
             q = q.unflatten(0, (here.batch, -1)).transpose(1, 2)
@@ -191,7 +191,7 @@ class FastMLP:
 
 
 class FewTokens:
-    """Several ``FastMLP`` of one shape, chosen by number, for a few tokens: one call instead of seven for each."""
+    """Several ``FastMLP`` of one shape, chosen by number, in one call of C instead of seven of torch for each."""
 
     def __init__(self, layers: dict[int, FastMLP], count: int):
         parts: dict[int, native.Stored] = {}
@@ -202,7 +202,8 @@ class FewTokens:
         if self.possible:
             self.mlps = native.MLPs(parts, count)
 
-    def take(self, x: Tensor) -> bool:
+    def takes(self, x: Tensor) -> bool:
+        """Whether ``x`` [n, D] can be multiplied here: it has few tokens, and ``native`` has the weights."""
         return self.possible and x.shape[0] <= native.MOST_TOKENS
 
 
@@ -231,7 +232,7 @@ class FastDense:
         self.first, self.ones = torch.zeros(native.MOST_TOKENS, 1, dtype=torch.long), torch.ones(native.MOST_TOKENS, 1)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if not self.few.take(x):
+        if not self.few.takes(x):
             return self.many(x)
         n = x.shape[0]
         return self.few.mlps.add(torch.zeros(x.shape), x, self.first[:n], self.ones[:n])
@@ -253,7 +254,7 @@ class FastMoE:
     def __call__(self, x: Tensor) -> Tensor:
         weights, chosen = self.gate(x)
         y = self.shared(x).float()
-        if self.few.take(x):
+        if self.few.takes(x):
             return self.few.mlps.add(y, x, chosen, weights)
         order, offsets = reference.sort_by_expert(chosen, self.n_experts)
         if self.run.tp.size > 1:
@@ -261,8 +262,8 @@ class FastMoE:
             order = order[offsets[0] : offsets[-1]]
             offsets = offsets - offsets[0]
         token = order // weights.shape[1]
-        formats = self.up_scale is None or self.run.gemm == "fp8"  # that the grouped product knows
-        if self.run.kernels is not reference and self.up is not None and self.down is not None and formats:
+        multiplies = self.up_scale is None or self.run.gemm == "fp8"  # else the weights must be dequantised first
+        if self.run.kernels is not reference and self.up is not None and self.down is not None and multiplies:
             parts = self.all_at_once(x[token], offsets, self.up, self.down)
         else:
             parts = self.one_by_one(x[token], offsets)

@@ -34,7 +34,8 @@ class Template:
         self._start()
 
     def render(self, values: dict[str, Any]) -> str:
-        """
+        """The text that the template makes of a conversation.
+
         Raises:
             ValueError: what the template or the sandbox says against it, or a limit that it hit.
         """

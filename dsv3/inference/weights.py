@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def tensor(found: read.Checkpoint, name: str, part: tuple[slice, ...] | None = N
 def read_into(whole: Tensor, found: read.Checkpoint, name: str, rows: slice | None) -> None:
     """Fill a contiguous CPU tensor with a stored one of its type, or with some rows of that."""
     if whole.numel():
-        found.read(name, rows, memoryview(whole.view(-1).view(torch.uint8).numpy()))
+        found.read(name, rows, whole.view(-1).view(torch.uint8).numpy().data)
 
 
 def load(model: Transformer, folder: Path, cfg: ModelConfig, source: "Source | None" = None) -> None:
@@ -87,7 +88,7 @@ def fingerprints(model: Transformer) -> dict[str, str]:
     A fraction of the model, read once more: two checkpoints that differ at all mostly differ there.
     """
     return {
-        name: hashlib.blake2b(p.detach().cpu().view(torch.uint8).numpy(), digest_size=8).hexdigest()
+        name: hashlib.blake2b(p.detach().cpu().view(torch.uint8).numpy().data, digest_size=8).hexdigest()
         for name, p in model.named_parameters()
         if p.dim() == 1
     }
@@ -122,7 +123,7 @@ def _copy(parameter: Tensor, found: read.Checkpoint, name: str, part: tuple[slic
     if in_one_piece and TORCH[entry.dtype] == parameter.dtype and parameter.device.type == "cpu":
         read_into(parameter.data, found, name, part[0])
         return
-    # Piece by piece: a second copy of a big tensor costs more time than its conversion.
+    # In pieces: to hold a big tensor a second time would take longer than to convert it.
     line = max(1, (entry.stop - entry.start) // max(entry.shape[0], 1))
     step = max(1, CHUNK // line)
     for row in range(part[0].start, part[0].stop, step):
@@ -135,9 +136,7 @@ class _HuggingFace:
     """Reads slices of whole tensors under their Hugging Face names."""
 
     def __init__(self, folder: Path, cfg: ModelConfig, rows: list[Row], run: Runtime):
-        self.found, self.tp, self.dtype = read.open_folder(folder), run.tp, run.dtype
-        wanted = {r.hf: (r.shape, r.kind) for r in rows}
-        read.check(self.found, wanted, {r.hf for r in layout(cfg)})
+        self.found, self.tp, self.dtype = read.open_model(folder, rows, layout(cfg)), run.tp, run.dtype
 
     def stored(self, row: Row, parameter: Tensor) -> None:
         _copy(parameter, self.found, row.hf, row.local(self.tp.rank, self.tp.size))
@@ -158,13 +157,13 @@ class _Converted:
 
     def __init__(self, folder: Path, cfg: ModelConfig, rows: list[Row], n_mtp_layers: int, run: Runtime):
         tp, self.dtype = run.tp, run.dtype
-        kinds = ("model", "mtp") if n_mtp_layers else ("model",)
+        kinds: tuple[Literal["model", "mtp"], ...] = ("model", "mtp") if n_mtp_layers else ("model",)
         files = [folder / read.converted_name(kind, tp.rank, tp.size) for kind in kinds]
         missing = [f.name for f in files if not f.is_file()]
         if missing:
             raise FileNotFoundError(f"{folder}: {read.some(missing)} missing; convert again")
         self.found = read.open_files(folder, files)
-        wanted = {}
+        wanted: dict[str, tuple[tuple[int, ...], str]] = {}
         for row in rows:
             if tp.rank in row.holders(tp.size, cfg.n_routed_experts):
                 part = row.local(tp.rank, tp.size)

@@ -47,7 +47,7 @@ def pick(device: "torch.device") -> Choice:
     dequantised = "FP8 weights are dequantised once, at loading"
     if device.type != "cuda":
         return Choice(reference, "bf16", f"{device.type} has no FP8 units: {dequantised}")
-    seen = hardware.of(device)
+    seen = hardware.hardware_of(device)
     lacking = why_no_triton() or why_no_launcher()
     kernels: ModuleType = reference
     whose = f"the torch reference, for {lacking}"

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import reference
-from .hardware import Hardware, of
+from .hardware import Hardware, hardware_of
 from .launch import Launch, run
 from .quant import needs_fp8, power_of_two
 
@@ -151,7 +151,7 @@ def plan_fp8_gemm(
     tile: Tile | None = None,
 ) -> tuple[Tensor, list[Launch]]:
     """What ``fp8_gemm`` returns, still to be filled, and the launches that fill it; ``tile`` overrides the table's."""
-    hardware = hardware or of(a.device)
+    hardware = hardware or hardware_of(a.device)
     _check(a, a_scale, b, b_scale, block, "fp8_gemm")
     needs_fp8(hardware, "fp8_gemm")
     (n, k), m = b.shape, a.shape[:-1].numel()
@@ -278,7 +278,7 @@ def plan_grouped_gemm(
     tile: Tile | None = None,
 ) -> tuple[Tensor, list[Launch]]:
     """What ``grouped_gemm`` returns, still to be filled, and the launch that fills it."""
-    hardware = hardware or of(x.device)
+    hardware = hardware or hardware_of(x.device)
     reference.check_groups(x, w, offsets, x_scale, w_scale)
     fp8 = x_scale is not None and w_scale is not None
     if x_scale is not None and w_scale is not None:

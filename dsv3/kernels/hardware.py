@@ -67,7 +67,7 @@ def named(name: str) -> Hardware:
 H100 = named("sm_90")
 
 
-def of(device: "torch.device") -> Hardware:
+def hardware_of(device: "torch.device") -> Hardware:
     """The hardware behind a CUDA device; for any other (interpreter, ``meta``) that of an H100, to have its tiles."""
     if device.type != "cuda":
         return H100
@@ -86,7 +86,7 @@ def of(device: "torch.device") -> Hardware:
 
 
 def capabilities() -> list[dict[str, str]]:
-    """The table that the doctor and the lesson print: one row per architecture, all values text."""
+    """What is known of each architecture, a row for each, all values text: to print as a table."""
     return [
         {
             "target": h.name,

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import reference
-from .hardware import Hardware, of
+from .hardware import Hardware, hardware_of
 from .launch import Launch, run
 from .quant import power_of_two
 
@@ -129,7 +129,7 @@ def plan_mla_decode(
     (b, h, rank), r, t = q_c.shape, q_pe.shape[2], c.shape[1]
     power_of_two(rank, "mla_decode: C =")
     power_of_two(r, "mla_decode: R =")
-    hardware = hardware or of(q_c.device)
+    hardware = hardware or hardware_of(q_c.device)
     tile = tile or candidates(h, q_c.itemsize, hardware)[0]
     head_blocks = triton.cdiv(h, tile.BLOCK_H)
     parts = n_splits(b * head_blocks, t, tile.BLOCK_T, hardware)

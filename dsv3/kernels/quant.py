@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import reference
-from .hardware import Hardware, of
+from .hardware import Hardware, hardware_of
 from .launch import Launch, run
 
 GROUPS = 16  # of 128 numbers that a program of act_quant quantises: 4 KB of BF16
@@ -76,7 +76,7 @@ def plan_act_quant(
     if x.dtype not in DTYPES:
         raise ValueError(f"act_quant: x is {x.dtype}; it must be one of {', '.join(map(str, DTYPES))}")
     power_of_two(block, "act_quant: block =")
-    needs_fp8(hardware or of(x.device), "act_quant")
+    needs_fp8(hardware or hardware_of(x.device), "act_quant")
     x = x.contiguous()
     q = torch.empty(x.shape, dtype=reference.FP8, device=x.device)
     scale = torch.empty(*x.shape[:-1], x.shape[-1] // block, dtype=torch.float32, device=x.device)
@@ -144,7 +144,7 @@ def plan_weight_dequant(
     power_of_two(block, "weight_dequant: block =")
     if dtype not in DTYPES:
         raise ValueError(f"weight_dequant: dtype is {dtype}; it must be one of {', '.join(map(str, DTYPES))}")
-    hardware = hardware or of(w.device)
+    hardware = hardware or hardware_of(w.device)
     w, scale = w.contiguous(), scale.float().contiguous()
     out = torch.empty(w.shape, dtype=dtype, device=w.device)
     (m, n), rows = w.shape, min(ROWS, block)

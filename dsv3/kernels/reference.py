@@ -50,7 +50,7 @@ def check_scale(w: Tensor, scale: Tensor, block: int) -> None:
     """Refuse a ``scale`` that does not belong to ``w``.
 
     Raises:
-        ValueError: ``scale`` has not one number per ``block`` x ``block`` tile of ``w``.
+        ValueError: not.
     """
     expected = (ceil(w.shape[0] / block), ceil(w.shape[1] / block))
     if tuple(scale.shape) != expected:

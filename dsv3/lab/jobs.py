@@ -80,8 +80,10 @@ class Job:
         return found
 
     def ranks(self) -> "dict[int, Process]":
-        """The ranks that live now, by number."""
-        return {rank: process for process, rank in self.alive().items() if rank is not None}
+        """The ranks that live now, by number; not the helpers that a rank starts, which inherit its environment."""
+        alive = self.alive()
+        pids = {process.pid for process, rank in alive.items() if rank is not None}
+        return {rank: p for p, rank in alive.items() if rank is not None and p.ppid() not in pids}
 
     def say(self, line: str) -> None:
         """Type a line into the first command."""

@@ -3,7 +3,7 @@
 import errno
 import socket
 
-SELF_SECONDS = 5  # for a machine to reach itself by the address that it has for others
+SELF_SECONDS = 5  # to wait until a machine reaches itself by the address that others know it by
 
 
 def resolve(host: str) -> None:
@@ -17,7 +17,8 @@ def resolve(host: str) -> None:
 def check_port(host: str, port: int) -> None:
     """Whether node 0 can hold the job's store at ``host``, this machine.
 
-    torch is content with a port that is free on some of the machine's addresses, and then asks whoever is at ``host``.
+    torch accepts a port that is free on only some of the machine's addresses; its ranks would then talk to whatever
+    program listens at ``host``.
 
     Raises:
         ConnectionError: the port is in use, or not for users; or ``host`` is another machine.
@@ -26,7 +27,9 @@ def check_port(host: str, port: int) -> None:
     for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         try:
             with socket.socket(family, kind) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as torch: one that was just left is free
+                probe.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+                )  # as torch does: a port closed just now counts as free
                 probe.bind(address)
             elsewhere = False
         except OSError as error:
@@ -36,7 +39,7 @@ def check_port(host: str, port: int) -> None:
                 raise ConnectionError(f"port {port} is the system's; choose a --master-port above 1023") from None
     if not elsewhere:
         return
-    try:  # a router may lead from there to here
+    try:  # not an address of this machine, but a router may forward it to here: listen, and see who answers
         with socket.create_server(("", port), family=family):
             socket.create_connection((host, port), timeout=SELF_SECONDS).close()
     except OSError:

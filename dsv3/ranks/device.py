@@ -17,7 +17,7 @@ def own_gpu(local_rank: int) -> str:
 
 
 def choose(wanted: str | None, gpus: list[str], one_node: bool, speaks: bool) -> str:
-    """``wanted``; by default ``"cuda"`` where each rank has a GPU of its own, else ``"cpu"``.
+    """The device of all ranks: ``wanted``; by default ``"cuda"`` where each has a GPU of its own, else ``"cpu"``.
 
     Args:
         gpus: every rank's (``own_gpu``); ranks of two "nodes" on one machine may have the same.
@@ -49,10 +49,10 @@ def alone(wanted: str | None) -> "torch.device":
     import torch
 
     try:
-        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted is None else wanted)
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted is None else wanted)
     except (RuntimeError, TypeError):
         raise ValueError(f"device = {wanted!r:.40}: must be cuda, cuda:0, ... or cpu") from None
-    here = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(place.type, 0)
-    if (place.index or 0) >= here:
+    here = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(device.type, 0)
+    if (device.index or 0) >= here:
         raise ValueError(f"device = {wanted!r:.40}: torch sees {here} of this kind here; dsv3 doctor says why")
-    return place
+    return device

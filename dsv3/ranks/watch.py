@@ -1,7 +1,8 @@
 """A watch over the ranks of one job: when one of them is lost, all the others end with a line that says so.
 
-A rank that waits in a collective cannot be woken by another one's death, whatever the backend. So every rank beats into
-the job's key-value store from a thread of its own, and reads there how the others are. Used by ``parallel.launch``.
+A rank that waits in a collective operation does not notice that another one died, whatever the backend. So a thread of
+every rank writes into the job's key-value store, again and again ("a beat"), and reads there how the others are. Used
+by ``join.launch``.
 """
 
 import os
@@ -14,8 +15,9 @@ from typing import Protocol
 
 from ..outside import printable
 
-BEATS = 15  # in the time after which a silent rank counts as lost
-SUSPICIOUS = 5  # beats: the same, once a connection between ranks has broken
+BEATS = 15  # so many missed beats, one after another, and a rank counts as lost (``Timeouts.silent``)
+BEATS_AFTER_A_BREAK = 5  # the same once a connection between ranks has broken: then most likely one has died
+ENDING = 15  # seconds that a process has for its own end, at least: torch takes some to unload, more on a busy machine
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,23 @@ class Timeouts:
 
     @property
     def beat(self) -> float:
+        """From one beat to the next."""
         return self.silent / BEATS
+
+    @property
+    def ending(self) -> float:
+        """Until a process that ends is ended by the kernel (``end_within``)."""
+        return max(self.silent, ENDING)
 
     @staticmethod
     def from_environment() -> "Timeouts":
-        """
+        """The defaults with the changes of ``DSV3_TIMEOUTS``.
+
         Raises:
             ValueError: an unknown name, or not a positive number.
         """
         text = os.environ.get("DSV3_TIMEOUTS", "")
-        changes = {}
+        changes: dict[str, float] = {}
         for item in filter(None, text.split(",")):
             name, _, value = item.partition("=")
             try:
@@ -63,7 +72,7 @@ class Store(Protocol):
     def compare_set(self, key: str, expected: str, desired: str) -> bytes: ...
 
 
-JOB = "job"  # the key under which the first who knows says why the job is lost
+JOB = "job"  # the key that says why the job is lost; whoever knows first writes it
 RUNNING = "running"
 
 
@@ -72,7 +81,7 @@ def rank_key(rank: int) -> str:
 
 
 class Watch:
-    """This rank's beats, and its eyes on the others, until ``finish`` or ``fail``.
+    """Tells the others how this rank is and looks how they are, until ``finish`` or ``fail``.
 
     The process ends (``os._exit``) with one line on stderr when another rank has failed or fallen silent, or when the
     store is gone. Nothing else uses ``store``: a call that hangs must not hold up anybody.
@@ -85,10 +94,10 @@ class Watch:
 
     def __init__(self, store: Store, rank: int, size: int, host: str, prefix: str, timeouts: Timeouts):
         self.store, self.rank, self.size, self.host, self.prefix = store, rank, size, host, prefix
-        self.beat, self.silent = timeouts.beat, timeouts.silent
+        self.beat, self.silent, self.ending = timeouts.beat, timeouts.silent, timeouts.ending
         self.status = RUNNING  # then "done" or "failed"
         self.cause = ""  # why it failed
-        self.speaker = threading.Lock()  # who holds it says this process's last words
+        self.speaker = threading.Lock()  # whoever takes it, for ever, prints why this process ends; nobody else does
         self.wake, self.settled = threading.Event(), threading.Event()
         self.answered = 0.0
         self.heard: dict[int, tuple[bytes, float]] = {}  # by rank: what it said last, and since when
@@ -115,15 +124,16 @@ class Watch:
     def fail(self, error: BaseException) -> None:
         """This rank ends with ``error``: the others hear why before it is gone.
 
-        A broken connection is mostly another rank's end, so that one gets the time to be found; then this process ends
-        here, as theirs do.
+        A connection breaks mostly because another rank died. So there is time first for the watch to find that rank: it
+        then ends this process with a line that names it.
         """
-        if type(error) is ConnectionError:  # not its kin: a reader who closed his pipe is nobody's death
-            self.silent = min(self.silent, SUSPICIOUS * self.beat)
-            self.settled.wait((SUSPICIOUS + 2) * self.beat)
+        # Exactly this class: its subclass BrokenPipeError only says that nobody reads our output any more.
+        if type(error) is ConnectionError:
+            self.silent = min(self.silent, BEATS_AFTER_A_BREAK * self.beat)
+            self.settled.wait((BEATS_AFTER_A_BREAK + 2) * self.beat)
         if not self.speaker.acquire(blocking=False):
-            time.sleep(self.silent)  # the watch is ending this process
-        end_within(self.silent)
+            time.sleep(self.ending)  # the watch is ending this process
+        end_within(self.ending)
         interrupted = isinstance(error, KeyboardInterrupt)
         self.cause = f"rank {self.rank} " + ("was interrupted" if interrupted else f"stopped: {reason(error)}")
         self.status = "failed"
@@ -150,7 +160,7 @@ class Watch:
             self.settled.set()
 
     def _publish(self, n: int) -> None:
-        """A beat is a value that changes."""
+        """Write down how this rank is; ``n``, a new number each time, shows that it still lives."""
         if self.status == "failed":
             self.store.compare_set(JOB, RUNNING, self.cause)
         beat = f"{RUNNING} {os.getpid()} {n}"
@@ -174,11 +184,11 @@ class Watch:
                 self.leave(f"rank {r} has not been heard of for {now - since:.0f} s", tell=True)
 
     def _kill_sibling(self, pid: int) -> None:
-        """A process that is stopped obeys only SIGKILL, and torchrun would be polite to it for half a minute."""
+        """End a lost rank on this machine: stopped, it obeys only SIGKILL, which torchrun sends after 30 seconds."""
         try:
             parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
-            return  # on another machine
+            return  # no such process here: the rank is on another machine
         if parent == self.parent:
             os.kill(pid, signal.SIGKILL)
 
@@ -192,7 +202,7 @@ class Watch:
         """End this process, unless it is ending by itself; ``tell`` the others if they may not know."""
         if not self.speaker.acquire(blocking=False):
             return
-        end_within(self.silent)
+        end_within(self.ending)
         os.write(2, f"{self.prefix}: error: {why}\n".encode())
         try:
             if tell:
@@ -200,12 +210,12 @@ class Watch:
             if not hung:
                 self.store.set(rank_key(self.rank), "failed")
         except RuntimeError:
-            pass  # the store went, too
+            pass  # the store is gone, so nobody can be told
         os._exit(1)
 
 
 def end_within(seconds: float) -> None:
-    """The kernel's own alarm: nothing that hangs while this process ends, a driver or a full pipe, can hold it up.
+    """Have the kernel end this process after ``seconds``: if a driver or a full pipe hangs, Python could not do it.
 
     Args:
         seconds: 0 calls it off.
@@ -214,6 +224,6 @@ def end_within(seconds: float) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line; the class of those that no user causes."""
+    """An error in one line, with its class if it is a mistake in the program rather than a user's."""
     text = printable(str(error))
     return text if isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: {text}"
