@@ -15,6 +15,7 @@ Left as they are: float8e4b8, float8e5b16 and float8e4b15, which no DeepSeek che
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,8 +36,15 @@ def check_import() -> None:
     """Refuse a Triton that was imported to compile.
 
     Raises:
-        ValueError: Triton's own functions, such as ``tl.max``, were made for a GPU, so none can be interpreted.
+        ValueError: Triton's own functions, such as ``tl.max``, were made for a GPU, so none can be interpreted; or this
+            Triton is too old for this numpy.
     """
+    versions = [tuple(map(int, re.findall(r"\d+", module.__version__)[:2])) for module in (triton, np)]
+    if versions[0] < (3, 7) and versions[1] >= (2, 4):  # it takes arrays of one number for numbers
+        raise ValueError(
+            f"Triton {triton.__version__} cannot interpret with numpy {np.__version__}: pip install 'numpy<2.4', or "
+            "Triton 3.7 or newer"
+        )
     if not isinstance(tl.max, interpreter.InterpretedFunction):
         raise ValueError(
             "TRITON_INTERPRET=1 was set after Triton was imported: set it, then start Python (or restart the kernel)"

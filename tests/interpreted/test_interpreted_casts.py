@@ -1,14 +1,17 @@
 """The interpreter's casts, sums and products against torch, over every input where a rounding can go wrong."""
 
 import math
+import re
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 import triton
 import triton.language as tl
 from triton.runtime import interpreter
 
-from dsv3.kernels.interpreter import exact, faults
+from dsv3.kernels.interpreter import check_import, exact, faults
 from dsv3.kernels.ulps import compare
 
 E4M3, E5M2, BF16, HALF = torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16
@@ -159,3 +162,18 @@ def test_another_interpreter_is_refused(monkeypatch):
         exact(),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("of_triton", "of_numpy", "fits"),
+    [("3.6.0", "2.4.0", False), ("3.6.0", "2.3.5", True), ("3.7.1", "2.4.6", True), ("3.6.1+git", "3.0.0rc1", False)],
+)
+def test_an_old_triton_with_a_new_numpy_is_refused(monkeypatch, of_triton, of_numpy, fits):
+    monkeypatch.setattr(triton, "__version__", of_triton)
+    monkeypatch.setattr(np, "__version__", of_numpy)
+    with (
+        nullcontext()
+        if fits
+        else pytest.raises(ValueError, match=re.escape(f"{of_triton} cannot interpret with numpy"))
+    ):
+        check_import()
