@@ -10,11 +10,9 @@ from .checkpoint import ours, read
 from .checkpoint.plan import CHUNK, Chunks, Move, Op, Out, Plan, Sources
 from .checkpoint.read import Entry
 from .checkpoint.write import execute
-from .config import BLOCK, ModelConfig
+from .config import BLOCK, QUANTIZATION, ModelConfig
 from .fp8_cast_bf16 import single_threaded_torch
 from .layout import layout
-
-QUANTIZATION = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [BLOCK] * 2}
 
 
 @dataclass

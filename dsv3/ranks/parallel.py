@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from ..layout import shared_out
 from .address import check_port, resolve
 from .device import choose, own_gpu
 from .traffic import Traffic
@@ -29,12 +30,6 @@ if TYPE_CHECKING:
 
 MOST = 10_000  # ranks of a job
 POLL = 0.1  # seconds between two looks at the store, at most
-
-
-def shared_out(n: int, rank: int, size: int, unit: int = 1) -> range:
-    """The indices in ``range(n)`` that belong to ``rank`` of ``size``: whole units, as evenly as they divide."""
-    units = -(-n // unit)
-    return range(min(rank * units // size * unit, n), min((rank + 1) * units // size * unit, n))
 
 
 @dataclass(frozen=True)

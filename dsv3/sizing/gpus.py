@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import dataclass
 
+from ..kernels.hardware import FP8_UNITS
 from ..paths import ASSETS
 
 GPUS = ASSETS / "gpus.json"
@@ -42,7 +43,7 @@ class GPU:
 
     @property
     def fp8_units(self) -> bool:
-        return self.fp8_tflops is not None
+        return self.compute >= FP8_UNITS
 
     def tflops(self, fp8: bool) -> float:
         """Dense matrix products a second, 1e12: FP8 if it is asked for and there are units for it, else BF16."""

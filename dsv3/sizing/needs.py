@@ -11,8 +11,7 @@ from typing import Literal, NamedTuple
 
 from ..config import BLOCK, ModelConfig
 from ..cost import attention_flops, cache_bytes, touched
-from ..layout import Row, check_ranks, layout
-from ..ranks.parallel import shared_out
+from ..layout import Row, check_ranks, layout, owner, shared_out
 from .gpus import GPU
 
 Precision = Literal["fp8", "bf16", "int8", "int4"]
@@ -170,7 +169,7 @@ def weights(tensors: Table, split: Split, mtp: bool = False) -> list[Counter[str
     for layer, row, count in tensors.pieces:
         if row.part == "mtp" and not mtp:
             continue
-        stage = ((layer + 1) * split.pp - 1) // cfg.n_layers
+        stage = owner(layer, cfg.n_layers, split.pp)
         for rank in range(split.tp):
             shape, n = row.shape, count
             if row.expert is not None:
