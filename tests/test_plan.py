@@ -147,7 +147,7 @@ def test_cache_and_activations_by_hand():
     experts = t * 8 * (7168 + 3 * 2048)
     attention = t * (1536 + 576) + (t + 1000) * 16 * (192 + 128)
     assert experts > attention > 3 * t * 18432 // 8
-    assert activations(c, p.split, p.load) == 2 * (3 * t * 7168 + experts) + 4 * 3 * 129280
+    assert activations(c, p.split, p.workload) == 2 * (3 * t * 7168 + experts) + 4 * 3 * 129280
     assert all(name in FORMULAS for name in ("weights", "KV cache", "activations", "reserve", "decoding"))
     staged = planned("H20-96G", Split(tp=8, pp=2, ep=8), context=1000, batch=3)
     assert sum(n.cache for n in staged.ranks) == sum(n.cache for n in p.ranks), "each layer's cache on one stage"
