@@ -35,12 +35,17 @@ def main(argv: list[str]) -> None:
     if args.max_tokens is not None and args.max_tokens < 1:
         parser.error("--max-tokens must be 1 or more")
     client = Client(args.base_url, key(args.api_key_env))
-    options: Options = {n: v for n in ("temperature", "max_tokens") if (v := getattr(args, n)) is not None}
+    options: Options = {}
+    if args.temperature is not None:
+        options["temperature"] = args.temperature
+    if args.max_tokens is not None:
+        options["max_tokens"] = args.max_tokens
     if args.stream:
         for text in shown(client.stream(args.question, args.model, **options), args.hide_thinking):
             if not args.json:
                 print(text, end="", flush=True)
         answer = client.latest
+        assert answer is not None  # the stream is over
     else:
         answer = client.ask(args.question, args.model, **options)
         whole = [Piece("thinking", answer.thinking), Piece("answer", answer.answer)]

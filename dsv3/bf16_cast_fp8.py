@@ -11,11 +11,9 @@ from .checkpoint import ours, read
 from .checkpoint.plan import CHUNK, Chunks, Move, Op, Out, Plan, Sources
 from .checkpoint.read import Entry
 from .checkpoint.write import WORKERS, execute
-from .config import BLOCK, ModelConfig
+from .config import BLOCK, QUANTIZATION, ModelConfig
 from .fp8_cast_bf16 import single_threaded_torch
 from .layout import Row, layout
-
-QUANTIZATION = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [BLOCK] * 2}
 
 
 def cast(source: Path, target: Path, scales: Path | None = None) -> None:

@@ -90,7 +90,7 @@ def launches(
     return plans[kernel]()
 
 
-def compiled(
+def machine_code(
     kernel: str, target: str = "sm_90", rows: int = 64, context: int = 4096, config: str = "config_671B.json"
 ) -> "list[Compiled]":
     """What each launch of a kernel becomes on ``target``; also from a process that interprets kernels.
@@ -131,7 +131,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--show", choices=("assembly", "sass"), help="print PTX (or AMDGCN), or SASS")
     parser.add_argument("--json", action="store_true", help="everything, as one document")
     args = parser.parse_args(argv)
-    made = compiled(args.kernel, args.target, args.rows, args.context, args.config)
+    made = machine_code(args.kernel, args.target, args.rows, args.context, args.config)
     if args.json:
         print(json.dumps([asdict(one) for one in made]))
         return

@@ -47,6 +47,7 @@ REAL = {
     "mscale_all_dim": (0, 1_000),
     "rms_norm_eps": (0, 1),
 }
+_FILLED: Any = None  # the default of a field that __post_init__ fills in: afterwards it is never None
 TENSORS = 500_000  # of a model; DeepSeek-V3 has 91,991
 
 
@@ -55,7 +56,7 @@ class ModelConfig:
     """A DeepSeek-V2/V3 model's architecture, with the field names of the official demo (inference/model.py ModelArgs).
 
     Fields that the demo lacks: ``topk_method``, ``norm_topk_prob``, ``mscale_all_dim``, ``rms_norm_eps`` and
-    ``n_mtp_layers``. Left out (``None``) they take what the demo's own models use.
+    ``n_mtp_layers``. Left out they take what the demo's own models use.
 
     Raises:
         ValueError: a value that no model can have, naming the field.
@@ -79,8 +80,8 @@ class ModelConfig:
     n_expert_groups: int = 1
     n_limited_groups: int = 1
     score_func: Literal["softmax", "sigmoid"] = "softmax"
-    topk_method: Literal["greedy", "group_limited_greedy", "noaux_tc"] | None = None
-    norm_topk_prob: bool | None = None
+    topk_method: Literal["greedy", "group_limited_greedy", "noaux_tc"] = _FILLED
+    norm_topk_prob: bool = _FILLED
     route_scale: float = 1.0
     # multi-head latent attention
     q_lora_rank: int = 0
@@ -95,7 +96,7 @@ class ModelConfig:
     beta_fast: int = 32
     beta_slow: int = 1
     mscale: float = 1.0
-    mscale_all_dim: float | None = None
+    mscale_all_dim: float = _FILLED
     rms_norm_eps: float = 1e-6
     # multi-token prediction
     n_mtp_layers: int = 0
@@ -200,26 +201,38 @@ class ModelConfig:
         for name, expected in _FIXED.items():
             if hf.get(name, expected) != expected:
                 raise ValueError(f"{name} = {hf[name]!r:.60}: only {expected!r} is supported")
-        missing = [k for k in _HF_NAMES if k not in hf and k not in _HF_OPTIONAL]
+        optional = {
+            "scoring_func": "sigmoid" if v3 else "softmax",
+            "topk_method": "noaux_tc" if v3 else "greedy",
+            "norm_topk_prob": v3,
+        } | dict.fromkeys(_HF_OPTIONAL)
+        needed = [k for k in _HF_NAMES if k not in optional]
+        missing = [k for k in needed if k not in hf]
         if missing:
             raise ValueError(f"config.json lacks {', '.join(missing)}")
-        null = [k for k in _HF_NAMES if k in hf and hf[k] is None and k not in _HF_OPTIONAL]
+        null = [k for k in needed if hf[k] is None]
         if null:
             raise ValueError(f"{read.some(null)}: null, must be a number")
-        values = {ours: hf[theirs] for theirs, ours in _HF_NAMES.items() if hf.get(theirs) is not None}
+        found = optional | {k: v for k, v in hf.items() if v is not None}
+        values = {ours: found[theirs] for theirs, ours in _HF_NAMES.items() if found.get(theirs) is not None}
         try:
-            return cls(
-                **values,
-                **_yarn(hf),
-                **_quantization(hf),
-                score_func=hf.get("scoring_func", "sigmoid" if v3 else "softmax"),
-                topk_method=hf.get("topk_method", "noaux_tc" if v3 else "greedy"),
-                norm_topk_prob=hf.get("norm_topk_prob", v3),
-            )
+            return cls(**values | _rope(hf) | _quantization(hf))
         except ValueError as error:
-            theirs = {ours: name for name, ours in (_HF_NAMES | _HF_RENAMED).items()}
+            theirs = {ours: name for name, ours in _HF_NAMES.items()}
+            theirs |= {ours: f"rope_scaling.{name}" for name, ours in _YARN_NAMES.items()}
             words = re.sub(r"\w+", lambda m: theirs.get(m[0], m[0]), str(error))
             raise ValueError(words) from None
+
+    def to_hf(self) -> dict[str, Any]:
+        """The inverse: Hugging Face's fields of this architecture, YaRN and the kind of FP8 included."""
+        found: dict[str, Any] = {theirs: getattr(self, ours) for theirs, ours in _HF_NAMES.items()}
+        yarn = {theirs: getattr(self, ours) for theirs, ours in _YARN_NAMES.items()}
+        scale_fmt = {"scale_fmt": self.scale_fmt} if self.scale_fmt else {}
+        return found | {
+            "q_lora_rank": self.q_lora_rank or None,
+            "rope_scaling": None if self.rope_factor == 1 else yarn | {"type": "yarn"},
+            "quantization_config": QUANTIZATION | scale_fmt if self.fp8 else None,
+        }
 
     @classmethod
     def load(cls, path: str | Path) -> "ModelConfig":
@@ -249,7 +262,7 @@ class ModelConfig:
             raise ValueError(f"{file}: {error}") from None
 
 
-_HF_NAMES = {
+_HF_NAMES = {  # theirs -> ours
     "vocab_size": "vocab_size",
     "hidden_size": "dim",
     "intermediate_size": "inter_dim",
@@ -268,20 +281,24 @@ _HF_NAMES = {
     "qk_nope_head_dim": "qk_nope_head_dim",
     "qk_rope_head_dim": "qk_rope_head_dim",
     "v_head_dim": "v_head_dim",
+    "scoring_func": "score_func",
+    "topk_method": "topk_method",
+    "norm_topk_prob": "norm_topk_prob",
     "rms_norm_eps": "rms_norm_eps",
     "max_position_embeddings": "max_seq_len",
     "num_nextn_predict_layers": "n_mtp_layers",
+    "rope_theta": "rope_theta",
 }
-_HF_RENAMED = {  # what from_hf reads by itself
-    "scoring_func": "score_func",
-    "rope_scaling.factor": "rope_factor",
-    "rope_scaling.original_max_position_embeddings": "original_seq_len",
-    "rope_scaling.beta_fast": "beta_fast",
-    "rope_scaling.beta_slow": "beta_slow",
-    "rope_scaling.mscale": "mscale",
-    "rope_scaling.mscale_all_dim": "mscale_all_dim",
+_YARN_NAMES = {  # the same, inside rope_scaling
+    "beta_fast": "beta_fast",
+    "beta_slow": "beta_slow",
+    "factor": "rope_factor",
+    "mscale": "mscale",
+    "mscale_all_dim": "mscale_all_dim",
+    "original_max_position_embeddings": "original_seq_len",
 }
-_HF_OPTIONAL = ("q_lora_rank", "num_nextn_predict_layers", "rms_norm_eps", "n_group", "topk_group")
+_HF_OPTIONAL = ("q_lora_rank", "num_nextn_predict_layers", "rms_norm_eps", "n_group", "topk_group", "rope_theta")
+QUANTIZATION = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [BLOCK] * 2}
 _FIXED = {
     "moe_layer_freq": 1,
     "hidden_act": "silu",
@@ -292,8 +309,8 @@ _FIXED = {
 }
 
 
-def _yarn(hf: dict[str, Any]) -> dict[str, Any]:
-    """YaRN's fields from ``rope_scaling`` (DeepSeek) or ``rope_parameters`` (transformers 5)."""
+def _rope(hf: dict[str, Any]) -> dict[str, Any]:
+    """RoPE's fields, YaRN's with them, from ``rope_scaling`` (DeepSeek) or ``rope_parameters`` (transformers 5)."""
     rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         raise ValueError(f"rope_scaling = {rope!r:.60}: must be an object")
@@ -303,14 +320,8 @@ def _yarn(hf: dict[str, Any]) -> dict[str, Any]:
         return theta | {"rope_factor": 1.0}
     if kind != "yarn":
         raise ValueError(f"rope_scaling of type {kind!r:.60}: only 'yarn' is supported")
-    return theta | {
-        "rope_factor": rope["factor"],
-        "original_seq_len": rope["original_max_position_embeddings"],
-        "beta_fast": rope.get("beta_fast", 32),
-        "beta_slow": rope.get("beta_slow", 1),
-        "mscale": rope.get("mscale", 1.0),
-        "mscale_all_dim": rope.get("mscale_all_dim", 0.0),
-    }
+    yarn = {"beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 0.0} | rope
+    return theta | {ours: yarn[theirs] for theirs, ours in _YARN_NAMES.items()}
 
 
 def _quantization(hf: dict[str, Any]) -> dict[str, Any]:

@@ -7,20 +7,20 @@ dsv3 launch --ssh --engine vllm --hosts gpu01,gpu02 --gpus-per-host 8 --model /d
 import argparse
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import outside, serve
 from .checkpoint import read
 from .engines import checks, cluster
-from .engines.options import Serve, check_port
+from .engines.options import check_port
 from .engines.table import ENGINES, find
 from .sizing.gpus import find_gpu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What runs where.
+class Generation:
+    """``dsv3 generate`` on several hosts.
 
     Attributes:
         hosts: the first one is node 0: it must be reached by the others, and has the keyboard.
@@ -60,7 +60,7 @@ class Job:
         return f"{shlex.join(words)} --node-rank {node_rank} --master-addr {master} {shlex.join(job)}"
 
 
-def ssh(job: Job) -> str:
+def ssh(job: Generation) -> str:
     """A script to run where all hosts are reached by ssh without a password."""
     master = job.hosts[0].rpartition("@")[2]
 
@@ -84,7 +84,7 @@ exit $code
 """
 
 
-def slurm(job: Job) -> str:
+def slurm(job: Generation) -> str:
     """A script for sbatch.
 
     Raises:
@@ -113,7 +113,7 @@ srun --kill-on-bad-exit=1 bash -c {shlex.quote("exec " + command)}
 """
 
 
-def _count(job: Job) -> str:
+def _count(job: Generation) -> str:
     return f"{len(job.hosts)} host(s) of {job.gpus} GPU(s)"
 
 
@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", type=int, metavar="N", help="pods, with --lws")
     parser.add_argument("--gpus-per-host", required=True, type=int, metavar="N")
     parser.add_argument("--ckpt-path", "--model", required=True, metavar="DIR", help="as on every host")
-    parser.add_argument("--master-port", type=int, default=Job.port, metavar="PORT")
+    parser.add_argument("--master-port", type=int, default=Generation.port, metavar="PORT")
     parser.add_argument("--python", help="the interpreter that has dsv3, or the engine, on every host")
     return parser
 
@@ -158,14 +158,14 @@ def _hosts(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _generation(args: argparse.Namespace, rest: list[str]) -> str:
-    job = Job(
+    job = Generation(
         hosts=_hosts(args),
         gpus=args.gpus_per_host,
         ckpt_path=args.ckpt_path,
         options=tuple(rest),
         folder=str(Path.cwd()),
         port=args.master_port,
-        python=args.python or Job.python,
+        python=args.python or Generation.python,
     )
     return slurm(job) if args.slurm else ssh(job)
 
@@ -176,7 +176,7 @@ def _serving(args: argparse.Namespace, rest: list[str]) -> str:
     parser = argparse.ArgumentParser(prog="dsv3 launch ... --", usage="%(prog)s OPTIONS OF SERVE")
     serve.add_options(parser)
     given = parser.parse_args(rest)
-    wanted = Serve(model=args.ckpt_path, master_port=args.master_port, python=args.python, **serve.options(given))
+    wanted = replace(serve.asked(given, args.ckpt_path), master_port=args.master_port, python=args.python)
     job = cluster.Cluster(
         engine=find(args.engine), serve=wanted, hosts=hosts, gpus=args.gpus_per_host, folder=str(Path.cwd())
     )

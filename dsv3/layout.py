@@ -9,9 +9,19 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from .config import BLOCK, ModelConfig
-from .ranks.parallel import shared_out
 
 NBYTES = {"fp8": 1, "bf16": 2, "fp32": 4}
+
+
+def shared_out(n: int, rank: int, size: int, unit: int = 1) -> range:
+    """The indices in ``range(n)`` that belong to ``rank`` of ``size``: whole units, as evenly as they divide."""
+    units = -(-n // unit)
+    return range(min(rank * units // size * unit, n), min((rank + 1) * units // size * unit, n))
+
+
+def owner(i: int, n: int, size: int) -> int:
+    """The inverse: which of ``size`` ranks has ``i`` among its ``shared_out(n, rank, size)``."""
+    return ((i + 1) * size - 1) // n
 
 
 class Row(NamedTuple):
@@ -70,8 +80,8 @@ class Row(NamedTuple):
         """The ranks of ``size`` that hold the tensor or a part of it; the part may be empty."""
         if self.expert is None:
             return range(size)
-        owner = ((self.expert + 1) * size - 1) // n_experts  # the rank whose shared_out experts it is among
-        return range(owner, owner + 1)
+        rank = owner(self.expert, n_experts, size)
+        return range(rank, rank + 1)
 
     def local(self, rank: int, size: int) -> tuple[slice, ...]:
         """The slices of the whole tensor that ``rank``, one of its ``holders`` of ``size``, has."""
@@ -121,7 +131,7 @@ def _block(cfg: ModelConfig, ours: str, theirs: str, *, dense: bool, mtp: bool) 
         unit: int = 1,
         expert: int | None = None,
     ):
-        kind = "fp8" if cfg.fp8 else "bf16"
+        kind: Literal["fp8", "bf16"] = "fp8" if cfg.fp8 else "bf16"
         part = "mtp" if mtp else part
         row = Row(f"{ours}.{name}.weight", f"{theirs}.{hf}.weight", (n_out, n_in), kind, part, cut, unit, expert)
         yield row
@@ -201,6 +211,6 @@ def _cannot_cut(cfg: ModelConfig, size: int) -> str | None:
         if row.kind == "fp8" and row.cut is not None and size > 1:
             mine = row.local(0, size)[row.cut].stop
             if mine % BLOCK:
-                of = f"{mine} of {row.shape[row.cut]} along dimension {row.cut}"
-                return f"{row.name} would have {of}, not whole FP8 blocks of {BLOCK}"
+                share = f"{mine} of {row.shape[row.cut]} along dimension {row.cut}"
+                return f"{row.name} would have {share}, not whole FP8 blocks of {BLOCK}"
     return None

@@ -6,9 +6,10 @@ import re
 import sys
 from pathlib import Path
 
+from .engines.table import runners
 from .sizing.gpus import find_gpu, gpus
-from .sizing.needs import LARGEST, PRECISIONS, Load, Precision, Split, auto_split
-from .sizing.planner import LOAD, Subject, as_json, plan, smallest, subject
+from .sizing.needs import LARGEST, PRECISIONS, Precision, Split, Workload, auto_split
+from .sizing.planner import WORKLOAD, Fit, Runner, Subject, as_json, plan, smallest, subject
 from .sizing.report import comparison, text
 
 
@@ -38,8 +39,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=PRECISIONS, help="of the weights; default: as published")
     parser.add_argument("--gpu", metavar="NAME", help=f"one of {', '.join(g.name for g in gpus())}")
     parser.add_argument("--gpus", type=_count, metavar="N", help="how many there are, in all machines")
-    parser.add_argument("--context", type=_count, metavar="TOKENS", help=f"of each sequence; default {LOAD.context}")
-    parser.add_argument("--batch", type=_count, default=LOAD.batch, metavar="N", help="sequences at once")
+    parser.add_argument(
+        "--context", type=_count, metavar="TOKENS", help=f"of each sequence; default {WORKLOAD.context}"
+    )
+    parser.add_argument("--batch", type=_count, default=WORKLOAD.batch, metavar="N", help="sequences at once")
     parser.add_argument("--tp", type=_count, metavar="N", help="tensor-parallel ranks; default: as many as possible")
     parser.add_argument("--pp", type=_count, metavar="N", help="pipeline stages; default: what is left of --gpus")
     parser.add_argument("--ep", type=_count, metavar="N", help="groups with whole experts; default: --tp, none is cut")
@@ -51,16 +54,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _split(args: argparse.Namespace, of: Subject, precision: Precision) -> Split:
+def _split(args: argparse.Namespace, model: Subject, precision: Precision) -> Split:
     """The split that the flags say, the rest chosen."""
     if args.tp is None and args.pp is None:
-        tp, pp = (s := auto_split(of.cfg, precision, args.gpus)).tp, s.pp
+        tp, pp = (s := auto_split(model.cfg, precision, args.gpus)).tp, s.pp
     else:
         tp = args.tp or max(args.gpus // args.pp, 1)
         pp = args.pp or max(args.gpus // tp, 1)
     if tp * pp != args.gpus:
         raise ValueError(f"--tp {tp} x --pp {pp} are {tp * pp} GPUs, but --gpus says {args.gpus}")
     return Split(tp=tp, pp=pp, ep=tp if args.ep is None else args.ep)
+
+
+def _runners(found: Fit) -> list[Runner]:
+    return runners(found.gpu, found.precision, found.split.pp > 1)
 
 
 def main(argv: list[str]) -> None:
@@ -73,26 +80,27 @@ def main(argv: list[str]) -> None:
         parser.error("--tp, --pp, --ep and --figure need --gpu and --gpus")
     if args.price is not None and not args.gpu:
         parser.error("--price needs --gpu")
-    of = subject(args.model)
-    precision = args.precision or of.published
-    context = min(LOAD.context, of.cfg.max_seq_len) if args.context is None else args.context
-    load = Load(context=context, batch=args.batch, mtp=args.mtp)
+    model = subject(args.model)
+    precision = args.precision or model.published
+    context = min(WORKLOAD.context, model.cfg.max_seq_len) if args.context is None else args.context
+    workload = Workload(context=context, batch=args.batch, mtp=args.mtp)
     if args.gpus is None:
         kinds = [find_gpu(args.gpu)] if args.gpu else gpus()
-        found = list(smallest(of, kinds, precision, load))
+        found = [(p, _runners(p)) for p in smallest(model, kinds, precision, workload)]
         if args.json:
-            print(json.dumps([as_json(p, args.rate, args.price) for p in found]))
+            print(json.dumps([as_json(p, runs, args.rate, args.price) for p, runs in found]))
         elif args.gpu and found:
-            print(text(found[0], args.rate, args.price))
+            print(text(*found[0], args.rate, args.price))
         else:
-            print(comparison(of, precision, load, found, kinds, args.rate))
+            print(comparison(model, precision, workload, found, kinds, args.rate))
         sys.exit(0 if found else 1)
-    answer = plan(of, find_gpu(args.gpu), _split(args, of, precision), precision, load)
+    answer = plan(model, find_gpu(args.gpu), _split(args, model, precision), precision, workload)
     if args.figure:
         from .show.plan import save
 
         save(answer, args.figure)
-    print(json.dumps(as_json(answer, args.rate, args.price)) if args.json else text(answer, args.rate, args.price))
+    given = answer, _runners(answer), args.rate, args.price
+    print(json.dumps(as_json(*given)) if args.json else text(*given))
     sys.exit(0 if answer.fits else 1)
 
 

@@ -36,10 +36,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", metavar="NAME", help=f"check against it: {', '.join(g.name for g in gpus())}")
 
 
-def options(args: argparse.Namespace) -> dict[str, object]:
-    """The fields of ``Serve`` that ``add_options`` read."""
-    names = "tp pp dp mtp reasoning_parser fp8_kv_cache quantization context host port api_key_env"
-    return {name: getattr(args, name) for name in names.split()}
+def asked(args: argparse.Namespace, model: str) -> Serve:
+    """What ``add_options`` read, for ``model``."""
+    return Serve(
+        model=model,
+        tp=args.tp,
+        pp=args.pp,
+        dp=args.dp,
+        mtp=args.mtp,
+        reasoning_parser=args.reasoning_parser,
+        fp8_kv_cache=args.fp8_kv_cache,
+        quantization=args.quantization,
+        context=args.context,
+        host=args.host,
+        port=args.port,
+        api_key_env=args.api_key_env,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,8 +78,15 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--cpu: only vLLM has a build for CPUs that runs this model: --engine {vllm.ENGINE.name}")
     if args.cpu:
         engine = vllm.CPU_ENGINE
-    where = {name: getattr(args, name) for name in ("nnodes", "node_rank", "master_addr", "master_port")}
-    serve = Serve(model=args.model, python=args.python, cpu=args.cpu, **options(args), **where)
+    serve = replace(
+        asked(args, args.model),
+        python=args.python,
+        cpu=args.cpu,
+        nnodes=args.nnodes,
+        node_rank=args.node_rank,
+        master_addr=args.master_addr,
+        master_port=args.master_port,
+    )
     gpu = find_gpu(args.gpu) if args.gpu else None
     refuse("serve", checks.of_arguments(engine, serve, gpu))
     if args.dry_run:

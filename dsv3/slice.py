@@ -64,7 +64,7 @@ def plan(source: Path, layers: list[int], experts: list[int]) -> Plan:
     result.index({r.hf: name for name, held in files.items() for r in held}, total)
     result.carry_over(source, skip=("config.json",))
     hf = read.small_json(source / "config.json")
-    result.json("config.json", hf | _changes(cfg))
+    result.json("config.json", hf | _changes(old, cfg))
     return result
 
 
@@ -84,16 +84,9 @@ def _config(old: ModelConfig, layers: list[int], experts: list[int]) -> ModelCon
     )
 
 
-def _changes(cfg: ModelConfig) -> dict[str, int]:
-    return {
-        "num_hidden_layers": cfg.n_layers,
-        "first_k_dense_replace": cfg.n_dense_layers,
-        "num_nextn_predict_layers": cfg.n_mtp_layers,
-        "n_routed_experts": cfg.n_routed_experts,
-        "n_group": cfg.n_expert_groups,
-        "topk_group": cfg.n_limited_groups,
-        "num_experts_per_tok": cfg.n_activated_experts,
-    }
+def _changes(old: ModelConfig, new: ModelConfig) -> dict[str, int]:
+    before = old.to_hf()
+    return {name: value for name, value in new.to_hf().items() if value != before[name]}
 
 
 def _old_name(name: str, layers: list[int], experts: list[int]) -> str:

@@ -14,8 +14,7 @@ from dsv3.checkpoint.plan import Make, Out, Plan
 from dsv3.checkpoint.write import execute
 from dsv3.config import BLOCK, ModelConfig
 from dsv3.convert import convert
-from dsv3.layout import check_ranks, layout
-from dsv3.ranks.parallel import shared_out
+from dsv3.layout import check_ranks, layout, shared_out
 from dsv3.tiny.export import hf_config
 
 DTYPE = {"fp8": "F8_E4M3", "bf16": "BF16", "fp32": "F32"}

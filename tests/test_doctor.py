@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,7 +134,7 @@ def test_cores_of_a_quota(root):
 def test_gpus_and_driver(root):
     m = Machine(root=root, run=smi(H20))
     assert len(m.gpus) == 8
-    assert m.gpus[3]._asdict() == {
+    assert asdict(m.gpus[3]) == {
         "index": 3, "name": "NVIDIA H20", "memory_mib": 97871, "used_mib": 4, "capability": "9.0",
         "driver": "550.54.15",
     }  # fmt: skip

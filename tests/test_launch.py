@@ -11,7 +11,7 @@ from dsv3 import launch
 from dsv3.convert import convert
 
 GOLDEN = Path(__file__).parent / "golden"
-JOB = launch.Job(
+JOB = launch.Generation(
     hosts=("me@gpu01", "gpu02"),
     gpus=8,
     ckpt_path="/data/it's R1 $mp16",
@@ -21,7 +21,7 @@ JOB = launch.Job(
 MAKERS = {"ssh": launch.ssh, "slurm": launch.slurm}
 
 
-def script(kind: str, job: launch.Job = JOB) -> str:
+def script(kind: str, job: launch.Generation = JOB) -> str:
     return MAKERS[kind](job)
 
 
@@ -50,7 +50,7 @@ def test_every_node_gets_its_words_whole(kind, tmp_path):
     stand_in(bin, "ssh", 'while [[ $1 == -* ]]; do [ "$1" = -o ] && shift; shift; done; shift; sh -c "$*"')
     stand_in(bin, "srun", 'shift; for i in 0 1; do SLURM_NODEID=$i "$@"; done')
     stand_in(bin, "scontrol", "echo gpu01; echo gpu02")
-    job = launch.Job(**{f: getattr(JOB, f) for f in ("hosts", "gpus", "ckpt_path", "options")}, folder=str(work))
+    job = launch.Generation(**{f: getattr(JOB, f) for f in ("hosts", "gpus", "ckpt_path", "options")}, folder=str(work))
     env = os.environ | {"PATH": f"{bin}:{os.environ['PATH']}", "OUT": str(tmp_path / "said"), "SLURM_JOB_NODELIST": "x"}
     subprocess.run(["bash"], input=script(kind, job), text=True, check=True, env=env, cwd=tmp_path, timeout=60)
     said = sorted(file.read_text().splitlines() for file in tmp_path.glob("said.*"))
@@ -84,7 +84,7 @@ def test_torchrun_takes_the_flags():
 def test_mistakes(changes, words):
     fields = {f: getattr(JOB, f) for f in ("hosts", "gpus", "ckpt_path", "options", "folder")}
     with pytest.raises(ValueError, match=words):
-        launch.Job(**fields | changes)
+        launch.Generation(**fields | changes)
 
 
 def test_a_checkpoint_for_other_ranks_and_a_chat_in_a_batch_job(bf16_folder, tmp_path, capsys):

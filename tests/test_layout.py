@@ -9,7 +9,7 @@ import torch
 from conftest import SMALL
 
 from dsv3.config import ModelConfig
-from dsv3.layout import check_ranks, layout
+from dsv3.layout import check_ranks, layout, owner, shared_out
 from dsv3.model import Transformer
 from dsv3.ranks.parallel import Parallel
 from dsv3.runtime import Runtime
@@ -85,6 +85,12 @@ def test_a_ragged_matrix_has_whole_scales():
     kv_a = rows["model.layers.0.self_attn.kv_a_proj_with_mqa.weight"]
     assert kv_a.shape == (576, 7168)
     assert rows[kv_a.hf + "_scale_inv"].shape == (5, 56)
+
+
+@pytest.mark.parametrize("n", [1, 3, 16, 61, 256])
+@pytest.mark.parametrize("size", [1, 2, 3, 16, 24, 300])
+def test_owner_is_the_inverse_of_shared_out(n, size):
+    assert [owner(i, n, size) for i in range(n)] == [r for r in range(size) for _ in shared_out(n, r, size)]
 
 
 @pytest.mark.parametrize(("fp8", "size"), [(False, 1), (False, 2), (False, 4), (True, 1), (True, 2)])

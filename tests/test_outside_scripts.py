@@ -163,7 +163,7 @@ def test_what_could_end_a_line_or_hide_text_is_refused_by_the_options_name(chara
         with pytest.raises(
             ValueError, match="^(--hosts|--ckpt-path|after --|this folder's path|--python): "
         ) as refused:
-            launch.Job(**good | change)
+            launch.Generation(**good | change)
         assert refused.value.args[0].isprintable()
     for change in ({"hosts": (bad,)}, {"folder": bad}):
         fields = {"engine": find("vllm"), "serve": Serve(model="x"), "hosts": ("a",), "gpus": 1, "folder": "/"} | change

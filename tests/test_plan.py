@@ -11,11 +11,12 @@ import pytest
 from test_cli import dsv3, fails
 
 from dsv3.cost import flops, parameters, weight_bytes
+from dsv3.engines.table import runners
 from dsv3.hubs.catalogue import find_model, models
 from dsv3.layout import layout
 from dsv3.show.plan import figure
-from dsv3.sizing.gpus import engines, find_gpu, gpus
-from dsv3.sizing.needs import FORMULAS, Load, Split, activations, auto_split, check_split, decode, table, weights
+from dsv3.sizing.gpus import find_gpu, gpus
+from dsv3.sizing.needs import FORMULAS, Split, Workload, activations, auto_split, check_split, decode, table, weights
 from dsv3.sizing.planner import Counted, Subject, as_json, count, disk, plan, smallest, subject
 
 R1 = subject("DeepSeek-R1")
@@ -34,7 +35,7 @@ def counted(split: Split, precision: str) -> Counted:
 
 
 def planned(gpu: str, split: Split, precision: str = "fp8", **load):
-    return plan(R1, find_gpu(gpu), split, precision, Load(**load), counted(split, precision))
+    return plan(R1, find_gpu(gpu), split, precision, Workload(**load), counted(split, precision))
 
 
 def on(gpu: str, n: int, precision: str = "fp8", **load):
@@ -146,7 +147,7 @@ def test_cache_and_activations_by_hand():
     experts = t * 8 * (7168 + 3 * 2048)
     attention = t * (1536 + 576) + (t + 1000) * 16 * (192 + 128)
     assert experts > attention > 3 * t * 18432 // 8
-    assert activations(c, p.split, p.load) == 2 * (3 * t * 7168 + experts) + 4 * 3 * 129280
+    assert activations(c, p.split, p.workload) == 2 * (3 * t * 7168 + experts) + 4 * 3 * 129280
     assert all(name in FORMULAS for name in ("weights", "KV cache", "activations", "reserve", "decoding"))
     staged = planned("H20-96G", Split(tp=8, pp=2, ep=8), context=1000, batch=3)
     assert sum(n.cache for n in staged.ranks) == sum(n.cache for n in p.ranks), "each layer's cache on one stage"
@@ -157,13 +158,15 @@ def test_decode_bounds_by_hand():
     gpu, one = find_gpu("H20-96G"), Split()
     held = counted(one, "fp8").held
     read = held[0].total() - held[0]["embedding"] - held[0]["routed"] * 248 / 256 + 4096 * 70_272
-    bound = decode(R1.cfg, held, 10**12, gpu, "fp8", one, Load())
+    bound = decode(R1.cfg, held, 10**12, gpu, "fp8", one, Workload())
     assert bound.memory_s == pytest.approx(read / 4e12)
     assert bound.tokens_per_s == pytest.approx(1 / bound.memory_s)
-    busy = decode(R1.cfg, held, 10**15, gpu, "fp8", one, Load(batch=64))
+    busy = decode(R1.cfg, held, 10**15, gpu, "fp8", one, Workload(batch=64))
     assert busy.tokens_per_s == pytest.approx(64 / busy.compute_s), "now the arithmetic takes longer"
     pro = find_gpu("RTX-PRO-6000")
-    assert decode(R1.cfg, held, 10**12, pro, "bf16", one, Load()).compute_s is None, "its BF16 rate is not published"
+    assert decode(R1.cfg, held, 10**12, pro, "bf16", one, Workload()).compute_s is None, (
+        "its BF16 rate is not published"
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,19 +197,19 @@ def test_what_do_i_need():
     assert found["H20-96G"] == found["RTX-PRO-6000-96G"] == 8
     assert found["H100-80G"] == found["A800-80G"] == 16
     assert {p.gpu.name: p.split.gpus for p in smallest(LITE, [find_gpu("4090")])} == {"RTX-4090": 2}
-    for p in smallest(R1, [find_gpu("H20-96G"), find_gpu("L20")], load=Load(batch=8)):
+    for p in smallest(R1, [find_gpu("H20-96G"), find_gpu("L20")], workload=Workload(batch=8)):
         assert not on(p.gpu.name, p.split.gpus // 2, batch=8).fits
 
 
 def test_counting_once_changes_nothing():
     gpu, split = find_gpu("H20-96G"), Split(tp=8, ep=8)
     assert counted(split, "fp8") == count(R1, split)
-    assert planned("H20-96G", split, context=99) == plan(R1, gpu, split, load=Load(context=99))
+    assert planned("H20-96G", split, context=99) == plan(R1, gpu, split, workload=Workload(context=99))
 
 
 def test_engines():
     def runs(gpu: str, precision: str, pipeline: bool = False) -> set[str]:
-        return {e.name for e in engines(find_gpu(gpu), precision, pipeline) if e.runs}
+        return {e.name for e in runners(find_gpu(gpu), precision, pipeline) if e.runs}
 
     assert runs("A800", "fp8") == {"SGLang", "vLLM"}, "weight-only"
     assert runs("A800", "bf16") == {"dsv3 generate", "SGLang", "vLLM", "LMDeploy"}
@@ -220,7 +223,7 @@ def test_the_list_of_gpus():
     assert len({g.name for g in listed}) == len(listed)
     for g in listed:
         assert "http" in g.source
-        assert g.fp8_units == (g.compute >= (8, 9))
+        assert (g.fp8_tflops is not None) == g.fp8_units, "a rate where there are units, and nowhere else"
         named = [int(part[:-1]) for part in g.name.split("-") if part[:-1].isdigit() and part[-1] == "G"]
         assert not named or 0.93 < g.memory_mib / 1024 / named[0] < 1.03
     assert find_gpu("nvidia geforce rtx 4090") == find_gpu("4090")
@@ -248,12 +251,13 @@ def test_the_catalogue():
 
 def test_as_json_is_complete():
     p = on("H20-96G", 8)
-    told = json.loads(json.dumps(as_json(p, rate=100, price=2.5)))
+    told = json.loads(json.dumps(as_json(p, runners(p.gpu, p.precision), rate=100, price=2.5)))
     assert told["ranks"][0]["total"] == p.ranks[0].total
     assert told["fits"] is True
     assert told["gpu"]["name"] == "H20-96G"
     assert told["download_seconds"] == pytest.approx(6885.7, abs=0.1)
     assert (told["cost_per_hour"], told["cost_per_day"]) == (20.0, 480.0)
+    assert told["engines"][0] == {"name": "dsv3 generate", "runs": True, "note": ""}
     assert told["free"] == p.gpu.nbytes - p.ranks[0].total
 
 

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator
 
 from . import vllm
 from .checkpoints import Served
-from .command import Command, Engine, Flag, beside
+from .command import Command, Engine, Flag, beside, on_machines
 from .options import Serve
 
 VERSION = "0.23.0"
+W8A8 = "vllm-ascend/DeepSeek-R1-W8A8"  # on modelscope.cn
 GUIDE = "docs/source/tutorials/models/DeepSeek-R1.md"
 
 
@@ -40,11 +41,16 @@ def limits(serve: Serve, served: Served) -> Iterable[str]:
     yield from vllm.node_limits(serve)
     if served.precision == "fp8":
         yield (
-            f"{served.name} has FP8 weights, which Ascend NPUs cannot load: take an INT8 checkpoint such as "
-            "vllm-ascend/DeepSeek-R1-W8A8 (modelscope.cn)"
+            f"{served.name} has FP8 weights, which Ascend NPUs cannot load: take an INT8 checkpoint such as {W8A8} "
+            "(modelscope.cn)"
         )
     if serve.fp8_kv_cache:
         yield "--fp8-kv-cache: Ascend A2 and A3 have no FP8"
+
+
+def split(serve: Serve, machines: int) -> Serve:
+    """Two groups of four NPUs on each machine."""
+    return on_machines(serve, machines, tp=4, dp=2 * machines)
 
 
 ENGINE = Engine(
@@ -66,4 +72,6 @@ ENGINE = Engine(
     spread="nodes",
     build=build,
     limits=limits,
+    help=vllm.ENGINE.help,
+    split=split,
 )

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 from . import vllm
 from .command import PYTHON, Engine, beside
@@ -17,13 +18,6 @@ from .options import Serve
 from .table import ENGINES, find
 
 PATIENCE = 300  # seconds; engines import much before they print their help
-HELP = {  # after the program's words; the CPU build's program is a module
-    "sglang": ("serve", "--help"),
-    "vllm": ("serve", "--help=all"),
-    "lmdeploy": ("serve", "api_server", "--help"),
-    "trtllm": ("serve", "--help"),
-    "ascend": ("serve", "--help=all"),
-}
 
 
 def written(engine: Engine) -> set[str]:
@@ -34,10 +28,10 @@ def written(engine: Engine) -> set[str]:
 
 
 def _samples() -> Iterator[Serve]:
-    every = {"model": "M", "mtp": 1, "fp8_kv_cache": True, "quantization": "x", "context": 4096}
-    yield Serve(tp=2, cpu=True, **every)
+    every = Serve(model="M", tp=2, mtp=1, fp8_kv_cache=True, quantization="x", context=4096)
+    yield replace(every, cpu=True)
     for dp, node_rank in itertools.product((1, 2), (0, 1)):
-        yield Serve(tp=2, pp=2, dp=dp, nnodes=2, node_rank=node_rank, master_addr="A", **every)
+        yield replace(every, pp=2, dp=dp, nnodes=2, node_rank=node_rank, master_addr="A")
 
 
 def defined(help_text: str) -> set[str]:
@@ -53,7 +47,7 @@ def ask(engine: Engine, python: str | None, cpu: bool) -> str:
         ChildProcessError: it prints none.
     """
     module = (python or PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--help")
-    command = module if cpu else (beside(python, engine.console), *HELP[engine.name])
+    command = module if cpu else (beside(python, engine.console), *engine.help)
     if shutil.which(command[0]) is None:
         raise FileNotFoundError(f"{command[0]}: not found; install {engine.title}, or name its Python with --python")
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)

@@ -11,6 +11,7 @@ from ..checkpoint import read
 from ..cli import describe
 from ..config import BLOCK, ModelConfig
 from ..hubs.catalogue import find_model
+from ..sizing.gpus import GPU
 from ..sizing.needs import Precision
 
 METHODS: dict[str, Precision] = {
@@ -130,3 +131,8 @@ def uncut_blocks(cfg: ModelConfig, tp: int, whole_experts: bool) -> Iterable[str
     for name, width in widths.items():
         if tp > 1 and width % (tp * BLOCK):
             yield f"{name} = {width}: --tp {tp} cuts through FP8 blocks of {BLOCK}; take fewer, and --pp for the rest"
+
+
+def by_marlin(gpu: GPU, precision: Precision) -> str:
+    """What SGLang and vLLM do with FP8 weights on a GPU without units for them; empty where there is nothing to say."""
+    return "" if precision != "fp8" or gpu.fp8_units else "FP8 weights, products in BF16 (Marlin)"

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ..config import ModelConfig
 from ..sizing.gpus import GPU, gpus
-from ..sizing.gpus import engines as precisions
 from ..sizing.machine import Machine
-from ..sizing.needs import Load, Need, Split, fits, largest, needs, table, weights
-from ..sizing.planner import LOAD
+from ..sizing.needs import Need, Split, Workload, fits, largest, needs, table, weights
+from ..sizing.planner import WORKLOAD
 from .checkpoints import Served, is_id, look
 from .command import PYTHON, Command, Engine
 from .options import Serve
@@ -25,7 +25,7 @@ def of_arguments(engine: Engine, serve: Serve, gpu: GPU | None = None) -> list[s
     served = look(serve.model)
     found = list(served.wrong)
     if served.cfg:
-        found += _shape(serve, served)
+        found += _shape(serve, served.name, served.cfg)
     found += _quantization(serve, served)
     found += engine.limits(serve, served)
     if gpu:
@@ -33,16 +33,15 @@ def of_arguments(engine: Engine, serve: Serve, gpu: GPU | None = None) -> list[s
     return found
 
 
-def _shape(serve: Serve, served: Served) -> Iterator[str]:
-    cfg = served.cfg
+def _shape(serve: Serve, name: str, cfg: ModelConfig) -> Iterator[str]:
     if cfg.n_heads % serve.tp:
-        yield f"--tp {serve.tp}: {served.name} has {cfg.n_heads} attention heads, and each GPU needs as many"
+        yield f"--tp {serve.tp}: {name} has {cfg.n_heads} attention heads, and each GPU needs as many"
     if serve.pp > cfg.n_layers:
-        yield f"--pp {serve.pp}: {served.name} has {cfg.n_layers} layers"
+        yield f"--pp {serve.pp}: {name} has {cfg.n_layers} layers"
     if serve.mtp and not cfg.n_mtp_layers:
-        yield f"--mtp: {served.name} has no MTP layer (num_nextn_predict_layers in config.json)"
+        yield f"--mtp: {name} has no MTP layer (num_nextn_predict_layers in config.json)"
     if serve.context and serve.context > cfg.max_seq_len:
-        yield f"--context {serve.context}: {served.name} has {cfg.max_seq_len} (max_position_embeddings)"
+        yield f"--context {serve.context}: {name} has {cfg.max_seq_len} (max_position_embeddings)"
 
 
 def _quantization(serve: Serve, served: Served) -> Iterator[str]:
@@ -56,15 +55,16 @@ def _quantization(serve: Serve, served: Served) -> Iterator[str]:
 
 def of_gpu(engine: Engine, serve: Serve, served: Served, gpu: GPU) -> Iterator[str]:
     """What the GPU rules out: a precision that the engine cannot run on it, or too little memory."""
-    if served.precision is None or engine.name == "ascend":
+    if served.precision is None or engine.runs is None:
         return
-    for known in precisions(gpu, served.precision, serve.pp > 1):
-        if known.name == engine.title and not known.runs:
-            why = known.note or "the GPU is older than it supports"
-            yield f"{engine.title} on {gpu.name} with {served.precision.upper()} weights: {why}"
-            return
-    if held := _holding(serve, served):
-        yield from _memory(serve, served, gpu, held)
+    runs, note = engine.runs(gpu, served.precision, serve.pp > 1)
+    if not runs:
+        why = note or "the GPU is older than it supports"
+        yield f"{engine.title} on {gpu.name} with {served.precision.upper()} weights: {why}"
+        return
+    if served.cfg and (held := _holding(serve, served)):
+        unfit = f"{served.name} does not fit {serve.gpus} x {gpu.name} in {served.precision.upper()}"
+        yield from _memory(serve, served.cfg, gpu, held, unfit)
 
 
 Held = Callable[[GPU, int], list[Need]]  # what each GPU needs for one sequence of so many tokens
@@ -81,14 +81,14 @@ def _holding(serve: Serve, served: Served) -> Held | None:
     parts = weights(table(cfg, served.precision), split, mtp=serve.mtp > 0)
 
     def held(gpu: GPU, context: int) -> list[Need]:
-        found = needs(cfg, parts, gpu, split, Load(context=context, mtp=serve.mtp > 0))
+        found = needs(cfg, parts, gpu, split, Workload(context=context, mtp=serve.mtp > 0))
         return [n._replace(cache=n.cache // 2) for n in found] if serve.fp8_kv_cache else found
 
     return held
 
 
-def _memory(serve: Serve, served: Served, gpu: GPU, held: Held) -> Iterator[str]:
-    context = min(serve.context or LOAD.context, served.cfg.max_seq_len)
+def _memory(serve: Serve, cfg: ModelConfig, gpu: GPU, held: Held, unfit: str) -> Iterator[str]:
+    context = min(serve.context or WORKLOAD.context, cfg.max_seq_len)
     wanted = held(gpu, context)
     if fits(wanted, gpu):
         return
@@ -96,8 +96,8 @@ def _memory(serve: Serve, served: Served, gpu: GPU, held: Held) -> Iterator[str]
     most = largest(context, lambda n: fits(held(gpu, n), gpu))
     cure = f"say --context {most} or less" if most else f"dsv3 plan {serve.model} shows what is enough"
     yield (
-        f"{served.name} does not fit {serve.gpus} x {gpu.name} in {served.precision.upper()}: {fullest:.1f} of "
-        f"{gpu.nbytes / 1e9:.1f} GB on the fullest, for one sequence of {context} tokens; {cure}"
+        f"{unfit}: {fullest:.1f} of {gpu.nbytes / 1e9:.1f} GB on the fullest, for one sequence of {context} tokens; "
+        f"{cure}"
     )
 
 
@@ -132,7 +132,7 @@ def of_machine(engine: Engine, serve: Serve, command: Command, m: Machine, gpu: 
         )
     if serve.cpu:
         found += _cpu(serve, m)
-    elif engine.name != "ascend":
+    elif engine.runs:
         found += _gpus(engine, serve, m, gpu)
     if serve.node_rank == 0:
         try:

@@ -172,12 +172,12 @@ class Client:
             self._check_answered(record, finish)
         self.latest = record.answer(named, finish, usage)
 
-    def _chunks(self, model: str, messages: list[dict[str, str]], options: Options) -> Iterator[dict[str, Any]]:
+    def _chunks(self, model: str, messages: list[Any], options: Options) -> Iterator[dict[str, Any]]:
         """The values of an event stream, to its end."""
         import openai
 
         create = self._client.chat.completions.with_streaming_response.create
-        asked = {"model": model, "messages": messages, "stream": True, **options}
+        asked: dict[str, Any] = {"model": model, "messages": messages, "stream": True, **options}
         with ExitStack() as stack:
             try:
                 reply = stack.enter_context(create(**asked, stream_options={"include_usage": True}))
@@ -243,8 +243,9 @@ class Client:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise self._nonsense("it is compressed, which was not asked for")
         stream, client = response.stream, self
+        base: Any = _http().SyncByteStream
 
-        class Bounded(_http().SyncByteStream):
+        class Bounded(base):
             def __iter__(self) -> Iterator[bytes]:
                 left = LONGEST
                 for piece in stream:
@@ -356,7 +357,7 @@ class _Record:
         )
 
 
-def _messages(message: str | list[dict[str, str]]) -> list[dict[str, str]]:
+def _messages(message: str | list[dict[str, str]]) -> list[Any]:
     return [{"role": "user", "content": message}] if isinstance(message, str) else message
 
 

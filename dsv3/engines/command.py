@@ -3,11 +3,13 @@
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..outside import printable
+from ..sizing.gpus import GPU, PER_MACHINE
+from ..sizing.needs import Precision
 from .options import Serve
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ class Engine:
 
     Attributes:
         name: of ``--engine``.
-        title: as it calls itself, and as ``dsv3.sizing.gpus.engines`` does.
+        title: as it calls itself.
         package: its distribution on PyPI.
         version: that its flags, port and limits were looked up in.
         known: how: the wheel's source, or documentation of a date.
@@ -123,6 +125,12 @@ class Engine:
         spread: who starts the ranks of other machines: the same command on each, Ray, or MPI.
         build: the command for this node.
         limits: what it cannot do, of the options and the checkpoint, each with the reason.
+        help: the words after ``console`` that print its flags.
+        split: an order for one GPU -> the same as it is usually spread over so many machines (ENGINES.md).
+        runs: whether it takes a precision on a GPU, in pipeline stages or not, and what to know about it; None: it does
+            not run on NVIDIA's GPUs.
+        arguments: the keyword arguments with which its Python class does the same, those that are None left out
+            (``offline``); None: not known here.
     """
 
     name: str
@@ -138,6 +146,10 @@ class Engine:
     spread: Literal["nodes", "ray", "mpi"]
     build: Callable[[Serve], Command]
     limits: Callable[[Serve, "Served"], Iterable[str]]
+    help: tuple[str, ...]
+    split: Callable[[Serve, int], Serve]
+    runs: Callable[[GPU, Precision, bool], tuple[bool, str]] | None = None
+    arguments: Callable[[Serve], dict[str, Any]] | None = None
 
 
 def beside(python: str | None, console: str) -> str:
@@ -152,3 +164,13 @@ def keyed(serve: Serve, start: str, flag: str) -> tuple[str, ...]:
     """
     code = f'import os, sys; sys.argv += ["{flag}", os.environ["{serve.api_key_env}"]]; {start}'
     return (serve.python or PYTHON, "-c", code)
+
+
+def on_machines(serve: Serve, machines: int, *, tp: int, pp: int = 1, dp: int = 1) -> Serve:
+    """``serve`` shared out so, over ``machines`` of which the first is called node0."""
+    return replace(serve, tp=tp, pp=pp, dp=dp, nnodes=machines, master_addr="node0" if machines > 1 else None)
+
+
+def tensor_parallel(serve: Serve, machines: int) -> Serve:
+    """The split that cuts every layer over all GPUs."""
+    return on_machines(serve, machines, tp=PER_MACHINE * machines)

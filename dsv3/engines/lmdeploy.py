@@ -1,9 +1,12 @@
 """LMDeploy's PyTorch engine; its other engine, TurboMind, has no DeepSeek-V3."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
+from ..sizing.gpus import GPU
+from ..sizing.needs import Precision
 from .checkpoints import Served
-from .command import Command, Engine, Flag, beside, keyed
+from .command import Command, Engine, Flag, beside, keyed, tensor_parallel
 from .options import Serve
 
 VERSION = "0.18.0"
@@ -22,8 +25,8 @@ def build(serve: Serve) -> Command:
             Flag(("--block",), "stay in the foreground", NODES),
         )
         return Command(checked=checked, program=(ray, "start"), flags=flags, notes=RAY_NOTES)
-    words = ("serve", "api_server", serve.model)
-    program = (beside(serve.python, ENGINE.console), *words)
+    words: tuple[str, ...] = ("serve", "api_server", serve.model)
+    program: tuple[str, ...] = (beside(serve.python, ENGINE.console), *words)
     if serve.api_key_env:
         program = (*keyed(serve, "from lmdeploy.cli import run; run()", "--api-keys"), *words)
     return Command(
@@ -72,6 +75,24 @@ def limits(serve: Serve, served: Served) -> Iterable[str]:
         yield "LMDeploy's table says no to 4-bit weights for DeepSeek-V3 (supported_models.md); it takes FP8 and BF16"
 
 
+def runs(gpu: GPU, precision: Precision, pipeline: bool) -> tuple[bool, str]:
+    """From Ampere on, as the units multiply. Source: blockedf8_modules.py, read in LMDeploy 0.18.0."""
+    plain = gpu.multiplies(precision)
+    note = "--backend pytorch" if plain else f"no {precision.upper()} for this model on this GPU"
+    return gpu.compute >= (8, 0) and plain and not pipeline, "no pipeline stages" if pipeline else note
+
+
+def arguments(serve: Serve) -> dict[str, Any]:
+    """Those of ``PytorchEngineConfig``, beside ``model_path`` and ``speculative_config``, which ``lmdeploy.pipeline``
+    takes."""
+    return {
+        "model_path": serve.model,
+        "tp": serve.tp,
+        "session_len": serve.context,
+        "speculative_config": {"method": "deepseek_mtp", "num_speculative_tokens": serve.mtp} if serve.mtp else None,
+    }
+
+
 ENGINE = Engine(
     name="lmdeploy",
     title="LMDeploy",
@@ -86,4 +107,8 @@ ENGINE = Engine(
     spread="ray",
     build=build,
     limits=limits,
+    help=("serve", "api_server", "--help"),
+    split=tensor_parallel,
+    runs=runs,
+    arguments=arguments,
 )

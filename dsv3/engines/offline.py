@@ -25,68 +25,15 @@ from .table import find
 def arguments(engine: str, serve: Serve) -> dict[str, Any]:
     """The keyword arguments with which an engine's class does what ``serve`` says.
 
-    They are those of ``vllm.LLM``, ``sglang.Engine`` and ``tensorrt_llm.LLM``; for LMDeploy those of
-    ``PytorchEngineConfig``, beside ``model_path`` and ``speculative_config``, which ``lmdeploy.pipeline`` takes.
-
     Raises:
         ValueError: an engine whose interface is not known here, or several machines.
     """
-    if engine not in offline_worker.ENGINES:
+    make = find(engine).arguments
+    if make is None:
         raise ValueError(f"--engine {engine}: offline batches know {', '.join(offline_worker.ENGINES)}")
     if serve.nnodes > 1 or serve.dp > 1:
         raise ValueError("offline batches run on one machine, and without --dp; a server takes the rest")
-    found = {"vllm": _vllm, "sglang": _sglang, "lmdeploy": _lmdeploy, "trtllm": _trtllm}[engine](serve)
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _vllm(serve: Serve) -> dict[str, Any]:
-    return {
-        "model": serve.model,
-        "tensor_parallel_size": serve.tp,
-        "pipeline_parallel_size": serve.pp,
-        "enable_expert_parallel": True if serve.gpus > 1 and not serve.cpu else None,
-        "max_model_len": serve.context,
-        "quantization": serve.quantization,
-        "kv_cache_dtype": "fp8" if serve.fp8_kv_cache else None,
-        "speculative_config": {"method": "mtp", "num_speculative_tokens": serve.mtp} if serve.mtp else None,
-    }
-
-
-def _sglang(serve: Serve) -> dict[str, Any]:
-    found = {
-        "model_path": serve.model,
-        "tp_size": serve.tp,
-        "pp_size": serve.pp,
-        "context_length": serve.context,
-        "quantization": serve.quantization,
-        "kv_cache_dtype": "fp8_e4m3" if serve.fp8_kv_cache else None,
-    }
-    if serve.mtp:
-        found |= {"speculative_algorithm": "EAGLE", "speculative_num_steps": serve.mtp}
-        found |= {"speculative_eagle_topk": 1, "speculative_num_draft_tokens": serve.mtp + 1}
-    return found
-
-
-def _lmdeploy(serve: Serve) -> dict[str, Any]:
-    return {
-        "model_path": serve.model,
-        "tp": serve.tp,
-        "session_len": serve.context,
-        "speculative_config": {"method": "deepseek_mtp", "num_speculative_tokens": serve.mtp} if serve.mtp else None,
-    }
-
-
-def _trtllm(serve: Serve) -> dict[str, Any]:
-    drafts = {"decoding_type": "MTP", "num_nextn_predict_layers": serve.mtp}
-    return {
-        "model": serve.model,
-        "tensor_parallel_size": serve.tp,
-        "moe_expert_parallel_size": serve.tp,
-        "pipeline_parallel_size": serve.pp,
-        "max_seq_len": serve.context,
-        "kv_cache_config": {"dtype": "fp8"} if serve.fp8_kv_cache else None,
-        "speculative_config": drafts if serve.mtp else None,
-    }
+    return {name: value for name, value in make(serve).items() if value is not None}
 
 
 def generate(
@@ -132,11 +79,13 @@ def interpreter(engine: Engine, serve: Serve) -> str:
     Raises:
         FileNotFoundError: neither is there; says how to install the engine.
     """
+    if serve.python:
+        return serve.python
     console = shutil.which(engine.console)
-    if not serve.python and console is None:
+    if console is None:
         how = " && ".join(engine.install)
         raise FileNotFoundError(f"{engine.title} is not installed here; {how}, then name its Python with --python")
-    return serve.python or str(Path(console).with_name("python"))
+    return str(Path(console).with_name("python"))
 
 
 def _run(python: str, request: dict[str, Any], folder: Path, env: dict[str, str]) -> list[tuple[list[int], str]]:
@@ -187,8 +136,15 @@ def main(argv: list[str]) -> None:
         parser.error("--temperature must be 0 or more")
     if args.cpu and args.engine != "vllm":
         parser.error("--cpu is of --engine vllm")
-    given = {name: getattr(args, name) for name in ("model", "tp", "pp", "mtp", "context", "python", "cpu")}
-    serve = Serve(**given)
+    serve = Serve(
+        model=args.model,
+        tp=args.tp,
+        pp=args.pp,
+        mtp=args.mtp,
+        context=args.context,
+        python=args.python,
+        cpu=args.cpu,
+    )
     prompts = read_prompts(args.input_file, Parallel())
     engine = vllm.CPU_ENGINE if args.cpu else find(args.engine)
     limits = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}

@@ -102,7 +102,8 @@ class Serve:
 
 
 def check_port(option: str, port: int) -> None:
-    """
+    """Whether ``port`` can be one.
+
     Raises:
         ValueError: no port has this number.
     """

@@ -1,6 +1,5 @@
 """A program of an engine with all its processes: a log, an end that leaves none behind, and why it failed."""
 
-import itertools
 import os
 import shutil
 import signal
@@ -89,8 +88,9 @@ class Process:
 
 def _new_file(path: Path) -> BinaryIO:
     """A file that was not there before, open for writing: ``path``, or ``path`` with a number."""
-    for n in itertools.count(1):
+    n = 1
+    while True:
         try:
             return (path if n == 1 else path.with_stem(f"{path.stem}-{n}")).open("xb")
         except FileExistsError:
-            continue
+            n += 1

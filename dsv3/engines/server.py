@@ -111,7 +111,8 @@ def _write(file: Path, text: str) -> None:
 
 
 def check_port(port: int, host: str = LOOPBACK) -> None:
-    """
+    """Whether a server can listen at ``port`` of ``host``.
+
     Raises:
         OSError: another program listens there, or the address is not this machine's.
     """

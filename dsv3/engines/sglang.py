@@ -1,9 +1,12 @@
 """SGLang, on NVIDIA and AMD GPUs."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
-from .checkpoints import Served, uncut_blocks
-from .command import Command, Engine, Flag, beside, keyed
+from ..sizing.gpus import GPU
+from ..sizing.needs import Precision
+from .checkpoints import Served, by_marlin, uncut_blocks
+from .command import Command, Engine, Flag, beside, keyed, tensor_parallel
 from .options import Serve
 
 VERSION = "0.5.23"
@@ -13,7 +16,7 @@ PARALLEL, SERVING, MODEL, SPEC = (FIELDS + f"{name}.py" for name in ("parallel",
 
 def build(serve: Serve) -> Command:
     """``sglang serve``."""
-    program = (beside(serve.python, ENGINE.console), "serve")
+    program: tuple[str, ...] = (beside(serve.python, ENGINE.console), "serve")
     key = serve.api_key_env if serve.node_rank == 0 else None
     if key:
         program = (*keyed(serve, "from sglang.cli.main import main; main()", "--api-key"), "serve")
@@ -67,6 +70,28 @@ def limits(serve: Serve, served: Served) -> Iterable[str]:
         yield f"--mtp: SGLang takes one MTP layer, the model has {cfg.n_mtp_layers} (deepseek_weight_loader.py)"
 
 
+def runs(gpu: GPU, precision: Precision, pipeline: bool) -> tuple[bool, str]:
+    """From Ampere on. Source: the checks of quantization/fp8.py, read in SGLang 0.5.23."""
+    others = {"int8": "INT8 in 128x128 blocks or channels", "int4": "AWQ or GPTQ"}
+    return gpu.compute >= (8, 0), others.get(precision, by_marlin(gpu, precision))
+
+
+def arguments(serve: Serve) -> dict[str, Any]:
+    """Those of ``sglang.Engine``."""
+    found = {
+        "model_path": serve.model,
+        "tp_size": serve.tp,
+        "pp_size": serve.pp,
+        "context_length": serve.context,
+        "quantization": serve.quantization,
+        "kv_cache_dtype": "fp8_e4m3" if serve.fp8_kv_cache else None,
+    }
+    if serve.mtp:
+        found |= {"speculative_algorithm": "EAGLE", "speculative_num_steps": serve.mtp}
+        found |= {"speculative_eagle_topk": 1, "speculative_num_draft_tokens": serve.mtp + 1}
+    return found
+
+
 ENGINE = Engine(
     name="sglang",
     title="SGLang",
@@ -81,4 +106,8 @@ ENGINE = Engine(
     spread="nodes",
     build=build,
     limits=limits,
+    help=("serve", "--help"),
+    split=tensor_parallel,
+    runs=runs,
+    arguments=arguments,
 )

@@ -2,9 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
+from ..sizing.gpus import GPU
+from ..sizing.needs import Precision
 from .checkpoints import Served
-from .command import Command, Engine, Flag, beside
+from .command import Command, Engine, Flag, beside, tensor_parallel
 from .options import Serve
 
 VERSION = "1.2.1"
@@ -70,6 +73,27 @@ def limits(serve: Serve, served: Served) -> Iterable[str]:
         yield f"intermediate_size = {cfg.inter_dim}: must be a multiple of 128 (modeling_deepseekv3.py)"
 
 
+def runs(gpu: GPU, precision: Precision, pipeline: bool) -> tuple[bool, str]:
+    """On Hopper and Blackwell servers. Source: the model's page (``README``)."""
+    server, plain = gpu.compute[0] in (9, 10), gpu.multiplies(precision)
+    note = "" if plain else "INT4 as W4AFP8 only, no INT8"
+    return server and plain, note if server else "made for Hopper and Blackwell servers"
+
+
+def arguments(serve: Serve) -> dict[str, Any]:
+    """Those of ``tensorrt_llm.LLM``."""
+    drafts = {"decoding_type": "MTP", "num_nextn_predict_layers": serve.mtp}
+    return {
+        "model": serve.model,
+        "tensor_parallel_size": serve.tp,
+        "moe_expert_parallel_size": serve.tp,
+        "pipeline_parallel_size": serve.pp,
+        "max_seq_len": serve.context,
+        "kv_cache_config": {"dtype": "fp8"} if serve.fp8_kv_cache else None,
+        "speculative_config": drafts if serve.mtp else None,
+    }
+
+
 ENGINE = Engine(
     name="trtllm",
     title="TensorRT-LLM",
@@ -84,4 +108,8 @@ ENGINE = Engine(
     spread="mpi",
     build=build,
     limits=limits,
+    help=("serve", "--help"),
+    split=tensor_parallel,
+    runs=runs,
+    arguments=arguments,
 )

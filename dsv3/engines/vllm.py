@@ -3,9 +3,12 @@
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
-from .checkpoints import Served, uncut_blocks
-from .command import PYTHON, Command, Engine, Flag, beside
+from ..sizing.gpus import GPU, PER_MACHINE
+from ..sizing.needs import Precision
+from .checkpoints import Served, by_marlin, uncut_blocks
+from .command import PYTHON, Command, Engine, Flag, beside, on_machines
 from .options import Serve
 
 VERSION = "0.33.0"
@@ -101,10 +104,14 @@ def common(serve: Serve) -> Iterator[Flag]:
 
 def mtp(tokens: int) -> Flag:
     """Speculative decoding with the MTP layer; vLLM-Ascend has the same flag."""
-    config = json.dumps({"method": "mtp", "num_speculative_tokens": tokens})
+    config = json.dumps(_drafts(tokens))
     return Flag(
         ("--speculative-config", config), f"the MTP layer drafts {tokens} token(s)", "vllm/config/speculative.py"
     )
+
+
+def _drafts(tokens: int) -> dict[str, Any]:
+    return {"method": "mtp", "num_speculative_tokens": tokens}
 
 
 def limits(serve: Serve, served: Served) -> Iterable[str]:
@@ -140,6 +147,31 @@ def _cpu_limits(serve: Serve, served: Served) -> Iterable[str]:
         yield f"hidden_size = {cfg.dim}: experts of vLLM's CPU build need a multiple of 32 (cpu_moe.py)"
 
 
+def split(serve: Serve, machines: int) -> Serve:
+    """Layers cut inside a machine, and in stages over several."""
+    return on_machines(serve, machines, tp=PER_MACHINE, pp=machines)
+
+
+def runs(gpu: GPU, precision: Precision, pipeline: bool) -> tuple[bool, str]:
+    """From Ampere on. Source: the checks of quantization/fp8.py and marlin_utils_fp8.py, read in vLLM 0.33.0."""
+    others = {"int8": "no INT8 for this model", "int4": "AWQ, GPTQ, compressed-tensors"}
+    return gpu.compute >= (8, 0) and precision != "int8", others.get(precision, by_marlin(gpu, precision))
+
+
+def arguments(serve: Serve) -> dict[str, Any]:
+    """Those of ``vllm.LLM``."""
+    return {
+        "model": serve.model,
+        "tensor_parallel_size": serve.tp,
+        "pipeline_parallel_size": serve.pp,
+        "enable_expert_parallel": True if serve.gpus > 1 and not serve.cpu else None,
+        "max_model_len": serve.context,
+        "quantization": serve.quantization,
+        "kv_cache_dtype": "fp8" if serve.fp8_kv_cache else None,
+        "speculative_config": _drafts(serve.mtp) if serve.mtp else None,
+    }
+
+
 ENGINE = Engine(
     name="vllm",
     title="vLLM",
@@ -154,6 +186,10 @@ ENGINE = Engine(
     spread="nodes",
     build=build,
     limits=limits,
+    help=("serve", "--help=all"),
+    split=split,
+    runs=runs,
+    arguments=arguments,
 )
 CPU_ENGINE = replace(
     ENGINE,

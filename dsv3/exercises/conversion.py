@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..config import ModelConfig
-from ..layout import check_ranks
+from ..layout import check_ranks, shared_out
 from ..paths import TINY_R1
-from ..ranks.parallel import shared_out
 from . import Wrong, exercise
 
 Runs = list[tuple[int, int]]

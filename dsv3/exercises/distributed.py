@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import ModelConfig
+from ..layout import shared_out
 from ..paths import TINY_R1
-from ..ranks.parallel import shared_out
 from ..ranks.traffic import step_traffic
 from . import Wrong, exercise
 

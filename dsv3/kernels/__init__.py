@@ -28,7 +28,7 @@ def pick(device: "torch.device") -> Choice:
 
     With FP8 units (sm_89 and later) FP8 weights stay FP8. Without (a CPU, an A100) they are dequantised once, when they
     are loaded. ``TRITON_INTERPRET=1`` runs the Triton kernels anywhere, in Triton's interpreter, slowly. Where Triton
-    cannot run, ``reference`` takes its place; ``hardware.capabilities()`` is the table behind the choice.
+    cannot run, ``reference`` takes its place; ``hardware.KNOWN`` is the table behind the choice.
 
     Raises:
         ValueError: ``TRITON_INTERPRET=1`` without a usable Triton, or set after Triton was imported.

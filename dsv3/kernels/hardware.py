@@ -18,15 +18,13 @@ class Hardware:
         chips: products that people rent.
         sms: streaming multiprocessors (AMD: compute units) of the first chip named.
         shared: bytes of shared memory that one program can have (CUDA programming guide, technical specifications).
-        fp8: whether it multiplies float8_e4m3fn, the format of DeepSeek's checkpoints.
-        mma: the instruction that does.
+        mma: the instruction that multiplies matrices.
     """
 
     name: str
     chips: str
     sms: int
     shared: int
-    fp8: bool
     mma: str
 
     @property
@@ -35,20 +33,26 @@ class Hardware:
         return "cuda" if self.name.startswith("sm_") else "hip"
 
     @property
+    def fp8(self) -> bool:
+        """Whether it multiplies float8_e4m3fn, the format of DeepSeek's checkpoints."""
+        # MI300's FP8 units take the "fnuz" variant, whose exponent is biased by one more.
+        number = self.name.removeprefix("sm_")
+        return number.isdecimal() and (int(number[:-1]), int(number[-1])) >= FP8_UNITS
+
+    @property
     def gemm(self) -> Literal["fp8", "bf16"]:
         """How FP8 weights are multiplied here: as they are, or after a dequantisation."""
         return "fp8" if self.fp8 else "bf16"
 
 
 KNOWN = (
-    Hardware("sm_80", "A100, A800, A30", 108, 166_912, False, "mma.sync"),
-    Hardware("sm_86", "A10, A40, RTX 30 series", 72, 101_376, False, "mma.sync"),
-    Hardware("sm_89", "L4, L20, L40S, RTX 40 series", 58, 101_376, True, "mma.sync"),
-    Hardware("sm_90", "H100, H200, H800, H20", 132, 232_448, True, "wgmma"),
-    Hardware("sm_100", "B200, GB200", 148, 232_448, True, "tcgen05"),
-    Hardware("sm_120", "RTX 5090, RTX PRO 6000", 170, 101_376, True, "mma.sync"),
-    # MI300's FP8 units take the "fnuz" variant, whose exponent is biased by one more.
-    Hardware("gfx942", "MI300X, MI325X", 304, 65_536, False, "mfma"),
+    Hardware("sm_80", "A100, A800, A30", 108, 166_912, "mma.sync"),
+    Hardware("sm_86", "A10, A40, RTX 30 series", 72, 101_376, "mma.sync"),
+    Hardware("sm_89", "L4, L20, L40S, RTX 40 series", 58, 101_376, "mma.sync"),
+    Hardware("sm_90", "H100, H200, H800, H20", 132, 232_448, "wgmma"),
+    Hardware("sm_100", "B200, GB200", 148, 232_448, "tcgen05"),
+    Hardware("sm_120", "RTX 5090, RTX PRO 6000", 170, 101_376, "mma.sync"),
+    Hardware("gfx942", "MI300X, MI325X", 304, 65_536, "mfma"),
 )
 
 
@@ -78,23 +82,8 @@ def hardware_of(device: "torch.device") -> Hardware:
         name = seen.gcnArchName.split(":")[0]
         return replace(named("gfx942"), name=name, chips=seen.name, sms=seen.multi_processor_count)
     major, minor = torch.cuda.get_device_capability(device)
-    name, fp8 = f"sm_{major}{minor}", (major, minor) >= FP8_UNITS
+    name = f"sm_{major}{minor}"
     # A newer chip of a known generation is taken for that; an unknown one may have as little as an sm_86.
     known = next((h for h in KNOWN if h.name == name or h.name == f"sm_{major}0" and major > 8), named("sm_86"))
     shared = getattr(seen, "shared_memory_per_block_optin", known.shared)  # older torch does not say
-    return Hardware(name, seen.name, seen.multi_processor_count, shared, fp8, known.mma)
-
-
-def capabilities() -> list[dict[str, str]]:
-    """What is known of each architecture, a row for each, all values text: to print as a table."""
-    return [
-        {
-            "target": h.name,
-            "chips": h.chips,
-            "FP8 units": "yes" if h.fp8 else "no",
-            "FP8 weights": "multiplied as they are" if h.fp8 else "dequantised to BF16 at loading",
-            "matrix instruction": h.mma,
-            "shared memory": f"{h.shared // 1024} KiB",
-        }
-        for h in KNOWN
-    ]
+    return Hardware(name, seen.name, seen.multi_processor_count, shared, known.mma)

@@ -39,19 +39,19 @@ def interpret(kernel: Callable[..., Any], grid: tuple[int, ...], **args: Any) ->
 
 
 class Sizes(TypedDict, total=False):
-    """What a kernel is compiled for, where it is not the usual (``compile.compiled``)."""
+    """What a kernel is compiled for, where it is not the usual (``dsv3.compile``)."""
 
     rows: int
     context: int
 
 
 def machine_code(kernel: str, targets: Sequence[str], **sizes: Unpack[Sizes]) -> "dict[str, list[Compiled] | str]":
-    """What a kernel becomes on each target (``compile.compiled``), or why it does not; two are compiled at a time."""
-    from ..compile import compiled
+    """What a kernel becomes on each target (``dsv3.compile``), or why it does not; two are compiled at a time."""
+    from ..compile import machine_code as for_one
 
     def one(target: str) -> "list[Compiled] | str":
         try:
-            return compiled(kernel, target, **sizes)
+            return for_one(kernel, target, **sizes)
         except (ValueError, ImportError) as error:
             return str(error)
 

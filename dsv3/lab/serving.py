@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from ..engines import checks
+from ..engines import ascend, checks
 from ..engines.client import Answer, Client
 from ..engines.options import Serve
 from ..engines.table import find
 from ..sizing.gpus import find_gpu
-
-PER_MACHINE = 8
 
 
 @dataclass(frozen=True)
@@ -64,27 +62,12 @@ def refusal(ask: Callable[[], object]) -> str:
     raise AssertionError("it was answered")
 
 
-def split(engine: str, machines: int) -> dict[str, Any]:
-    """How ``engine`` is usually spread over machines of 8 GPUs, as fields of ``Serve`` (ENGINES.md)."""
-    if engine == "ascend":
-        return {"tp": 4, "dp": 2 * machines, "quantization": "ascend"} | _nodes(machines)
-    if engine == "vllm" and machines > 1:
-        return {"tp": PER_MACHINE, "pp": machines} | _nodes(machines)
-    return {"tp": PER_MACHINE * machines} | _nodes(machines)
-
-
-def _nodes(machines: int) -> dict[str, Any]:
-    return {"nnodes": machines, "master_addr": "node0"} if machines > 1 else {}
-
-
 def command(engine: str, gpu: str, machines: int = 1, mtp: int = 0, model: str = "deepseek-ai/DeepSeek-R1") -> str:
     """What starts ``model`` with ``engine`` on machines of 8 ``gpu``, a comment for each flag; or why it cannot."""
     chosen = find(engine)
-    if engine == "ascend":
-        model = "vllm-ascend/DeepSeek-R1-W8A8"
     try:
-        serve = Serve(model=model, mtp=mtp, **split(engine, machines))
+        serve = chosen.split(Serve(model=ascend.W8A8 if chosen == ascend.ENGINE else model, mtp=mtp), machines)
     except ValueError as error:
         return f"refused: {error}"
-    wrong = checks.of_arguments(chosen, serve, None if engine == "ascend" else find_gpu(gpu))
+    wrong = checks.of_arguments(chosen, serve, find_gpu(gpu))
     return "\n".join(f"refused: {reason}" for reason in wrong) or chosen.build(serve).text()

@@ -9,18 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..layout import shared_out
 from .store import broken_connections, wait_for
 from .traffic import Traffic
 
 if TYPE_CHECKING:
     import torch.distributed as dist
     from torch import Tensor
-
-
-def shared_out(n: int, rank: int, size: int, unit: int = 1) -> range:
-    """The indices in ``range(n)`` that belong to ``rank`` of ``size``: whole units, as evenly as they divide."""
-    units = -(-n // unit)
-    return range(min(rank * units // size * unit, n), min((rank + 1) * units // size * unit, n))
 
 
 @dataclass(frozen=True)

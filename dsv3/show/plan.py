@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..sizing.needs import Need
-from ..sizing.planner import Plan
+from ..sizing.planner import Fit
 from ..sizing.report import LABELS, title
 from .style import BLUE, GREEN, GREY, ORANGE, axes
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 COLOURS = dict(zip(Need._fields, (BLUE, ORANGE, GREEN, GREY), strict=True))
 
 
-def figure(plan: Plan) -> "Figure":
+def figure(plan: Fit) -> "Figure":
     """Memory of each GPU by part, against what it has."""
     fig, (ax,) = axes(size=(max(8.0, 2.5 + 0.45 * len(plan.ranks)), 4.2))
     below = [0.0] * len(plan.ranks)
@@ -30,7 +30,7 @@ def figure(plan: Plan) -> "Figure":
     return fig
 
 
-def save(plan: Plan, file: Path) -> None:
+def save(plan: Fit, file: Path) -> None:
     """Draw ``figure`` into ``file``; its ending says the format.
 
     Raises:

@@ -3,10 +3,11 @@
 from html import escape
 from typing import TYPE_CHECKING
 
+from ..engines.table import runners
 from ..hubs.catalogue import models
 from ..sizing.gpus import find_gpu, gpus
-from ..sizing.needs import PRECISIONS, Load, Split, auto_split
-from ..sizing.planner import COUNTS, LOAD, Counted, count, plan, subject
+from ..sizing.needs import PRECISIONS, Split, Workload, auto_split
+from ..sizing.planner import COUNTS, WORKLOAD, Counted, count, plan, subject
 from ..sizing.report import text
 from .plan import figure
 from .style import png
@@ -33,8 +34,8 @@ def planner(model: str = "DeepSeek-R1", gpu: str = "H20-96G", n: int = 8) -> "VB
         "precision": widgets.Dropdown(options=["as published", *PRECISIONS], description="precision"),
         "gpu": widgets.Dropdown(options=[g.name for g in gpus()], value=gpu, description="GPU"),
         "n": widgets.SelectionSlider(options=COUNTS, value=n, description="GPUs"),
-        "context": widgets.SelectionSlider(options=CONTEXTS, value=LOAD.context, description="context"),
-        "batch": widgets.IntSlider(value=LOAD.batch, min=1, max=256, description="sequences"),
+        "context": widgets.SelectionSlider(options=CONTEXTS, value=WORKLOAD.context, description="context"),
+        "batch": widgets.IntSlider(value=WORKLOAD.batch, min=1, max=256, description="sequences"),
     }
     answer, picture = widgets.HTML(), widgets.Image(format="png")
     counted: dict[tuple, Counted] = {}  # the slow part, for the models, precisions and splits seen so far
@@ -45,16 +46,17 @@ def planner(model: str = "DeepSeek-R1", gpu: str = "H20-96G", n: int = 8) -> "VB
             precision = choices["precision"].value
             precision = chosen.published if precision == "as published" else precision
             split = Split(tp=(auto := auto_split(chosen.cfg, precision, choices["n"].value)).tp, pp=auto.pp, ep=auto.tp)
-            load = Load(context=choices["context"].value, batch=choices["batch"].value)
+            workload = Workload(context=choices["context"].value, batch=choices["batch"].value)
             key = (chosen.name, precision, split)
             if key not in counted:
-                counted[key] = count(chosen, split, precision, load)
-            found = plan(chosen, find_gpu(choices["gpu"].value), split, precision, load, counted[key])
+                counted[key] = count(chosen, split, precision, workload)
+            found = plan(chosen, find_gpu(choices["gpu"].value), split, precision, workload, counted[key])
         except ValueError as error:
             answer.value = f"<p>{escape(str(error))}</p>"
             picture.layout.display = "none"
             return
-        answer.value, picture.value = f"<pre>{escape(text(found))}</pre>", png(figure(found))
+        shown = text(found, runners(found.gpu, found.precision, split.pp > 1))
+        answer.value, picture.value = f"<pre>{escape(shown)}</pre>", png(figure(found))
         picture.layout.display = None
 
     follow(choices.values(), draw)

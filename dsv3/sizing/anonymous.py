@@ -24,7 +24,7 @@ def without_secrets(text: str, kept: Iterable[str] = ()) -> str:
     names of users and of this machine, but for those in ``kept``."""
     text = outside.without_logins(text)
     for folder, name in sorted(_folders().items(), key=lambda item: -len(item[0])):
-        text = re.sub(rf"(?<![\w.~/\\-]){re.escape(folder)}(?![\w.-])", lambda _, name=name: name, text)
+        text = re.sub(rf"(?<![\w.~/\\-]){re.escape(folder)}(?![\w.-])", name, text)
     text = re.sub(r"(['\"])((?:[A-Za-z]:)?[/\\].*?)\1", lambda found: _path(found[2]), text)
     text = re.sub(r"(?<![\w.~$*>/\\:-])(?:[A-Za-z]:)?[/\\][^\s'\",;)]+", lambda found: _path(found[0]), text)
     text = TOKENS.sub("***", text)

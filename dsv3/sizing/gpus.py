@@ -1,12 +1,14 @@
-"""GPUs and what runs on them: the list of ``assets/gpus.json``, and which engine takes which precision."""
+"""GPUs: the list of ``assets/gpus.json``."""
 
 import json
 import re
 from dataclasses import dataclass
 
+from ..kernels.hardware import FP8_UNITS
 from ..paths import ASSETS
 
 GPUS = ASSETS / "gpus.json"
+PER_MACHINE = 8  # as servers are rented
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,11 @@ class GPU:
 
     @property
     def fp8_units(self) -> bool:
-        return self.fp8_tflops is not None
+        return self.compute >= FP8_UNITS
+
+    def multiplies(self, precision: str) -> bool:
+        """Whether weights of ``precision`` are multiplied as they are stored: in BF16, and with FP8 units in FP8."""
+        return precision == "bf16" or (precision == "fp8" and self.fp8_units)
 
     def tflops(self, fp8: bool) -> float:
         """Dense matrix products a second, 1e12: FP8 if it is asked for and there are units for it, else BF16."""
@@ -80,38 +86,3 @@ def find_gpu(name: str) -> GPU:
     if found:
         raise ValueError(f"{name!r} comes in several sizes: {', '.join(g.name for g in found)}")
     raise ValueError(f"no GPU {name!r} in the list: {', '.join(g.name for g in known)}")
-
-
-@dataclass(frozen=True)
-class Engine:
-    """Whether an engine takes a precision on a GPU, and what to know about it."""
-
-    name: str
-    runs: bool
-    note: str
-
-
-def engines(gpu: GPU, precision: str, pipeline: bool = False) -> list[Engine]:
-    """What each engine does with a DeepSeek-V3 checkpoint of ``precision`` on such GPUs, ``pipeline`` stages or not.
-
-    Source: the engines' own checks, read in SGLang 0.5.23 (quantization/fp8.py), vLLM 0.33.0 (quantization/fp8.py,
-    marlin_utils_fp8.py) and LMDeploy 0.18.0 (blockedf8_modules.py), and TensorRT-LLM's model page; none was run on
-    these GPUs.
-    """
-    as_fp8 = precision == "fp8" and gpu.fp8_units
-    plain = precision == "bf16" or as_fp8
-    ampere, server = gpu.compute >= (8, 0), gpu.compute[0] in (9, 10)
-    weight_only = "FP8 weights, products in BF16 (Marlin)" if precision == "fp8" and not gpu.fp8_units else ""
-    stages = "no pipeline stages" if pipeline else ""
-    ours = {"fp8": "dequantises FP8 at loading here: plan with --precision bf16"}.get(precision, "FP8 and BF16 only")
-    sglang = {"int8": "INT8 in 128x128 blocks or channels", "int4": "AWQ or GPTQ"}.get(precision, weight_only)
-    vllm = {"int8": "no INT8 for this model", "int4": "AWQ, GPTQ, compressed-tensors"}.get(precision, weight_only)
-    lmdeploy = "--backend pytorch" if plain else f"no {precision.upper()} for this model on this GPU"
-    trt = "made for Hopper and Blackwell servers" if not server else "" if plain else "INT4 as W4AFP8 only, no INT8"
-    return [
-        Engine("dsv3 generate", plain and not pipeline, stages if plain else ours),
-        Engine("SGLang", ampere, sglang),
-        Engine("vLLM", ampere and precision != "int8", vllm),
-        Engine("LMDeploy", ampere and plain and not pipeline, stages or lmdeploy),
-        Engine("TensorRT-LLM", server and plain, trt),
-    ]

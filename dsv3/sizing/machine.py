@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from ..outside import printable
 
@@ -36,7 +35,9 @@ def run_command(command: list[str]) -> str | None:
         return None
     # Not communicate(), which waits for whoever holds the pipe, also after the command has been killed.
     found: list[bytes] = []
-    reader = threading.Thread(target=lambda: found.append(process.stdout.read(MOST)), daemon=True)
+    assert process.stdout is not None  # a pipe
+    read = process.stdout.read
+    reader = threading.Thread(target=lambda: found.append(read(MOST)), daemon=True)
     reader.start()
     try:
         reader.join(PATIENCE)
@@ -144,7 +145,8 @@ def cores(m: Machine) -> float:
 # ------------------------------------------------------------------------------------------------ GPUs
 
 
-class SeenGPU(NamedTuple):
+@dataclass(frozen=True)
+class SeenGPU:
     """A GPU as nvidia-smi shows it."""
 
     number: int

@@ -11,8 +11,7 @@ from typing import Literal, NamedTuple
 
 from ..config import BLOCK, ModelConfig
 from ..cost import attention_flops, cache_bytes, touched
-from ..layout import Row, check_ranks, layout
-from ..ranks.parallel import shared_out
+from ..layout import Row, check_ranks, layout, owner, shared_out
 from .gpus import GPU
 
 Precision = Literal["fp8", "bf16", "int8", "int4"]
@@ -49,7 +48,7 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class Workload:
     """What the model has to do.
 
     Attributes:
@@ -127,7 +126,8 @@ def table(cfg: ModelConfig, precision: Precision) -> Table:
 
 
 def check_split(cfg: ModelConfig, precision: Precision, split: Split) -> None:
-    """
+    """Whether a model stored in ``precision`` can be shared out so.
+
     Raises:
         ValueError: heads, experts or FP8 blocks cannot be cut so.
     """
@@ -170,7 +170,7 @@ def weights(tensors: Table, split: Split, mtp: bool = False) -> list[Counter[str
     for layer, row, count in tensors.pieces:
         if row.part == "mtp" and not mtp:
             continue
-        stage = ((layer + 1) * split.pp - 1) // cfg.n_layers
+        stage = owner(layer, cfg.n_layers, split.pp)
         for rank in range(split.tp):
             shape, n = row.shape, count
             if row.expert is not None:
@@ -200,16 +200,16 @@ def _nbytes(row: Row, precision: Precision) -> int:
     return row.nbytes
 
 
-def activations(cfg: ModelConfig, split: Split, load: Load) -> int:
+def activations(cfg: ModelConfig, split: Split, workload: Workload) -> int:
     """Bytes that a forward pass holds besides weights and cache, by the formula of ``FORMULAS``; an estimate."""
-    tokens = min(load.chunk, load.batch * load.context)
+    tokens = min(workload.chunk, workload.batch * workload.context)
     heads = cfg.n_heads // split.tp
     latent = cfg.q_lora_rank + cfg.kv_lora_rank + cfg.qk_rope_head_dim
-    attention = tokens * latent + (tokens + load.context) * heads * (cfg.qk_head_dim + cfg.v_head_dim)
+    attention = tokens * latent + (tokens + workload.context) * heads * (cfg.qk_head_dim + cfg.v_head_dim)
     dense = 3 * tokens * cfg.inter_dim // split.tp
     experts = tokens * cfg.n_activated_experts * (cfg.dim + 3 * cfg.moe_inter_dim * split.ep // split.tp)
     widest = max(attention, dense, experts if cfg.n_dense_layers < cfg.n_layers else 0)
-    return 2 * (3 * tokens * cfg.dim + widest) + 4 * load.batch * cfg.vocab_size
+    return 2 * (3 * tokens * cfg.dim + widest) + 4 * workload.batch * cfg.vocab_size
 
 
 def layers_of(cfg: ModelConfig, stage: int, pp: int) -> int:
@@ -217,11 +217,11 @@ def layers_of(cfg: ModelConfig, stage: int, pp: int) -> int:
     return len(shared_out(cfg.n_layers, stage, pp))
 
 
-def needs(cfg: ModelConfig, held: list[Counter[str]], gpu: GPU, split: Split, load: Load) -> list[Need]:
+def needs(cfg: ModelConfig, held: list[Counter[str]], gpu: GPU, split: Split, workload: Workload) -> list[Need]:
     """What each GPU must hold; ``held`` is what ``weights`` gives for ``split``."""
-    tokens = load.batch * load.context
+    tokens = workload.batch * workload.context
     a_layer = cache_bytes(cfg) // cfg.n_layers
-    work, reserve = activations(cfg, split, load), round(load.reserve * gpu.nbytes)
+    work, reserve = activations(cfg, split, workload), round(workload.reserve * gpu.nbytes)
     return [
         Need(part.total(), tokens * a_layer * layers_of(cfg, i // split.tp, split.pp), work, reserve)
         for i, part in enumerate(held)
@@ -249,22 +249,23 @@ def decode(
     gpu: GPU,
     precision: Precision,
     split: Split,
-    load: Load,
+    workload: Workload,
 ) -> Decode:
     """How fast a step of decoding, a token for each sequence, can be at best; ``multiplied``: ``cost.flops(cfg)``."""
     rate = {"fp8": gpu.fp8_tflops or gpu.bf16_tflops, "int8": None}.get(precision, gpu.bf16_tflops)
-    a_layer = cache_bytes(cfg) // cfg.n_layers * load.batch * load.context
-    operations = (multiplied + attention_flops(cfg, load.context)) * load.batch / split.tp / cfg.n_layers
+    a_layer = cache_bytes(cfg) // cfg.n_layers * workload.batch * workload.context
+    operations = (multiplied + attention_flops(cfg, workload.context)) * workload.batch / split.tp / cfg.n_layers
     memory_s, compute_s, step = 0.0, 0.0, 0.0
     for stage in range(split.pp):
         layers = layers_of(cfg, stage, split.pp)
         ranks = held[stage * split.tp : (stage + 1) * split.tp]
         # The embedding is looked up; the MTP layer does not take part.
-        read = max(r.total() - r["embedding"] - r["mtp"] - (1 - touched(cfg, load.batch)) * r["routed"] for r in ranks)
+        unread = 1 - touched(cfg, workload.batch)
+        read = max(r.total() - r["embedding"] - r["mtp"] - unread * r["routed"] for r in ranks)
         memory = (read + layers * a_layer) / (gpu.bandwidth_gb_s * 1e9)
         compute = layers * operations / (rate * 1e12) if rate else 0.0
         memory_s, compute_s, step = memory_s + memory, compute_s + compute, step + max(memory, compute)
-    return Decode(memory_s, compute_s if rate else None, load.batch / step)
+    return Decode(memory_s, compute_s if rate else None, workload.batch / step)
 
 
 def auto_split(cfg: ModelConfig, precision: Precision, n: int) -> Split:

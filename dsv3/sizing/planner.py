@@ -1,22 +1,22 @@
-"""Plans: a model, GPUs, a split and a load in; memory, fit, limits, speed, disk and engines out. Pure functions."""
+"""Plans: a model, GPUs, a split and a workload in; memory, fit, limits, speed, disk and engines out. Pure functions."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..config import ModelConfig
 from ..cost import flops, weight_bytes
 from ..hubs.catalogue import find_model, models
-from .gpus import GPU, Engine, engines
+from .gpus import GPU
 from .needs import (
     FORMULAS,
     Decode,
-    Load,
     Need,
     Precision,
     Split,
+    Workload,
     auto_split,
     check_split,
     decode,
@@ -28,7 +28,7 @@ from .needs import (
 )
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)  # GPUs that people rent together
-LOAD = Load()
+WORKLOAD = Workload()
 MOST = 1 << 20  # sequences at once; more than any GPU holds
 
 
@@ -38,7 +38,7 @@ class Subject:
 
     name: str
     cfg: ModelConfig
-    published: Precision
+    published: Literal["fp8", "bf16"]
 
 
 class Counted(NamedTuple):
@@ -49,8 +49,16 @@ class Counted(NamedTuple):
     multiplied: int  # cost.flops, without the context's part
 
 
+class Runner(NamedTuple):
+    """Whether an engine, or ``dsv3 generate``, runs a precision on a GPU, and what to know about it."""
+
+    name: str
+    runs: bool
+    note: str
+
+
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Fit:
     """An answer: what each GPU must hold, whether that fits, and what follows from it.
 
     Attributes:
@@ -65,7 +73,7 @@ class Plan:
     precision: Precision
     gpu: GPU
     split: Split
-    load: Load
+    workload: Workload
     ranks: tuple[Need, ...]
     parts: dict[str, int]
     fits: bool
@@ -73,7 +81,6 @@ class Plan:
     largest_batch: int
     decode: Decode
     disk: dict[str, int]
-    engines: tuple[Engine, ...]
 
     @property
     def fullest(self) -> Need:
@@ -100,62 +107,62 @@ def subject(name: str) -> Subject:
             known = ", ".join(m.name for m in models())
             raise FileNotFoundError(f"{name}: no such folder or config.json, and not one of {known}") from None
         return Subject(Path(name).name, cfg, cfg.dtype)
-    cfg = model.load_config()
-    if cfg is None:
+    published = model.load_config()
+    if published is None:
         raise ValueError(
             f"{model.name} is a {model.architecture} model, and the planner sums DeepSeek-V2/V3 tensors only; what is "
             f"known: its weights take {model.nbytes / 1e9:.1f} GB in {model.precision.upper()}; KV cache, activations "
             "and CUDA come on top, and SGLang, vLLM or transformers run it"
         )
-    return Subject(model.name, cfg, cfg.dtype)
+    return Subject(model.name, published, published.dtype)
 
 
 def plan(
-    of: Subject,
+    model: Subject,
     gpu: GPU,
     split: Split,
     precision: Precision | None = None,
-    load: Load = LOAD,
+    workload: Workload = WORKLOAD,
     counted: Counted | None = None,
-) -> Plan:
-    """What ``of`` needs on ``split.gpus`` GPUs. ``counted``, for these arguments, spares counting it for every plan.
+) -> Fit:
+    """What ``model`` needs on ``split.gpus`` GPUs. ``counted``, for these arguments, spares counting it for every plan.
 
     Raises:
         ValueError: the model cannot be split so, or the context is longer than its own.
     """
-    cfg, precision = of.cfg, precision or of.published
+    cfg, precision = model.cfg, precision or model.published
     check_split(cfg, precision, split)
-    if load.context > cfg.max_seq_len:
-        raise ValueError(f"--context {load.context}: {of.name} has {cfg.max_seq_len}")
-    held, sizes, multiplied = counted or count(of, split, precision, load)
+    if workload.context > cfg.max_seq_len:
+        raise ValueError(f"--context {workload.context}: {model.name} has {cfg.max_seq_len}")
+    held, sizes, multiplied = counted or count(model, split, precision, workload)
 
     def works(context: int, batch: int) -> bool:
-        return fits(needs(cfg, held, gpu, split, replace(load, context=context, batch=batch)), gpu)
+        return fits(needs(cfg, held, gpu, split, replace(workload, context=context, batch=batch)), gpu)
 
-    wanted = needs(cfg, held, gpu, split, load)
-    return Plan(
-        model=of.name,
+    wanted = needs(cfg, held, gpu, split, workload)
+    fullest = max(held, key=Counter.total)
+    return Fit(
+        model=model.name,
         precision=precision,
         gpu=gpu,
         split=split,
-        load=load,
+        workload=workload,
         ranks=tuple(wanted),
-        parts=dict(max(held, key=lambda part: part.total())),
+        parts=dict(fullest),
         fits=fits(wanted, gpu),
-        largest_context=largest(cfg.max_seq_len, lambda n: works(n, load.batch)),
-        largest_batch=largest(MOST, lambda n: works(load.context, n)),
-        decode=decode(cfg, held, multiplied, gpu, precision, split, load),
+        largest_context=largest(cfg.max_seq_len, lambda n: works(n, workload.batch)),
+        largest_batch=largest(MOST, lambda n: works(workload.context, n)),
+        decode=decode(cfg, held, multiplied, gpu, precision, split, workload),
         disk=sizes,
-        engines=tuple(engines(gpu, precision, split.pp > 1)),
     )
 
 
 def smallest(
-    of: Subject, kinds: Iterable[GPU], precision: Precision | None = None, load: Load = LOAD
-) -> Iterator[Plan]:
+    model: Subject, kinds: Iterable[GPU], precision: Precision | None = None, workload: Workload = WORKLOAD
+) -> Iterator[Fit]:
     """For each kind of GPU the plan with the fewest of ``COUNTS`` that fits; kinds without one are left out."""
-    precision = precision or of.published
-    tensors, sizes, multiplied = table(of.cfg, precision), disk(of, precision), flops(of.cfg)
+    precision = precision or model.published
+    tensors, sizes, multiplied = table(model.cfg, precision), disk(model, precision), flops(model.cfg)
     least = weights(tensors, Split())[0].total()
     held: dict[Split, list[Counter[str]]] = {}
     for gpu in kinds:
@@ -163,43 +170,47 @@ def smallest(
             if least > n * gpu.nbytes:
                 continue
             try:
-                split = auto_split(of.cfg, precision, n)
+                split = auto_split(model.cfg, precision, n)
             except ValueError:
                 break
             if split not in held:
-                held[split] = weights(tensors, split, load.mtp)
-            found = plan(of, gpu, split, precision, load, Counted(held[split], sizes, multiplied))
+                held[split] = weights(tensors, split, workload.mtp)
+            found = plan(model, gpu, split, precision, workload, Counted(held[split], sizes, multiplied))
             if found.fits:
                 yield found
                 break
 
 
-def count(of: Subject, split: Split, precision: Precision | None = None, load: Load = LOAD) -> Counted:
+def count(model: Subject, split: Split, precision: Precision | None = None, workload: Workload = WORKLOAD) -> Counted:
     """What ``plan`` needs from the tensor table: the part that takes time (half a second for DeepSeek-R1)."""
-    precision = precision or of.published
-    return Counted(weights(table(of.cfg, precision), split, load.mtp), disk(of, precision), flops(of.cfg))
+    precision = precision or model.published
+    return Counted(weights(table(model.cfg, precision), split, workload.mtp), disk(model, precision), flops(model.cfg))
 
 
-def disk(of: Subject, precision: Precision) -> dict[str, int]:
+def disk(model: Subject, precision: Precision) -> dict[str, int]:
     """Bytes of the files: the download, the cast if ``precision`` needs one, and the conversion for ``dsv3 generate``.
 
     INT8 and INT4 checkpoints are somebody else's: their size is an estimate from the table.
     """
-    cfg = of.cfg
-    if precision not in ("fp8", "bf16"):
+    cfg = model.cfg
+    if precision == "int8" or precision == "int4":
         return {"download": weights(table(cfg, precision), Split(), mtp=True)[0].total()}
-    sizes = {"download": weight_bytes(cfg, of.published)}
-    if precision != of.published:
+    sizes = {"download": weight_bytes(cfg, model.published)}
+    if precision != model.published:
         sizes[f"cast to {precision.upper()}"] = weight_bytes(cfg, precision)
     return sizes | {"converted": weights(table(cfg, precision), Split(), mtp=True)[0].total()}
 
 
-def as_json(found: Plan, rate: float | None = None, price: float | None = None) -> dict[str, object]:
-    """A plan as JSON; bytes as integers. ``rate`` in MB/s and ``price`` per GPU and hour add times and costs."""
+def as_json(
+    found: Fit, runners: Iterable[Runner], rate: float | None = None, price: float | None = None
+) -> dict[str, object]:
+    """A plan and who runs it as JSON; bytes as integers. ``rate`` in MB/s and ``price`` per GPU and hour add times and
+    costs."""
     extra: dict[str, object] = {"gpus": found.split.gpus, "free": found.free, "formulas": FORMULAS}
     if rate:
         extra["download_seconds"] = found.disk["download"] / (rate * 1e6)
     if price is not None:
         extra |= {"cost_per_hour": price * found.split.gpus, "cost_per_day": price * found.split.gpus * 24}
+    extra["engines"] = [runner._asdict() for runner in runners]
     ranks = [need._asdict() | {"total": need.total} for need in found.ranks]
     return asdict(found) | {"ranks": ranks, "decode": found.decode._asdict()} | extra

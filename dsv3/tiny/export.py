@@ -22,62 +22,23 @@ SAFETENSORS = {
 
 def hf_config(cfg: ModelConfig) -> dict:
     """``cfg`` as DeepSeek-R1's config.json has it, every field but ``auto_map``: no code comes with the checkpoint."""
-    return {
+    other = {
         "architectures": ["DeepseekV3ForCausalLM"],
         "attention_bias": False,
         "attention_dropout": 0.0,
         "bos_token_id": 0,
         "eos_token_id": 1,
         "ep_size": 1,
-        "first_k_dense_replace": cfg.n_dense_layers,
         "hidden_act": "silu",
-        "hidden_size": cfg.dim,
         "initializer_range": 0.02,
-        "intermediate_size": cfg.inter_dim,
-        "kv_lora_rank": cfg.kv_lora_rank,
-        "max_position_embeddings": cfg.max_seq_len,
         "model_type": "deepseek_v3",
-        "moe_intermediate_size": cfg.moe_inter_dim,
         "moe_layer_freq": 1,
-        "n_group": cfg.n_expert_groups,
-        "n_routed_experts": cfg.n_routed_experts,
-        "n_shared_experts": cfg.n_shared_experts,
-        "norm_topk_prob": cfg.norm_topk_prob,
-        "num_attention_heads": cfg.n_heads,
-        "num_experts_per_tok": cfg.n_activated_experts,
-        "num_hidden_layers": cfg.n_layers,
         "num_key_value_heads": cfg.n_heads,
-        "num_nextn_predict_layers": cfg.n_mtp_layers,
-        "q_lora_rank": cfg.q_lora_rank,
-        "qk_nope_head_dim": cfg.qk_nope_head_dim,
-        "qk_rope_head_dim": cfg.qk_rope_head_dim,
-        "quantization_config": {
-            "activation_scheme": "dynamic",
-            "fmt": "e4m3",
-            "quant_method": "fp8",
-            "weight_block_size": [128, 128],
-        },
-        "rms_norm_eps": cfg.rms_norm_eps,
-        "rope_scaling": {
-            "beta_fast": cfg.beta_fast,
-            "beta_slow": cfg.beta_slow,
-            "factor": cfg.rope_factor,
-            "mscale": cfg.mscale,
-            "mscale_all_dim": cfg.mscale_all_dim,
-            "original_max_position_embeddings": cfg.original_seq_len,
-            "type": "yarn",
-        },
-        "rope_theta": cfg.rope_theta,
-        "routed_scaling_factor": cfg.route_scale,
-        "scoring_func": cfg.score_func,
         "tie_word_embeddings": False,
-        "topk_group": cfg.n_limited_groups,
-        "topk_method": cfg.topk_method,
         "torch_dtype": "bfloat16",
         "use_cache": True,
-        "v_head_dim": cfg.v_head_dim,
-        "vocab_size": cfg.vocab_size,
     }
+    return dict(sorted((cfg.to_hf() | other).items()))
 
 
 def export(weights: dict[str, Tensor], cfg: ModelConfig, tokenizer: Path, target: Path) -> None:
