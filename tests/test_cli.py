@@ -222,7 +222,7 @@ PROMPT_FILES = {
 
 @pytest.mark.parametrize("kind", PROMPT_FILES)
 def test_a_prompt_is_a_line_and_nothing_else_is(kind, tmp_path):
-    from dsv3.console import read_prompts
+    from dsv3.inference.prompts import read_prompts
     from dsv3.ranks.parallel import Parallel
 
     data, prompts = PROMPT_FILES[kind]

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from ..layout import Row, layout
 from ..model import Transformer
 from ..runtime import Runtime
 
+Shapes = dict[str, tuple[tuple[int, ...], str]]  # a tensor's name -> its shape, and how it is stored
 TORCH = {"F8_E4M3": torch.float8_e4m3fn, "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -32,7 +34,7 @@ def tensor(found: read.Checkpoint, name: str, part: tuple[slice, ...] | None = N
 def read_into(whole: Tensor, found: read.Checkpoint, name: str, rows: slice | None) -> None:
     """Fill a contiguous CPU tensor with a stored one of its type, or with some rows of that."""
     if whole.numel():
-        found.read(name, rows, memoryview(whole.view(-1).view(torch.uint8).numpy()))
+        found.read(name, rows, whole.view(-1).view(torch.uint8).numpy().data)
 
 
 def load(model: Transformer, folder: Path, cfg: ModelConfig, source: "Source | None" = None) -> None:
@@ -87,7 +89,7 @@ def fingerprints(model: Transformer) -> dict[str, str]:
     A fraction of the model, read once more: two checkpoints that differ at all mostly differ there.
     """
     return {
-        name: hashlib.blake2b(p.detach().cpu().view(torch.uint8).numpy(), digest_size=8).hexdigest()
+        name: hashlib.blake2b(p.detach().cpu().view(torch.uint8).numpy().data, digest_size=8).hexdigest()
         for name, p in model.named_parameters()
         if p.dim() == 1
     }
@@ -136,7 +138,7 @@ class _HuggingFace:
 
     def __init__(self, folder: Path, cfg: ModelConfig, rows: list[Row], run: Runtime):
         self.found, self.tp, self.dtype = read.open_folder(folder), run.tp, run.dtype
-        wanted = {r.hf: (r.shape, r.kind) for r in rows}
+        wanted: Shapes = {r.hf: (r.shape, r.kind) for r in rows}
         read.check(self.found, wanted, {r.hf for r in layout(cfg)})
 
     def stored(self, row: Row, parameter: Tensor) -> None:
@@ -158,13 +160,13 @@ class _Converted:
 
     def __init__(self, folder: Path, cfg: ModelConfig, rows: list[Row], n_mtp_layers: int, run: Runtime):
         tp, self.dtype = run.tp, run.dtype
-        kinds = ("model", "mtp") if n_mtp_layers else ("model",)
+        kinds: tuple[Literal["model", "mtp"], ...] = ("model", "mtp") if n_mtp_layers else ("model",)
         files = [folder / read.converted_name(kind, tp.rank, tp.size) for kind in kinds]
         missing = [f.name for f in files if not f.is_file()]
         if missing:
             raise FileNotFoundError(f"{folder}: {read.some(missing)} missing; convert again")
         self.found = read.open_files(folder, files)
-        wanted = {}
+        wanted: Shapes = {}
         for row in rows:
             if tp.rank in row.holders(tp.size, cfg.n_routed_experts):
                 part = row.local(tp.rank, tp.size)

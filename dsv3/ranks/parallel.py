@@ -11,7 +11,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -154,7 +154,7 @@ def _broken_connections(what: str) -> Iterator[None]:
         raise ConnectionError(f"{what}: {str(error).splitlines()[0]}") from None
 
 
-def agree(tp: Parallel, what: dict[str, object], kind: str) -> None:
+def agree(tp: Parallel, what: Mapping[str, object], kind: str) -> None:
     """Whether the items of ``what``, as text, are the same on all ranks; ``kind`` says what they are.
 
     Raises:
