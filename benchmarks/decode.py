@@ -118,7 +118,7 @@ def side_by_side(
                 rounds[batch][name].append(contender.decode(batch))
     for contender in contenders.values():
         contender.end()
-    return {batch: {name: statistics.median(speeds) for name, speeds in of.items()} for batch, of in rounds.items()}
+    return {batch: {name: statistics.median(speeds) for name, speeds in row.items()} for batch, row in rounds.items()}
 
 
 def bandwidth(device: str, repeat: int) -> float:

@@ -1,4 +1,4 @@
-"""The official command line, torchrun's, too: a chat, or a file of prompts. Rank 0 speaks, the others follow."""
+"""Answers a file of prompts, or chats, with the flags of DeepSeek's demo; under torchrun rank 0 speaks for all."""
 
 import argparse
 import io

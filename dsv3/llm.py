@@ -69,9 +69,9 @@ class LLM:
         if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
             raise ValueError(f"prompts = {prompts!r:.40}: give a list of prompts; chat answers a single one")
         ids = [self._prompt(prompt) for prompt in prompts]
-        tokens = self._tokens(ids, options)
-        most = Sampling(**options).max_new_tokens
-        limits = [longest(self.model.cfg, p, most) for p in ids]
+        sampling = Sampling(**options)
+        tokens = self._tokens(ids, sampling)
+        limits = [longest(self.model.cfg, p, sampling.max_new_tokens) for p in ids]
 
         def whole_ones() -> Iterator[Reply]:
             done: list[list[int]] = [[] for _ in ids]
@@ -86,7 +86,8 @@ class LLM:
 
     def stream(self, message: Prompt, **options: Any) -> Iterator[str]:
         """The completion piece by piece, thinking first, ``</think>`` between; never half a character."""
-        return self.tokenizer.stream(token for _, token in self._tokens([self._prompt(message)], options))
+        tokens = self._tokens([self._prompt(message)], Sampling(**options))
+        return self.tokenizer.stream(token for _, token in tokens)
 
     def opens_thinking(self, message: Prompt) -> bool:
         """Whether the answer begins inside a thought, as R1's does; ``split_thinking`` wants to know."""
@@ -95,11 +96,11 @@ class LLM:
     def _prompt(self, message: Prompt) -> list[int]:
         return self.tokenizer.prompt(conversation(message))
 
-    def _tokens(self, prompts: list[list[int]], options: dict[str, Any]) -> Iterator[tuple[int, int]]:
+    def _tokens(self, prompts: list[list[int]], sampling: Sampling) -> Iterator[tuple[int, int]]:
         self.stats = Stats()
         return generate(
             self.model, prompts, eos_id=self.tokenizer.eos_id, think_ids=self.tokenizer.think_ids, drafts=self.drafts,
-            stats=self.stats, **options,
+            stats=self.stats, **asdict(sampling),
         )  # fmt: skip
 
     def _stopped(self, tokens: list[int]) -> bool:
@@ -168,8 +169,8 @@ def load(
 
     Args:
         config: a config to use instead of the folder's; how the weights are stored still comes from the folder's.
-        model: ``"plain"`` is the ``Transformer`` of ``model.py``, to read, hook and change. ``"fast"`` is ``Fast``, which
-            computes the same; attn naive, other numerics and float64 it does not know, and leaves to the plain one.
+        model: ``"plain"``: the ``Transformer`` of ``model.py``, to read, hook and change; ``"fast"``: ``Fast``, which
+            computes the same. Attn naive, other numerics and float64 are the plain one's, whatever is asked for.
         gemm: how FP8 weights are multiplied (``Runtime``); by default what the device has units for (``kernels.pick``).
         numerics: ``"demo"`` and ``"hf"`` show what BF16 in router, expert sum and head does (``runtime.NUMERICS``).
         device: ``"cuda"`` or ``"cpu"``; by default ``tp``'s, else CUDA where there is one.

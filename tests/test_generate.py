@@ -14,6 +14,8 @@ from dsv3.download import TINY_R1
 from dsv3.fp8_cast_bf16 import cast
 from dsv3.inference.chat import Reply
 from dsv3.inference.decode import generate
+from dsv3.inference.fast import Fast
+from dsv3.model import Transformer
 from dsv3.tiny.data import held_out_set
 
 QUESTIONS = [q for _, q in held_out_set(6, seed=5)] + ["Who are you?", "你好"]
@@ -63,6 +65,13 @@ def test_naive_attention_equals_absorbed(alone):
 )
 def test_every_form_gives_the_same_tokens(form, alone):
     assert g.load("tiny-r1", **form).generate(QUESTIONS, temperature=0) == alone
+
+
+@pytest.mark.parametrize(("asked", "kind"), [({}, "fast"), ({"model": "plain"}, "plain"), ({"attn": "naive"}, "plain")])
+def test_what_is_loaded_says_what_it_is(asked, kind):
+    llm = g.load("tiny-r1", gemm="w8a16", device="cpu", **asked)
+    assert repr(llm) == f"LLM(model='{kind}', device='cpu', gemm='w8a16')"
+    assert isinstance(llm.model, Fast if kind == "fast" else Transformer)
 
 
 @torch.inference_mode()

@@ -1,5 +1,6 @@
 """Sampling against the exact distribution; speculative decoding gives the same tokens; budgets; seeds."""
 
+import argparse
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 import dsv3
 from dsv3 import llm as g
 from dsv3.inference.decode import generate
-from dsv3.inference.sampling import Chooser, Sampling, distribution
+from dsv3.inference.sampling import Chooser, Sampling, add_flags, distribution
 from dsv3.ranks.parallel import Parallel
 from dsv3.tiny.data import held_out_set
 
@@ -152,9 +153,20 @@ def test_extremes_that_are_in_range(options, narrow):
     assert all(0 < reply.tokens < 64 for reply in narrow.generate(["37 + 48 = ?"] * 2, **options))
 
 
-def test_an_unknown_option_is_named(narrow):
-    with pytest.raises(TypeError, match="temprature"):
-        narrow.chat("37 + 48 = ?", temprature=1.0)
+@pytest.mark.parametrize("name", ["temprature", "chunk", "drafts", "eos_id"])
+def test_an_unknown_option_is_named(name, narrow):
+    for ask in (narrow.chat, narrow.stream):
+        with pytest.raises(TypeError, match=name):
+            ask("37 + 48 = ?", **{name: 1})
+
+
+def test_every_option_has_a_flag():
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Sampling(temperature=0.2))
+    assert Sampling(**vars(parser.parse_args([]))) == Sampling(temperature=0.2)
+    given = {"max_new_tokens": 5, "temperature": 0.5, "top_k": 3, "top_p": 0.9, "seed": 7, "think_budget": 4}
+    words = [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    assert Sampling(**vars(parser.parse_args(words))) == Sampling(**given)
 
 
 @pytest.mark.parametrize("mtp", [0, 1, 5])
