@@ -24,7 +24,8 @@ HELP = """/clear       forget the conversation
 /think off   show only that the model thinks, not what (/think on: show it again)
 /help        this list
 /exit        leave; so does Ctrl-D. Ctrl-C stops an answer."""
-DEMO = Sampling(temperature=0.2)  # as DeepSeek's command line; Python's default is greedy, for answers to compare
+# What DeepSeek's command line has. Python's default is greedy, so that answers can be compared.
+DEMO = Sampling(temperature=0.2)
 
 
 def need_terminal(keyboard: bool, screen: bool) -> None:
