@@ -77,10 +77,12 @@ def answers_file(target: Path, source: Path) -> Iterator[Write]:
             done = 0
             while done < len(row):
                 done += file.write(row[done:])
-        except OSError as error:
-            file.truncate(size)  # whole lines only
-            raise OSError(f"{part}: {error.strerror}; it keeps the {count} answers before") from None
-        size, count = size + len(row), count + 1
+            size, count = size + len(row), count + 1
+        except BaseException as error:  # Ctrl-C comes at any moment
+            file.truncate(size)  # whole lines only, as many as counted
+            if isinstance(error, OSError):
+                raise OSError(f"{part}: {error.strerror}; it keeps the {count} answers before") from None
+            raise
 
     try:
         with file:
