@@ -118,7 +118,7 @@ def side_by_side(
                 rounds[batch][name].append(contender.decode(batch))
     for contender in contenders.values():
         contender.end()
-    return {batch: {name: statistics.median(speeds) for name, speeds in of.items()} for batch, of in rounds.items()}
+    return {batch: {name: statistics.median(speeds) for name, speeds in row.items()} for batch, row in rounds.items()}
 
 
 def bandwidth(device: str, repeat: int) -> float:
@@ -219,7 +219,7 @@ def main(argv: list[str]) -> None:
                 print(json.dumps(rows[-1]), flush=True)
 
     tiny, bf16 = folders["tiny-bf16"], folders["bf16"]
-    forms = {"dsv3 model.py": (tiny, {"fast": False}), "dsv3": (tiny, {}), "dsv3 --compile": (tiny, {"compile": True})}
+    forms = {"dsv3 model.py": (tiny, {"model": "plain"}), "dsv3": (tiny, {})}
     compare("tiny-r1 BF16", tiny, forms, (1, 8))
     for row in sums(args.threads, args.device, args.repeat):
         rows.append(row)

@@ -14,7 +14,7 @@ if sys.argv[:1] == ["-m"]:  # python -m dsv3.MODULE, which is about to be import
 from .config import ModelConfig
 
 if TYPE_CHECKING:
-    from .generate import LLM, load
+    from .llm import LLM, load
 
 __version__ = "0.1.0"
 __all__ = ["LLM", "ModelConfig", "__version__", "load"]
@@ -22,7 +22,7 @@ __all__ = ["LLM", "ModelConfig", "__version__", "load"]
 
 def __getattr__(name: str) -> Any:
     if name in ("load", "LLM"):
-        from . import generate
+        from . import llm
 
-        return getattr(generate, name)
+        return getattr(llm, name)
     raise AttributeError(f"module 'dsv3' has no attribute {name!r}")

@@ -1,5 +1,6 @@
 """The command line as a user meets it: real processes, bad input, one clear line, nothing left behind."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -222,7 +223,7 @@ PROMPT_FILES = {
 
 @pytest.mark.parametrize("kind", PROMPT_FILES)
 def test_a_prompt_is_a_line_and_nothing_else_is(kind, tmp_path):
-    from dsv3.console import read_prompts
+    from dsv3.inference.prompts import read_prompts
     from dsv3.ranks.parallel import Parallel
 
     data, prompts = PROMPT_FILES[kind]
@@ -296,6 +297,29 @@ def test_answers_outlive_the_run(end, tmp_path):
     assert not (tmp_path / "out").exists()
     assert end == signal.SIGKILL or f"out.part keeps the {len(lines)} answers so far" in said
     assert "Traceback" not in said
+
+
+def test_an_interrupt_at_any_moment_leaves_as_many_answers_as_it_says(tmp_path, capsys):
+    from dsv3.inference.chat import Reply
+    from dsv3.inference.prompts import answers_file
+
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)  # as Ctrl-C
+    try:
+        for turn in range(200):
+            with (
+                contextlib.suppress(KeyboardInterrupt),
+                answers_file(tmp_path / f"{turn}", tmp_path / "prompts") as write,
+            ):
+                signal.setitimer(signal.ITIMER_REAL, 2e-4 + turn * 4e-6)
+                while True:
+                    write("1 + 1 = ?", Reply("", "2", 1, "stop"))
+            said = capsys.readouterr().err
+            kept = [part.read_text().count("\n") for part in tmp_path.glob("*.part")]
+            assert said == (f"{tmp_path / str(turn)}.part keeps the {kept[0]} answers so far\n" if kept else "")
+            for part in tmp_path.glob("*.part"):
+                part.unlink()
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize(

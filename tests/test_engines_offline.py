@@ -99,8 +99,8 @@ def test_an_engine_that_is_not_installed(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
-        (("--max-new-tokens", "0"), 2, "--max-new-tokens must be 1"),
-        (("--temperature", "-1"), 2, "--temperature must be 0"),
+        (("--max-new-tokens", "0"), 2, "max_new_tokens = 0: must be a whole number from 1"),
+        (("--temperature", "-1"), 2, "temperature = -1.0: must be 0"),
         (("--cpu", "--engine", "sglang"), 2, "--cpu is of --engine vllm"),
         (("--engine", "ascend"), 2, "invalid choice"),
         (("--tp", "0"), 1, "--tp 0: must be 1"),

@@ -8,10 +8,14 @@ import sys
 import pytest
 import torch
 
-from dsv3 import generate as g
+from dsv3 import llm as g
 from dsv3.convert import convert
 from dsv3.download import TINY_R1
 from dsv3.fp8_cast_bf16 import cast
+from dsv3.inference.chat import Reply
+from dsv3.inference.decode import generate
+from dsv3.inference.fast import Fast
+from dsv3.model import Transformer
 from dsv3.tiny.data import held_out_set
 
 QUESTIONS = [q for _, q in held_out_set(6, seed=5)] + ["Who are you?", "你好"]
@@ -23,7 +27,7 @@ def llm() -> g.LLM:
 
 
 @pytest.fixture(scope="module")
-def alone(llm) -> list[g.Reply]:
+def alone(llm) -> list[Reply]:
     return [llm.chat(q, temperature=0) for q in QUESTIONS]
 
 
@@ -47,7 +51,7 @@ def test_waves_equal_one_batch(alone):
 def test_chunked_prefill_equals_one_shot(llm, alone, chunk):
     prompts = [llm.tokenizer.prompt([{"role": "user", "content": q}]) for q in QUESTIONS]
     done = [[] for _ in prompts]
-    for i, token in g.generate(llm.model, prompts, eos_id=llm.tokenizer.eos_id, chunk=chunk):
+    for i, token in generate(llm.model, prompts, eos_id=llm.tokenizer.eos_id, chunk=chunk):
         done[i].append(token)
     assert [llm.tokenizer.decode(tokens) for tokens in done] == [reply.text for reply in alone]
 
@@ -56,20 +60,24 @@ def test_naive_attention_equals_absorbed(alone):
     assert g.load("tiny-r1", attn="naive").generate(QUESTIONS, temperature=0) == alone
 
 
-@pytest.mark.parametrize("form", [{"fast": False}, {"gemm": "w8a16"}, {"gemm": "w8a16", "fast": False}, {"mtp": 2}])
+@pytest.mark.parametrize(
+    "form", [{"model": "plain"}, {"gemm": "w8a16"}, {"gemm": "w8a16", "model": "plain"}, {"mtp": 2}]
+)
 def test_every_form_gives_the_same_tokens(form, alone):
     assert g.load("tiny-r1", **form).generate(QUESTIONS, temperature=0) == alone
 
 
-def test_the_compiled_step_gives_the_same_tokens(alone):
-    llm = g.load("tiny-r1", compile=True, max_batch_size=1)
-    assert llm.generate(QUESTIONS[:4], temperature=0) == alone[:4]
+@pytest.mark.parametrize(("asked", "kind"), [({}, "fast"), ({"model": "plain"}, "plain"), ({"attn": "naive"}, "plain")])
+def test_what_is_loaded_says_what_it_is(asked, kind):
+    llm = g.load("tiny-r1", gemm="w8a16", device="cpu", **asked)
+    assert repr(llm) == f"LLM(model='{kind}', device='cpu', gemm='w8a16')"
+    assert isinstance(llm.model, Fast if kind == "fast" else Transformer)
 
 
 @torch.inference_mode()
 def test_no_choice_was_near_a_tie(llm, alone):
     """How much the likeliest token is ahead, along the sums, and how far two forms of the model differ."""
-    other = g.load("tiny-r1", fast=False, attn="naive").model
+    other = g.load("tiny-r1", model="plain", attn="naive").model
     margins, differences = [], []
     for question, reply in list(zip(QUESTIONS, alone, strict=True))[:6]:
         prompt = llm.tokenizer.prompt([{"role": "user", "content": question}])
@@ -103,6 +111,7 @@ def test_transformers_gives_the_same_tokens_on_the_cast(alone, tmp_path):
 WRONG_LOADS = {
     "max_batch_size": (0, -1, 1.5, 10**12, "5", True),
     "max_seq_len": (64.5, 0, 1, 10**12, "64"),
+    "model": ("slow", None, True, ""),
     "gemm": ("int4", "", 5),
     "attn": ("flash", None),
     "numerics": ("x", None),

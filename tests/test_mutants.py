@@ -30,7 +30,7 @@ def gate():
 
 def hidden(**sizes):
     with torch.inference_mode():
-        return load("tiny-r1", fast=False, **sizes).model(TOKENS)
+        return load("tiny-r1", model="plain", **sizes).model(TOKENS)
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -60,7 +60,7 @@ def test_yarn_by_cache_length():
 
 def test_square_mask():
     with injected(MUTANTS["square-mask"]), torch.inference_mode():
-        whole = load("tiny-r1", fast=False).model
+        whole = load("tiny-r1", model="plain").model
         cache = Cache()
         assert torch.equal(whole(TOKENS), hidden())
         whole(TOKENS[:, :5], 0, cache)

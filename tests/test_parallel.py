@@ -191,7 +191,7 @@ from dsv3.model import Cache
 from dsv3.ranks.join import launch
 
 def perturbed(tp):
-    model = g.load("tiny-r1", tp=tp, fast=False).model
+    model = g.load("tiny-r1", tp=tp, model="plain").model
     tokens, cache = torch.tensor([[1, 2, 3, 4]]), Cache()
     with torch.inference_mode(), compare_layers(model):
         model(tokens, 0, cache)

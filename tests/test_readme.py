@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README.zh.md")
-TOOLS = ("transformers", "vllm", "dsv3 model.py", "dsv3", "dsv3 --compile", "dsv3 --gemm w8a16")
+TOOLS = ("transformers", "vllm", "dsv3 model.py", "dsv3", "dsv3 --gemm w8a16")
 
 
 @pytest.mark.parametrize("readme", READMES)

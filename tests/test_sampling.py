@@ -1,5 +1,6 @@
 """Sampling against the exact distribution; speculative decoding gives the same tokens; budgets; seeds."""
 
+import argparse
 import math
 
 import pytest
@@ -8,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsv3
-from dsv3 import generate as g
-from dsv3.inference.sampling import Chooser, distribution
+from dsv3 import llm as g
+from dsv3.inference.decode import generate
+from dsv3.inference.sampling import Chooser, Sampling, add_flags, distribution
 from dsv3.ranks.parallel import Parallel
 from dsv3.tiny.data import held_out_set
 
@@ -51,7 +53,7 @@ def test_the_distribution_is_its_definition(tenths, temperature, top_k, top_p):
 @pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.8}, {"top_k": 4, "top_p": 0.9}])
 def test_what_is_drawn_follows_the_distribution(options):
     logits, n, temperature = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5]), 6000, 0.7
-    chooser = Chooser(Parallel(), CPU, [[0]], [0], temperature=temperature, **options)
+    chooser = Chooser(Parallel(), CPU, [[0]], [0], Sampling(temperature=temperature, **options))
     drawn = torch.tensor([chooser(logits.view(1, 1, -1), [[]])[0][0] for _ in range(n)])
     expected = distribution(logits, temperature, **options) * n
     counts = torch.bincount(drawn, minlength=5)
@@ -66,7 +68,7 @@ def test_guesses_are_kept_as_long_as_they_are_right():
     for place, token in enumerate((5, 6, 7, 8)):
         logits[0, place, token] = 10.0
     for guesses, expected in (([5, 6, 7], [5, 6, 7, 8]), ([5, 6, 1], [5, 6, 7]), ([1, 6, 7], [5]), ([], [5])):
-        chooser = Chooser(Parallel(), CPU, [[0]], [0])
+        chooser = Chooser(Parallel(), CPU, [[0]], [0], Sampling())
         assert chooser(logits[:, : len(guesses) + 1], [guesses]) == [expected]
 
 
@@ -93,8 +95,8 @@ def test_most_guesses_on_sums_are_right():
 
 def test_the_plain_model_speculates_as_well():
     options = {"max_new_tokens": 60}
-    plain = dsv3.load("tiny-r1", fast=False).generate(QUESTIONS[:2], **options)
-    assert dsv3.load("tiny-r1", fast=False, mtp=2).generate(QUESTIONS[:2], **options) == plain
+    plain = dsv3.load("tiny-r1", model="plain").generate(QUESTIONS[:2], **options)
+    assert dsv3.load("tiny-r1", model="plain", mtp=2).generate(QUESTIONS[:2], **options) == plain
 
 
 def test_a_prompts_seed_does_not_depend_on_its_company():
@@ -151,9 +153,20 @@ def test_extremes_that_are_in_range(options, narrow):
     assert all(0 < reply.tokens < 64 for reply in narrow.generate(["37 + 48 = ?"] * 2, **options))
 
 
-def test_an_unknown_option_is_named(narrow):
-    with pytest.raises(TypeError, match="temprature"):
-        narrow.chat("37 + 48 = ?", temprature=1.0)
+@pytest.mark.parametrize("name", ["temprature", "chunk", "drafts", "eos_id"])
+def test_an_unknown_option_is_named(name, narrow):
+    for ask in (narrow.chat, narrow.stream):
+        with pytest.raises(TypeError, match=name):
+            ask("37 + 48 = ?", **{name: 1})
+
+
+def test_every_option_has_a_flag():
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Sampling(temperature=0.2))
+    assert Sampling(**vars(parser.parse_args([]))) == Sampling(temperature=0.2)
+    given = {"max_new_tokens": 5, "temperature": 0.5, "top_k": 3, "top_p": 0.9, "seed": 7, "think_budget": 4}
+    words = [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    assert Sampling(**vars(parser.parse_args(words))) == Sampling(**given)
 
 
 @pytest.mark.parametrize("mtp", [0, 1, 5])
@@ -167,7 +180,7 @@ def test_no_answer_leaves_the_context(mtp, room, narrow):
 def test_drafts_need_the_layer(tmp_path):
     llm = dsv3.load("tiny-r1")
     with pytest.raises(ValueError, match="drafts need the MTP layer"):
-        list(g.generate(llm.model, [[5, 6]], eos_id=1, drafts=1))
+        list(generate(llm.model, [[5, 6]], eos_id=1, drafts=1))
     import json
     import shutil
 
@@ -182,11 +195,11 @@ def test_drafts_need_the_layer(tmp_path):
 
 def test_prefill_reads_a_batch_of_unequal_prompts_at_once(monkeypatch):
     """The demo reads what the longer prompts have more token by token (C15)."""
-    llm = dsv3.load("tiny-r1", fast=False)
+    llm = dsv3.load("tiny-r1", model="plain")
     shapes = []
     llm.model.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
     prompts = [llm.tokenizer.prompt([{"role": "user", "content": q}]) for q in ("Hello", "What is 4821 - 977?")]
-    for _ in g.generate(llm.model, prompts, eos_id=1, max_new_tokens=3):
+    for _ in generate(llm.model, prompts, eos_id=1, max_new_tokens=3):
         pass
     assert shapes == [(2, max(map(len, prompts))), (2, 1), (2, 1)]
 
@@ -196,7 +209,7 @@ def test_numerics_show_what_bf16_costs():
     question = [{"role": "user", "content": "37 + 48 = ?"}]
     logits, models = {}, {}
     for numerics in ("exact", "hf", "demo"):
-        llm = dsv3.load("tiny-r1", fast=False, numerics=numerics)
+        llm = dsv3.load("tiny-r1", model="plain", numerics=numerics)
         models[numerics] = llm.model
         with torch.inference_mode():
             logits[numerics] = llm.model.logits(llm.model(torch.tensor([llm.tokenizer.prompt(question)]))[:, -1])

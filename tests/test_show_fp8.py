@@ -47,7 +47,7 @@ def test_matrices_lose_what_the_format_says():
 
 
 def test_each_linear_layers_input_is_kept_as_it_is_given():
-    model = load("tiny-r1", fast=False, dtype=torch.float32).model
+    model = load("tiny-r1", model="plain", dtype=torch.float32).model
     tokens = [0, 5, 6, 7]
     found = fp8.linear_inputs(model, tokens)
     with torch.inference_mode():

@@ -18,7 +18,7 @@ R1 = ModelConfig.load("config_671B.json")
 
 @pytest.fixture(scope="module")
 def llm():
-    return load(TINY_R1, gemm="bf16", fast=False)
+    return load(TINY_R1, gemm="bf16", model="plain")
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ import pytest
 import torch
 from conftest import SMALL
 
-from dsv3 import generate as g
+from dsv3 import llm as g
 from dsv3.config import ModelConfig
 from dsv3.download import TINY_R1
+from dsv3.inference.decode import generate
 from dsv3.lab.threads import on_ranks
 from dsv3.model import Cache
 from dsv3.ranks.parallel import Parallel
@@ -59,7 +60,7 @@ def test_what_another_token_of_generate_costs(ranks, bf16_folder):
         llm, counted = g.load(bf16_folder, tp=tp), []
         for tokens in (4, 9):
             before = tp.traffic.copy()
-            assert len(list(g.generate(llm.model, [[1, 2, 3]], eos_id=-1, max_new_tokens=tokens))) == tokens
+            assert len(list(generate(llm.model, [[1, 2, 3]], eos_id=-1, max_new_tokens=tokens))) == tokens
             counted.append(tp.traffic - before)
         return llm.model.cfg, counted[1] - counted[0]
 

@@ -6,7 +6,6 @@ interpreter, as no two engines fit into one environment.
 
 import argparse
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -15,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..inference.chat import Reply, Tokenizer, opens_thinking, split_thinking
+from ..inference.prompts import read_prompts
+from ..inference.sampling import Sampling, add_flags
+from ..ranks.parallel import Parallel
 from . import offline_worker, vllm
 from .command import Engine
 from .options import Serve
@@ -42,8 +44,8 @@ def generate(
     prompts: list[str],
     *,
     folder: Path,
-    max_new_tokens: int = 200,
-    temperature: float = 0.0,
+    max_new_tokens: int = Sampling.max_new_tokens,
+    temperature: float = Sampling.temperature,
     **more: Any,
 ) -> list[Reply]:
     """The answers to separate questions.
@@ -56,6 +58,7 @@ def generate(
         ChildProcessError: the engine failed; says why.
         ValueError, OSError: the options, the checkpoint, or no such interpreter.
     """
+    Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     serve = replace(serve, model=str(Path(serve.model).absolute()))
     tokenizer = Tokenizer(Path(serve.model))
     messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
@@ -112,16 +115,12 @@ def _reply(tokenizer: Tokenizer, prompt: list[int], ids: list[int], finish: str)
 
 def main(argv: list[str]) -> None:
     """The command line: JSON lines on standard output, as ``dsv3 generate --output-file`` writes them."""
-    from ..console import read_prompts
-    from ..ranks.parallel import Parallel
-
     parser = argparse.ArgumentParser(prog="python -m dsv3.engines.offline", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--engine", required=True, choices=tuple(offline_worker.ENGINES))
     add("--model", required=True, metavar="DIR", help="a Hugging Face folder")
     add("--input-file", required=True, type=Path, metavar="FILE", help="prompts, one a line")
-    add("--max-new-tokens", type=int, default=200, metavar="N")
-    add("--temperature", type=float, default=0.0, metavar="T", help="0, the default, is greedy")
+    add_flags(parser, Sampling(), "max_new_tokens", "temperature")
     add("--tp", type=int, default=Serve.tp, metavar="N", help="tensor-parallel ranks")
     add("--pp", type=int, default=Serve.pp, metavar="N", help="pipeline stages")
     add("--mtp", type=int, nargs="?", const=1, default=Serve.mtp, metavar="K", help="draft K tokens")
@@ -130,10 +129,11 @@ def main(argv: list[str]) -> None:
     add("--cpu", action="store_true", help="vLLM's build for CPUs")
     add("--folder", type=Path, default=Path(), metavar="DIR", help="takes a folder with the log; default: here")
     args = parser.parse_args(argv)
-    if args.max_new_tokens < 1:
-        parser.error("--max-new-tokens must be 1 or more")
-    if not 0 <= args.temperature < math.inf:
-        parser.error("--temperature must be 0 or more")
+    limits = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
+    try:
+        Sampling(**limits)
+    except ValueError as error:
+        parser.error(str(error))
     if args.cpu and args.engine != "vllm":
         parser.error("--cpu is of --engine vllm")
     serve = Serve(
@@ -147,7 +147,6 @@ def main(argv: list[str]) -> None:
     )
     prompts = read_prompts(args.input_file, Parallel())
     engine = vllm.CPU_ENGINE if args.cpu else find(args.engine)
-    limits = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
     for prompt, reply in zip(prompts, generate(engine, serve, prompts, folder=args.folder, **limits), strict=True):
         print(json.dumps({"prompt": prompt} | asdict(reply), ensure_ascii=False))
 

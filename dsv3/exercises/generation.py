@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..generate import LLM, load
 from ..inference.decode import generate
-from ..inference.sampling import Chooser, distribution
+from ..inference.sampling import Chooser, Sampling, distribution
+from ..llm import LLM, load
 from . import Wrong, exercise
 
 Messages = list[dict[str, str]]
@@ -96,7 +96,8 @@ def _check_against_generate(accept: Callable[[Tensor, list[int]], list[int]], ll
         for spoilt in range(4):
             guesses = [t + (i == spoilt) for i, t in enumerate(tokens[start : start + 3])]
             some = logits[start : start + 4]
-            (expected,) = Chooser(llm.model.run.tp, llm.model.run.device, [prompt], [0])(some[None], [guesses])
+            chooser = Chooser(llm.model.run.tp, llm.model.run.device, [prompt], [0], Sampling())
+            (expected,) = chooser(some[None], [guesses])
             if (got := list(map(int, accept(some, guesses)))) != expected:
                 raise Wrong(
                     f"on tiny-r1's scores, guesses {guesses}: you return {got}, dsv3.inference.sampling {expected}"

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .. import cost
 from ..config import ModelConfig
-from ..generate import load
 from ..inference.fast import Fast
+from ..llm import load
 from ..model import Transformer
 from ..paths import TINY_R1
 from ..tiny import data
@@ -144,7 +144,7 @@ def _examples(encode: Callable[[str], list[int]]) -> Iterator[Tensor]:
 @exercise("07", 3)
 @torch.inference_mode()
 def check_guess(guess_after_next: Callable[[Transformer | Fast, Tensor], Tensor]) -> None:
-    llm = load(TINY_R1, fast=False, attn="naive", dtype=torch.float32, gemm="bf16", mtp=1)
+    llm = load(TINY_R1, model="plain", attn="naive", dtype=torch.float32, gemm="bf16", mtp=1)
     model = llm.model
     for tokens in _examples(llm.tokenizer.encode):
         found = guess_after_next(model, tokens)

@@ -51,7 +51,9 @@ def split_thinking(text: str, opened: bool = True) -> tuple[str, str]:
 
 def opens_thinking(prompt: list[int], think_ids: tuple[int, int] | None) -> bool:
     """Whether a prompt ends inside a thought: ``<think>`` stands in it, and no ``</think>`` after that."""
-    marks = [token for token in prompt if token in (think_ids or ())]
+    if think_ids is None:
+        return False
+    marks = [token for token in prompt if token in think_ids]
     return bool(marks) and marks[-1] == think_ids[0]
 
 
@@ -86,9 +88,10 @@ class Tokenizer:
             self._template = Template(settings, _default_template(settings, config.get("chat_template")))
         self._special = {name: _content(settings, name, config.get(name)) for name in SPECIAL if config.get(name)}
         eos = self._special.get("eos_token")
-        if eos is None or self._tokenizer.token_to_id(eos) is None:
+        eos_id = None if eos is None else self._tokenizer.token_to_id(eos)
+        if eos_id is None:
             raise ValueError(f"{settings}: eos_token {eos!r:.60} is not in tokenizer.json")
-        self.eos_id: int = self._tokenizer.token_to_id(eos)
+        self.eos_id: int = eos_id
         begin, end = (self._tokenizer.token_to_id(mark) for mark in (THINK, END_THINK))
         self.think_ids: tuple[int, int] | None = None if begin is None or end is None else (begin, end)
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from ..cache import Cache
 from ..config import ModelConfig
 from ..model import Transformer
 from .fast import Fast
-from .sampling import MAX_NEW_TOKENS, Chooser, Sampling, check, whole
+from .sampling import Chooser, Sampling, whole
 
 CHUNK = 2048  # prompt tokens per sequence and prefill step: bounds the memory of the attention scores
 
@@ -55,25 +55,24 @@ def generate(
     drafts: int = 0,
     chunk: int = CHUNK,
     stats: Stats | None = None,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    seed: int = 0,
-    **sampling: Unpack[Sampling],
+    **options: Any,
 ) -> Iterator[tuple[int, int]]:
     """Tokens as they come: (index of the prompt, token id). A sequence ends at ``eos_id``, which is given, too.
 
-    Prompts may have any lengths; more than ``cfg.max_batch_size`` are answered in waves. Options as in ``Sampling``.
+    Prompts may have any lengths; more than ``cfg.max_batch_size`` are answered in waves.
 
     Args:
         think_ids: the tokens ``<think>`` and ``</think>``; a ``think_budget`` needs them.
         drafts: tokens that the MTP layer guesses in each step; the model checks them in one pass.
         chunk: prompt tokens that are read at once.
         stats: is added to.
+        options: those of ``Sampling``.
 
     Raises:
         ValueError: at once: a prompt that is empty or fills the context, or an option out of its range.
         TypeError: there is no such option.
     """
-    check(max_new_tokens=max_new_tokens, seed=seed, **sampling)
+    sampling = Sampling(**options)
     whole("drafts", drafts, 0)
     whole("chunk", chunk, 1)
     limit = model.cfg.max_seq_len
@@ -93,9 +92,9 @@ def generate(
         wave = model.cfg.max_batch_size
         for first in range(0, len(prompts), wave):
             some = prompts[first : first + wave]
-            seeds = range(seed + first, seed + first + len(some))
-            chooser = Chooser(model.run.tp, model.run.device, some, seeds, think_ids, **sampling)
-            for i, token in _wave(model, some, chooser, eos_id, max_new_tokens, drafts, chunk, stats):
+            seeds = range(sampling.seed + first, sampling.seed + first + len(some))
+            chooser = Chooser(model.run.tp, model.run.device, some, seeds, sampling, think_ids)
+            for i, token in _wave(model, some, chooser, eos_id, sampling.max_new_tokens, drafts, chunk, stats):
                 yield first + i, token
 
     return waves()
@@ -147,7 +146,8 @@ def _wave(
             cache.keep(going)
             chooser.keep(going)
             h = h[going]
-            rows, begin, limits, new = ([column[row] for row in going] for column in (rows, begin, limits, new))
+            rows, begin, limits = ([column[row] for row in going] for column in (rows, begin, limits))
+            new = [new[row] for row in going]
         guesses = draft(model, h, new, begin, cache, drafts) if drafts else [[] for _ in rows]
         begin = [start + len(tokens) for start, tokens in zip(begin, new, strict=True)]
         ahead = [[tokens[-1], *guess] for tokens, guess in zip(new, guesses, strict=True)]

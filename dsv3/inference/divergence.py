@@ -55,7 +55,7 @@ def compare_layers(model: Transformer) -> Iterator[None]:
 def digest(x: Tensor) -> str:
     """16 hex digits for a tensor's bits."""
     data = x.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return hashlib.blake2b(data.numpy(), digest_size=8).hexdigest()
+    return hashlib.blake2b(data.numpy().data, digest_size=8).hexdigest()
 
 
 def first_difference(layers: list[str], ranks: list[list[str]]) -> str | None:

@@ -4,10 +4,10 @@ Rank 0 chooses and the others are told, so ranks cannot disagree.
 """
 
 import math
+from argparse import ArgumentParser
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -15,59 +15,64 @@ from torch import Tensor
 from ..ranks.parallel import Parallel
 from .chat import opens_thinking
 
-MAX_NEW_TOKENS = 200  # by default
 COLDEST = 1e-30  # by less than this, float32 scores cannot be divided
 MOST = 2**31 - 1  # of whole numbers but seeds
 
 
-class Sampling(TypedDict, total=False):
-    """Options of everything that generates.
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Options of everything that generates; the command line's flags are made of them.
 
-    Attributes:
-        max_new_tokens: the longest completion, in tokens; 200 by default.
-        temperature: 0, the default, takes the likeliest token; otherwise logits are divided by it before sampling.
-        top_k: sample among this many likeliest tokens; 0, the default, among all.
-        top_p: sample among the fewest likeliest tokens that together have this probability; 1 by default.
-        seed: of the first prompt; the next ones have the next seeds. The same seed gives the same tokens, whatever the
-            prompt is batched with.
-        think_budget: end the thinking after this many tokens, and let the model answer; by default never.
-    """
+    The same seed gives the same tokens, whatever the prompt is batched with.
 
-    max_new_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int
-    think_budget: int | None
-
-
-def check(
-    *,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    think_budget: int | None = None,
-) -> None:
-    """
     Raises:
         ValueError: an option that is no number, or out of its range.
         TypeError: there is no such option.
     """
-    whole("max_new_tokens", max_new_tokens, 1)
-    if not _number(temperature) or not (temperature == 0 or COLDEST <= temperature < math.inf):
-        raise ValueError(f"temperature = {temperature!r:.40}: must be 0 (greedy), or {COLDEST} or more, and finite")
-    whole("top_k", top_k, 0)
-    if not _number(top_p) or not 0 < top_p <= 1:
-        raise ValueError(f"top_p = {top_p!r:.40}: must be above 0 and at most 1")
-    whole("seed", seed, -(2**63), 2**63 - 1)
-    if think_budget is not None:
-        whole("think_budget", think_budget, 0)
+
+    max_new_tokens: int = field(default=200, metadata={"help": "the longest completion, in tokens"})
+    temperature: float = field(
+        default=0.0, metadata={"help": "0 takes the likeliest token; else scores are divided by it before sampling"}
+    )
+    top_k: int = field(default=0, metadata={"help": "sample among this many likeliest tokens; 0: among all"})
+    top_p: float = field(
+        default=1.0, metadata={"help": "sample among the fewest likeliest tokens that together have this probability"}
+    )
+    seed: int = field(default=0, metadata={"help": "of the first prompt; the next ones have the next seeds"})
+    think_budget: int | None = field(
+        default=None, metadata={"help": "end the thinking after this many tokens, and let the model answer"}
+    )
+
+    def __post_init__(self) -> None:
+        whole("max_new_tokens", self.max_new_tokens, 1)
+        heat = self.temperature
+        if not _number(heat) or not (heat == 0 or COLDEST <= heat < math.inf):
+            raise ValueError(f"temperature = {heat!r:.40}: must be 0 (greedy), or {COLDEST} or more, and finite")
+        whole("top_k", self.top_k, 0)
+        if not _number(self.top_p) or not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p = {self.top_p!r:.40}: must be above 0 and at most 1")
+        whole("seed", self.seed, -(2**63), 2**63 - 1)
+        if self.think_budget is not None:
+            whole("think_budget", self.think_budget, 0)
+
+
+def add_flags(parser: ArgumentParser, defaults: Sampling, *names: str) -> None:
+    """Give ``parser`` a flag for each option, or for those that are named."""
+    for option in fields(Sampling):
+        if names and option.name not in names:
+            continue
+        default, number = getattr(defaults, option.name), float if option.type is float else int
+        text = option.metadata["help"] + ("" if default is None else f"; default {default}")
+        flag = "--" + option.name.replace("_", "-")
+        parser.add_argument(flag, type=number, default=default, metavar="N" if number is int else "X", help=text)
 
 
 def whole(name: str, value: int, least: int, most: int = MOST) -> None:
-    """Raises ValueError, which names the argument, unless ``value`` is a whole number in its range."""
+    """Check that the argument ``name`` is a whole number in its range.
+
+    Raises:
+        ValueError: it is not; names it.
+    """
     if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
         raise ValueError(f"{name} = {value!r:.40}: must be a whole number from {least} to {most}")
 
@@ -94,9 +99,10 @@ def distribution(logits: Tensor, temperature: float, top_k: int = 0, top_p: floa
 
 @dataclass
 class _Sequence:
+    """A sequence's random numbers, and how many tokens it may still think: None without a budget, or after it."""
+
     rng: torch.Generator
-    thinking: bool
-    thought: int = 0
+    budget: int | None
 
 
 class Chooser:
@@ -105,10 +111,7 @@ class Chooser:
     Args:
         prompts: token ids of each sequence.
         seeds: one for each.
-        think_ids: the tokens ``<think>`` and ``</think>``.
-
-    Raises:
-        ValueError: an option that is out of its range.
+        think_ids: the tokens ``<think>`` and ``</think>``; a ``think_budget`` needs them.
     """
 
     def __init__(
@@ -117,21 +120,15 @@ class Chooser:
         device: torch.device,
         prompts: Sequence[list[int]],
         seeds: Sequence[int],
+        sampling: Sampling,
         think_ids: tuple[int, int] | None = None,
-        *,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        think_budget: int | None = None,
     ):
-        check(temperature=temperature, top_k=top_k, top_p=top_p, think_budget=think_budget)
         self.tp, self.device, self.think_ids = tp, device, think_ids
-        self.temperature, self.top_p = float(temperature), float(top_p)
-        self.top_k, self.think_budget = top_k, think_budget
+        self.temperature, self.top_k, self.top_p = float(sampling.temperature), sampling.top_k, float(sampling.top_p)
         self.sequences = [
             _Sequence(
                 torch.Generator(device).manual_seed(seed),
-                thinking=think_budget is not None and opens_thinking(prompt, think_ids),
+                sampling.think_budget if opens_thinking(prompt, think_ids) else None,
             )
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
@@ -166,20 +163,21 @@ class Chooser:
         for row, (sequence, guesses) in enumerate(zip(self.sequences, drafts, strict=True)):
             tokens: list[int] = []
             while len(tokens) <= len(guesses) and tokens == guesses[: len(tokens)]:
-                place = len(tokens)
+                at = len(tokens)
                 if self.temperature == 0:
-                    token = likeliest[row][place]
+                    token = likeliest[row][at]
                 else:
-                    shares = distribution(logits[row, place], self.temperature, self.top_k, self.top_p)
+                    shares = distribution(logits[row, at], self.temperature, self.top_k, self.top_p)
                     token = int(torch.multinomial(shares, 1, generator=sequence.rng))
                 tokens.append(self._within_budget(sequence, token))
             chosen.append(tokens)
         return chosen
 
     def _within_budget(self, sequence: _Sequence, token: int) -> int:
-        if sequence.thinking:
-            if sequence.thought >= self.think_budget:
-                token = self.think_ids[1]
-            sequence.thought += 1
-            sequence.thinking = token != self.think_ids[1]
+        if sequence.budget is None or self.think_ids is None:
+            return token
+        _, end = self.think_ids
+        if sequence.budget == 0:
+            token = end
+        sequence.budget = None if token == end else sequence.budget - 1
         return token

@@ -12,7 +12,7 @@ import sys
 import weakref
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 MOST = 200_000  # characters of a template; DeepSeek's have a few thousand
 SECONDS = 2  # of computing, to compile a template or to render it
@@ -49,6 +49,7 @@ class Template:
             [sys.executable, "-P", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C in a chat is not for it
         )  # fmt: skip
+        self._stdin, self._stdout = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
         weakref.finalize(self, _end, self._process)
         self._ask(self.source)
 
@@ -56,9 +57,9 @@ class Template:
         process, line = self._process, b""
         try:
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(what).encode() + b"\n")
-                process.stdin.flush()
-                line = process.stdout.readline()
+                self._stdin.write(json.dumps(what).encode() + b"\n")
+                self._stdin.flush()
+                line = self._stdout.readline()
         finally:
             if not line.endswith(b"\n"):  # an answer that comes too late must not be taken for the next one's
                 process.kill()
@@ -75,10 +76,8 @@ class Template:
 
 
 def _end(process: subprocess.Popen) -> None:
-    process.kill()
-    process.stdin.close()
-    process.stdout.close()
-    process.wait()
+    with process:  # closes its pipes, and waits for it
+        process.kill()
 
 
 # ------------------------------------------------------------------------------------------- the process

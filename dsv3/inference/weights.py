@@ -17,6 +17,7 @@ from ..layout import Row, layout
 from ..model import Transformer
 from ..runtime import Runtime
 
+Shapes = dict[str, tuple[tuple[int, ...], str]]  # a tensor's name -> its shape, and how it is stored
 TORCH = {"F8_E4M3": torch.float8_e4m3fn, "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -163,7 +164,7 @@ class _Converted:
         if missing:
             raise FileNotFoundError(f"{folder}: {read.some(missing)} missing; convert again")
         self.found = read.open_files(folder, files)
-        wanted: dict[str, tuple[tuple[int, ...], str]] = {}
+        wanted: Shapes = {}
         for row in rows:
             if tp.rank in row.holders(tp.size, cfg.n_routed_experts):
                 part = row.local(tp.rank, tp.size)

@@ -3,14 +3,13 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any
 
 import torch
 
-from ..generate import LLM
 from ..inference.chat import Tokenizer
 from ..inference.decode import generate
-from ..inference.sampling import Sampling
+from ..llm import LLM, Prompt
 
 SHOWN = {"\n": "\\n", " ": "␣"}
 
@@ -36,15 +35,13 @@ def label(tokenizer: Tokenizer, token: int) -> str:
     return "".join(SHOWN.get(c, c) for c in text) or f"#{token}"
 
 
-def tokens(
-    llm: LLM, message: str | list[dict[str, str]], **options: Unpack[Sampling]
-) -> tuple[list[int], Iterator[int]]:
+def tokens(llm: LLM, message: Prompt, **options: Any) -> tuple[list[int], Iterator[int]]:
     """The prompt's ids and, as they come, those of the completion: ``LLM.stream`` before it is text."""
     messages = [{"role": "user", "content": message}] if isinstance(message, str) else message
     prompt = llm.tokenizer.prompt(messages)
     eos_id, think_ids = llm.tokenizer.eos_id, llm.tokenizer.think_ids
-    found = generate(llm.model, [prompt], eos_id=eos_id, think_ids=think_ids, **options)
-    return prompt, (token for _, token in found)
+    done = generate(llm.model, [prompt], eos_id=eos_id, think_ids=think_ids, **options)
+    return prompt, (token for _, token in done)
 
 
 def choices(llm: LLM, prompt: list[int], completion: list[int], top: int = 5) -> list[Choice]:

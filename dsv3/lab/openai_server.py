@@ -17,7 +17,7 @@ from ..inference.chat import END_THINK
 from .local import Quiet, listening
 
 if TYPE_CHECKING:
-    from ..generate import LLM
+    from ..llm import LLM
 
 Dialect = Literal["reasoning_content", "reasoning", "none"]  # the field of the thinking; none: it stays in the answer
 NAME = "tiny-r1"
@@ -56,7 +56,9 @@ class Model:
         return "length" if new >= self.most(asked) else "stop", usage
 
     def most(self, asked: dict[str, Any]) -> int:
-        return int(asked.get("max_tokens") or 200)
+        from ..inference.sampling import Sampling
+
+        return int(asked.get("max_tokens") or Sampling.max_new_tokens)
 
 
 class Script:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..generate import LLM
 from ..inference.chat import Tokenizer
+from ..llm import LLM
 from ..model import Transformer
 from ..tiny import data, tokenizer
 from ..tiny.train import pack

@@ -5,7 +5,7 @@ types, a checkpoint that loads) goes as text through the job's key-value store, 
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -126,7 +126,7 @@ class Parallel:
             return [value.decode() for value in self.store.multi_get(keys)]
 
 
-def agree(tp: Parallel, what: dict[str, object], kind: str) -> None:
+def agree(tp: Parallel, what: Mapping[str, object], kind: str) -> None:
     """Whether the items of ``what``, as text, are the same on all ranks; ``kind`` says what they are.
 
     Raises:

@@ -2,36 +2,38 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from html import escape
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any
 
 from ..inference.chat import split_thinking
+from ..inference.sampling import Sampling
 from ..lab.generation import Choice, choices, tokens
 from .widgets import follow, ipywidgets
 
 if TYPE_CHECKING:
     from ipywidgets import HTML, VBox
 
-    from ..generate import LLM
-    from ..inference.sampling import Sampling
+    from ..llm import LLM
 
 PAUSE = 0.05  # seconds between two updates at least: Jupyter drops messages that come too fast
 PRE = "white-space: pre-wrap; font-family: monospace; line-height: 1.4; margin: 0"
 
 
-def chat(llm: "LLM", **options: "Unpack[Sampling]") -> "VBox":
-    """A conversation with ``llm``; Enter or "Send" asks, "Clear" forgets. ``options`` are those of ``llm.stream``.
+def chat(llm: "LLM", **options: Any) -> "VBox":
+    """A conversation with ``llm``; Enter or "Send" asks, "Clear" forgets. ``options`` are those of ``Sampling``.
 
     Its ``children`` are the conversation, the row of controls, and what the latest answer's tokens competed with.
 
     Raises:
         ImportError: ipywidgets is not installed.
+        ValueError, TypeError: an option that is out of its range, or none.
     """
-    widgets = ipywidgets()
+    widgets, sampling = ipywidgets(), Sampling(**options)
     field = widgets.Text(placeholder="a sum, such as 37 + 48 = ?", layout=widgets.Layout(flex="1 1 auto"))
     send = widgets.Button(description="Send", button_style="primary")
     clear = widgets.Button(description="Clear")
-    heat = widgets.FloatSlider(options.pop("temperature", 0.0), min=0, max=3, step=0.1, description="temperature")
+    heat = widgets.FloatSlider(sampling.temperature, min=0, max=3, step=0.1, description="temperature")
     heat.style.description_width = "initial"
     field.add_class("dsv3-chat-input")
     send.add_class("dsv3-chat-send")
@@ -49,7 +51,7 @@ def chat(llm: "LLM", **options: "Unpack[Sampling]") -> "VBox":
         asked = widgets.HTML(f"<b>{escape(question)}</b>")
         talk.children = (*talk.children, asked, thinking, answer)
         try:
-            found = turn(llm, messages, question, thinking, answer, options | {"temperature": heat.value})
+            found = turn(llm, messages, question, thinking, answer, replace(sampling, temperature=heat.value))
             below.children = (alternatives(found),) if found else ()
         finally:
             send.disabled = False
@@ -70,7 +72,7 @@ def turn(
     question: str,
     thinking: "HTML",
     answer: "HTML",
-    options: "Sampling",
+    sampling: Sampling,
 ) -> list[Choice]:
     """Ask, show the model's turn as it comes, and add both to ``messages`` -> how likely each of its tokens was.
 
@@ -88,13 +90,13 @@ def turn(
             yield token
 
     try:
-        prompt, coming = tokens(llm, asked, **options)
+        prompt, coming = tokens(llm, asked, **asdict(sampling))
         for piece in llm.tokenizer.stream(kept(coming)):
             text += piece
             if time.monotonic() - shown > PAUSE:
                 shown = time.monotonic()
                 _show(thinking, answer, *split_thinking(text, opened), len(new))
-    except ValueError as error:  # the conversation fills the context, or an option is out of its range
+    except ValueError as error:  # the conversation fills the context
         note = f"{error}; Clear starts anew"
     except KeyboardInterrupt:
         note = "(stopped)"

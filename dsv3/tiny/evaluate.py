@@ -6,7 +6,7 @@ import re
 from datetime import date
 from pathlib import Path
 
-from ..generate import LLM, load
+from ..llm import LLM, load
 from . import data
 
 

@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..generate import LLM
 from ..inference.chat import Reply, Tokenizer
 from ..inference.fast import Fast
-from ..inference.sampling import Sampling
 from ..inference.weights import load
+from ..llm import LLM
 from ..model import Transformer
 from ..runtime import Runtime
 from . import data, train
@@ -159,7 +158,7 @@ def log_probabilities(model: Transformer, tokens: Tensor) -> Tensor:
     return logits.log_softmax(-1).gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1)
 
 
-def replies(model: Transformer, tok: Tokenizer, asked: list[Question], **options: Unpack[Sampling]) -> list[Reply]:
+def replies(model: Transformer, tok: Tokenizer, asked: list[Question], **options: Any) -> list[Reply]:
     """The model's answers; options as ``LLM.generate``'s."""
     return player(model, tok).generate([question for _, question in asked], **options)
 

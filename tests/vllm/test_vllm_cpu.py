@@ -24,6 +24,7 @@ from dsv3.engines.offline import generate
 from dsv3.engines.options import Serve
 from dsv3.engines.server import Server, start
 from dsv3.generate import load
+from dsv3.inference.sampling import Sampling
 from dsv3.lab.jobs import free_port
 from dsv3.paths import TINY_R1
 from dsv3.tiny.data import held_out_set
@@ -63,7 +64,7 @@ def reference(folder):
     llm = load(folder, dtype=torch.float32, max_batch_size=10)
     prompts = [llm.tokenizer.prompt([{"role": "user", "content": question}]) for question in QUESTIONS]
     completions = [[] for _ in prompts]
-    for i, token in llm._tokens(prompts, {"max_new_tokens": LIMIT}):
+    for i, token in llm._tokens(prompts, Sampling(max_new_tokens=LIMIT)):
         completions[i].append(token)
     replies = [llm._reply(*both) for both in zip(prompts, completions, strict=True)]
     right = sum(answer(r.answer) == p.answer for r, (p, _) in zip(replies, PROBLEMS, strict=True))

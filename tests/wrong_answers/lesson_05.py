@@ -131,7 +131,7 @@ from dsv3 import load
 @torch.inference_mode()
 def attention_is_right():
     tokens = torch.arange(40, 60).unsqueeze(0)
-    short, long = (load("tiny-r1", fast=False, max_seq_len=n).model for n in (512, 8192))
+    short, long = (load("tiny-r1", model="plain", max_seq_len=n).model for n in (512, 8192))
     torch.testing.assert_close(long(tokens), short(tokens))
 """,
         """import torch
@@ -142,7 +142,7 @@ from dsv3 import load
 @torch.inference_mode()
 def attention_is_right():
     tokens = torch.arange(40, 60).unsqueeze(0)
-    one, two = (load("tiny-r1", fast=False, max_seq_len=8192).model for _ in range(2))
+    one, two = (load("tiny-r1", model="plain", max_seq_len=8192).model for _ in range(2))
     assert torch.equal(one(tokens), two(tokens))
 """,
     ],
