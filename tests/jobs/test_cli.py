@@ -10,26 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from jobs import dsv3, fails
 
 from dsv3.cli import VERBS
 from dsv3.convert import convert
-
-
-def dsv3(*args: object, stdin: str = "", **env: str) -> subprocess.CompletedProcess:
-    run = [sys.executable, "-m", "dsv3", *map(str, args)]
-    env = os.environ | {"OMP_NUM_THREADS": "1"} | env
-    return subprocess.run(run, input=stdin, env=env, capture_output=True, text=True, timeout=120)
-
-
-def fails(done: subprocess.CompletedProcess, verb: str, *words: str) -> None:
-    """Exit code 1 and one line, which names the verb, what is wrong and what to do."""
-    assert done.returncode == 1, done.stderr
-    lines = [line for line in done.stderr.splitlines() if "no FP8 units" not in line]
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith(f"dsv3 {verb}: error: ")
-    for word in words:
-        assert word in lines[0]
-    assert done.stdout == ""
 
 
 def changed(folder: Path, target: Path, **fields: object) -> Path:
@@ -207,7 +191,7 @@ def generate(*args: object, before: str = "", after: str = "", cwd: Path) -> sub
     """Through a shell: what a user's redirections do."""
     run = f"{before} {sys.executable} -m dsv3 generate --ckpt-path tiny-r1 --temperature 0"
     line = " ".join([run, *map(str, args), after])
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.run(["bash", "-c", line], cwd=cwd, env=env, capture_output=True, timeout=120)
 
 
@@ -284,7 +268,7 @@ def test_answers_outlive_the_screen_and_the_disk(before, after, left, rows, tmp_
 def test_answers_outlive_the_run(end, tmp_path):
     (tmp_path / "p").write_text("37 + 48 = ?\n" * 2000)
     run = [sys.executable, "-m", "dsv3.generate", "--ckpt-path", "tiny-r1", "--input-file", "p", "--output-file", "out"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     job = subprocess.Popen(run, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     job.stdout.readline()  # the first answer
     job.send_signal(end)

@@ -10,9 +10,6 @@ import time
 
 import pytest
 
-import dsv3
-from dsv3.console import _folded
-
 
 class Terminal:
     """``dsv3 generate`` in a pseudo-terminal."""
@@ -116,23 +113,6 @@ def test_a_conversation_that_fills_the_context_says_so(terminal):
     assert "/clear starts anew" in t.wait_for(">>> ")
     t.type("1 + 1 = ?")
     assert "1+1+0=02" in t.wait_for(">>> ")
-
-
-def test_an_unfinished_thought_does_not_come_back():
-    """The demo sends it back with the next question (B16)."""
-    from dsv3.console import _answer
-
-    llm = dsv3.load("tiny-r1")
-    messages = [{"role": "user", "content": "37 + 48 = ?"}]
-    assert _answer(llm, False, messages, {"max_new_tokens": 5}, show=True) is None
-    assert _answer(llm, False, messages, {"max_new_tokens": 100}, show=True) == "Answer: 85"
-    assert _answer(llm, False, messages, {"max_new_tokens": 100}, show=False) == "Answer: 85"
-
-
-def test_folding_hides_only_the_thought():
-    assert "".join(_folded(["a", "b</think>", "c"], opened=True)) == "(thinking ...)c"
-    assert "".join(_folded(["a", "b"], opened=True)) == "(thinking ... unfinished)"
-    assert "".join(_folded(["a", "b"], opened=False)) == "ab"
 
 
 def test_a_batch_says_why_an_answer_is_short(tmp_path):

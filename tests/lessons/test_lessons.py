@@ -10,7 +10,7 @@ import pytest
 from dsv3.exercises import COUNTS, Wrong, exercise
 from tools import lessons
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PATHS = lessons.paths()
 FACTS = {"minutes", "hardware", "ram_gb", "disk_gb", "network", "after", "verified"}
 REQUIRED = ("title", "facts", "objectives", "preflight", "signature", "sizes-671b", "wrong", "quiz", "next")
@@ -110,7 +110,7 @@ def found(request, monkeypatch, tmp_path):
     assert "<summary>Hint" in solution.source
     code = re.search(r"<summary>Solution</summary>\n\n```python\n(.+?)```", solution.source, re.S)
     assert code, "the solution is not a folded block of Python"
-    wrong = importlib.import_module(f"tests.wrong_answers.lesson_{path.stem[:2]}").WRONG
+    wrong = importlib.import_module(f"tests.lessons.wrong_answers.lesson_{path.stem[:2]}").WRONG
     return number, stub.source, check.source, code[1], wrong[f"ex{number}"]
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import SMALL
+from small import SMALL
 
 from dsv3 import load
 from dsv3.checkpoint import read

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SMALL
 from oracle import NAMES
 from safetensors.torch import load_file
+from small import SMALL
 
 from dsv3.checkpoint import read
 from dsv3.convert import convert, main

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dsv3.exercises import COUNTS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in (ROOT / "GLOSSARY.md").read_text(encoding="utf-8").splitlines()

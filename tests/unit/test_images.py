@@ -7,7 +7,7 @@ import pytest
 
 from images.src.__main__ import FIGURES
 
-FOLDER = Path(__file__).parents[1] / "images"
+FOLDER = Path(__file__).parents[2] / "images"
 
 
 @pytest.mark.parametrize("name", FIGURES)

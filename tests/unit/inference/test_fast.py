@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from oracle import oracle, ours, relative
-from test_model import CASES, FLOAT, TOLERANCE, tokens
+from oracle import CASES, FLOAT, TOLERANCE, oracle, ours, relative, tokens
 
 from dsv3.cache import Cache
 from dsv3.compiled import Compiled

@@ -1,8 +1,6 @@
 """``native.c`` against torch, in all its forms; and everything without it, where there is no compiler."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -124,28 +122,6 @@ def test_every_fp8_code_is_read_exactly():
     ones = torch.ones(1, 1)
     values = [native.linear(torch.ones(1, 1, dtype=BF16), c.view(1, 1), ones).item() for c in codes]
     assert values == codes.float().tolist()
-
-
-@pytest.mark.parametrize("compiler", ["/nonexistent/cc", "false"])
-def test_without_a_compiler_the_sums_still_come_out(compiler, tmp_path):
-    """``CC`` names one that is not there, or one that always fails; the cache folder is empty."""
-    code = (
-        "import dsv3; from dsv3.kernels import native; assert native.library() is None; "
-        "print(dsv3.load('tiny-r1').chat('37 + 48 = ?').answer.strip())"
-    )
-    env = os.environ | {"CC": compiler, "DSV3_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "Answer: 85", done.stderr
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    code = "from dsv3.kernels import native; print(native.library())"
-    env = os.environ | {"DSV3_HOME": str(blocked)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "None", done.stderr
 
 
 def loaded(home: Path) -> str | None:

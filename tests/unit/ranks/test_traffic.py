@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import SMALL
+from small import SMALL
 
 from dsv3 import generate as g
 from dsv3.config import ModelConfig

@@ -13,7 +13,7 @@ from dsv3.lab import openai_server, serving
 from dsv3.show import serving as show
 from dsv3.sizing.gpus import gpus
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "decode-cpu.json"
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "decode-cpu.json"
 SUM = "37 + 48 = ?"
 
 

@@ -8,7 +8,7 @@ import pytest
 from dsv3.show import training
 from dsv3.tiny import train
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 
 
 def test_the_training_run_is_drawn_as_logged():

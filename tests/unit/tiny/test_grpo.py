@@ -12,7 +12,7 @@ from dsv3.inference.chat import Reply, Tokenizer
 from dsv3.paths import TINY_R1
 from dsv3.tiny import data, grpo
 
-RECORDED = Path(__file__).parents[1] / "benchmarks" / "results" / "grpo-cpu.json"
+RECORDED = Path(__file__).parents[3] / "benchmarks" / "results" / "grpo-cpu.json"
 SUM = data.Problem(37, "+", 48)
 SMALL = grpo.Recipe(questions=2, group=4, steps=1)
 

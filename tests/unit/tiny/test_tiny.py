@@ -17,7 +17,7 @@ from dsv3.runtime import Runtime
 from dsv3.tiny import data, facts, tokenizer
 from dsv3.tiny.evaluate import answer, evaluate
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "tiny-r1.json"
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "tiny-r1.json"
 
 
 def drawn(n: int, seed: int = 0) -> list[data.Problem]:

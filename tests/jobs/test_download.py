@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_cli import dsv3, fails
+from jobs import dsv3, fails
 
 from dsv3 import download as tool
 from dsv3.checkpoint import ours, read
