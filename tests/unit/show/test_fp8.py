@@ -8,7 +8,6 @@ import torch
 from dsv3.generate import load
 from dsv3.kernels.reference import act_quant, weight_quant
 from dsv3.lab import fp8
-from dsv3.lab.command import command
 from dsv3.show import fp8 as show
 
 
@@ -99,20 +98,6 @@ def test_the_widget_answers_every_choice():
     assert "clamped: the largest is 127" in answer.value
     number.value = 0
     assert "nan" in answer.value
-
-
-def test_a_command_says_what_it_does(tmp_path, capsys):
-    assert command("dsv3 download --model tiny-r1 --local-dir R1", tmp_path) == 0
-    assert (tmp_path / "R1" / "config.json").is_file()
-    assert capsys.readouterr().out.startswith("$ dsv3 download --model tiny-r1 --local-dir R1\nR1: 5 files")
-    assert command(
-        "python -m dsv3.convert --hf-ckpt-path R1 --save-path OUT --n-experts 4 --model-parallel 2", tmp_path
-    )
-    said = capsys.readouterr().out
-    assert "error: --n-experts 4: R1 has 16; say --n-experts 16\n(exit code 1)\n" in said
-    broken = "from dsv3.checkpoint import plan\nplan.Plan.fill = lambda *_: exit(7)"
-    line = "python -m dsv3.convert --hf-ckpt-path R1 --save-path OUT --n-experts 16 --model-parallel 2"
-    assert command(line, tmp_path, broken) == 7
 
 
 def test_a_ragged_block_keeps_its_own_scale():
