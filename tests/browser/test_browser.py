@@ -1,6 +1,6 @@
 """Lessons in a real browser: JupyterLab and headless Chromium run all cells, move a slider, and talk to tiny-r1.
 
-Screenshots are kept in build/screenshots/.
+Screenshots are kept in .pytest_cache/screenshots/.
 """
 
 import json
@@ -16,7 +16,7 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 ROOT = Path(__file__).parents[2]
-SHOTS = ROOT / "build" / "screenshots"
+SHOTS = ROOT / ".pytest_cache" / "screenshots"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 PATIENCE = 240_000  # milliseconds, for a lesson on a slow machine
