@@ -48,3 +48,14 @@ def test_the_files_and_verbs_that_are_named_exist(readme):
         assert (ROOT / name).exists(), name
     for verb in re.findall(r"^dsv3 (\w+)", text, re.M):
         assert verb in VERBS, verb
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_table_of_files_is_the_tree(readme):
+    """Every folder and every module of dsv3 stands in a row, and what stands there exists."""
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (`dsv3/\S.*?) \|", text, re.M)
+    named = [name.removeprefix("dsv3/") for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+    there = {f.name for f in (ROOT / "dsv3").glob("*.py") if not f.name.startswith("__")}
+    there |= {f"{f.name}/" for f in (ROOT / "dsv3").iterdir() if f.is_dir() and f.name != "__pycache__"}
+    assert sorted(named) == sorted(there)
