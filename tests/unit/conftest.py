@@ -13,7 +13,7 @@ here = Event()  # set while tests of this folder run: an audit hook stays for go
 
 
 def refuse(event: str, _: tuple) -> None:
-    """For every way to start a process: ``subprocess``, ``os`` and ``multiprocessing``, which forks or spawns."""
+    """For ``subprocess``, ``os`` and a ``multiprocessing`` that forks (one that spawns tells no audit hook)."""
     if event not in STARTS or not here.is_set():
         return
     frame = sys._getframe(1)
