@@ -101,7 +101,8 @@ test: lint
 	$(call part,browser and lessons as text,$(PYTEST) tests/browser tests/lessons tests/gpu)
 	$(call fresh,$(RUN),RUN)
 	@cp -r notebooks/. $(RUN)
-	$(call part,lessons,DSV3_HOME="$(CURDIR)/$(RUN)/home" $(PYTEST) $(TWO) --nbmake --overwrite --nbmake-timeout=300 $(RUN))
+	$(call part,lessons,DSV3_HOME="$(CURDIR)/$(RUN)/home" $(PYTEST) $(TWO) --nbmake --overwrite \
+	  --nbmake-timeout=300 $(RUN))
 	$(BIN)/python -m tools.lessons compare $(RUN)
 
 # vLLM wants other versions than the course. What it takes from PyPI beside the CPU's torch is built for CUDA, and breaks.
