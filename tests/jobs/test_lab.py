@@ -3,6 +3,7 @@
 import pytest
 
 from dsv3.lab import jobs
+from dsv3.lab.memory import peak
 
 
 def test_a_command_is_run_and_its_output_kept(tmp_path):
@@ -39,3 +40,13 @@ def test_a_process_whose_parent_has_gone_is_ended_too(tmp_path):
         job.until(lambda: job.launchers[0].poll() is not None)
         assert len(job.alive()) == 1
     assert job.alive() == {}
+
+
+def test_peak_is_that_of_the_command():
+    pytest.importorskip("resource", reason="only Unix tells a process's peak memory")
+    held = bytearray(b"x" * 400_000_000)  # this process's, which must not count
+    bare, filled = peak("-c", "pass"), peak("-m", "timeit", "-n", "1", "-r", "1", "b'x' * 100_000_000")
+    assert 2_000_000 < bare < 50_000_000 < len(held)
+    assert 90_000_000 < filled - bare < 130_000_000
+    with pytest.raises(RuntimeError, match=r"python -m dsv3 plan nonsense failed: .*nonsense"):
+        peak("-m", "dsv3", "plan", "nonsense")

@@ -9,7 +9,6 @@ import torch
 
 from dsv3.generate import load
 from dsv3.lab.checkpoints import flip_a_bit
-from dsv3.lab.memory import peak
 from dsv3.lab.threads import on_ranks
 from dsv3.paths import TINY_R1
 from dsv3.ranks.parallel import Parallel
@@ -45,13 +44,3 @@ def test_a_flipped_bit_is_one_bit(tmp_path):
     flip_a_bit(folder, "model.norm.weight")
     pairs = [(a.read_bytes(), (folder / a.name).read_bytes()) for a in TINY_R1.glob("*.safetensors")]
     assert sum(x != y for a, b in pairs for x, y in zip(a, b, strict=True)) == 1
-
-
-def test_peak_is_that_of_the_command():
-    pytest.importorskip("resource", reason="only Unix tells a process's peak memory")
-    held = bytearray(b"x" * 400_000_000)  # this process's, which must not count
-    bare, filled = peak("-c", "pass"), peak("-m", "timeit", "-n", "1", "-r", "1", "b'x' * 100_000_000")
-    assert 2_000_000 < bare < 50_000_000 < len(held)
-    assert 90_000_000 < filled - bare < 130_000_000
-    with pytest.raises(RuntimeError, match=r"python -m dsv3 plan nonsense failed: .*nonsense"):
-        peak("-m", "dsv3", "plan", "nonsense")
