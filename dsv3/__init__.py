@@ -16,7 +16,7 @@ from .config import ModelConfig
 if TYPE_CHECKING:
     from .llm import LLM, load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["LLM", "ModelConfig", "__version__", "load"]
 
 

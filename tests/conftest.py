@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from small import SMALL
 
-from dsv3.config import ModelConfig
+from dsv3.convert import convert
 from dsv3.fp8_cast_bf16 import cast
 from dsv3.model import Transformer
 from dsv3.runtime import Runtime
@@ -16,13 +17,6 @@ from dsv3.tiny.export import export
 
 # Triton must see TRITON_INTERPRET when it is imported: test_interpreter.py runs these in a process of their own.
 collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
-
-# 576 rows in wkv_a make ragged FP8 blocks; every cut over 2 ranks falls on a block.
-SMALL = ModelConfig(
-    vocab_size=512, dim=128, inter_dim=256, moe_inter_dim=128, n_layers=2, n_dense_layers=1, n_heads=4,
-    n_routed_experts=8, n_shared_experts=2, n_activated_experts=2, n_expert_groups=4, n_limited_groups=2,
-    score_func="sigmoid", route_scale=2.5, q_lora_rank=128, n_mtp_layers=1, dtype="fp8",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -50,4 +44,12 @@ def bf16_folder(fp8_folder) -> Path:
     """The same, cast."""
     target = fp8_folder.parent / "bf16"
     cast(fp8_folder, target)
+    return target
+
+
+@pytest.fixture(params=["cast", "convert"])
+def made(request, fp8_folder, tmp_path) -> Path:
+    """What a cast writes, and what a conversion for two ranks does."""
+    target = tmp_path / "out"
+    cast(fp8_folder, target) if request.param == "cast" else convert(fp8_folder, target, 2)
     return target

@@ -1,7 +1,8 @@
-"""Nodes with their ranks, as real processes that chat until something happens to them."""
+"""Real processes: a verb that runs to its end; nodes with their ranks, which chat until something happens to them."""
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,23 @@ from dsv3.lab.jobs import Job, free_port
 
 LIMIT = 30  # seconds from an event until no process of a job is left
 linux = pytest.mark.skipif(sys.platform != "linux", reason="sends signals and makes network namespaces")
+
+
+def dsv3(*args: object, stdin: str = "", **env: str) -> subprocess.CompletedProcess:
+    run = [sys.executable, "-m", "dsv3", *map(str, args)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"} | env
+    return subprocess.run(run, input=stdin, env=env, capture_output=True, text=True, timeout=120)
+
+
+def fails(done: subprocess.CompletedProcess, verb: str, *words: str) -> None:
+    """Exit code 1 and one line, which names the verb, what is wrong and what to do."""
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "no FP8 units" not in line]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith(f"dsv3 {verb}: error: ")
+    for word in words:
+        assert word in lines[0]
+    assert done.stdout == ""
 
 
 class Nodes(Job):

@@ -10,6 +10,10 @@ from dsv3.config import ModelConfig
 from dsv3.model import Transformer
 from dsv3.runtime import Runtime
 
+FLOAT = Runtime(dtype=torch.float32)
+TOLERANCE = 1e-4
+CASES = [(family, seed) for family in ("v3", "v2") for seed in range(24)]
+
 NAMES = {
     "embed_tokens": "embed", "self_attn": "attn", "mlp": "ffn", "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm", "q_proj": "wq", "q_a_proj": "wq_a", "q_a_layernorm": "q_norm",
@@ -99,6 +103,10 @@ def ours(theirs, run: Runtime, **changes) -> Transformer:
     model = Transformer(cfg, run)
     model.load_state_dict(our_weights(theirs), strict=True)
     return model
+
+
+def tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 128, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from dsv3.generate import load
+from dsv3.llm import load
 from dsv3.kernels import pick, reference, triton
 from dsv3.model import Transformer
 

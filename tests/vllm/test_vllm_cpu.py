@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import dsv3, fails
+from jobs import dsv3, fails
 
 from dsv3.engines import vllm
 from dsv3.engines.client import Client
@@ -23,7 +23,7 @@ from dsv3.engines.command import Command, Flag
 from dsv3.engines.offline import generate
 from dsv3.engines.options import Serve
 from dsv3.engines.server import Server, start
-from dsv3.generate import load
+from dsv3.llm import load
 from dsv3.inference.sampling import Sampling
 from dsv3.lab.jobs import free_port
 from dsv3.paths import TINY_R1

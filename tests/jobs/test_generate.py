@@ -1,0 +1,64 @@
+"""Generation across processes: a fork, and every split of the model under torchrun."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dsv3 import generate as g
+from dsv3.convert import convert
+from dsv3.download import TINY_R1
+from dsv3.fp8_cast_bf16 import cast
+from tests.unit.test_generate import QUESTIONS
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[g.Reply]:
+    """What one process answers."""
+    return g.load("tiny-r1").generate(QUESTIONS, temperature=0)
+
+
+FORK = """
+import os, torch, dsv3
+torch.set_num_threads(2)
+llm = dsv3.load("tiny-r1")
+said = llm.chat("37 + 48 = ?", temperature=0)
+child = os.fork()
+if child == 0:
+    os._exit(llm.generate(["37 + 48 = ?"] * 4, temperature=0) != [said] * 4)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_after_work_on_two_threads_can_answer():
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    subprocess.run([sys.executable, "-c", FORK], env=env, check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("precision", "ranks", "flags"),
+    [("fp8", 2, ["--gemm", "w8a16"]), ("bf16", 2, ["--mtp", "2"]), ("bf16", 4, ["--check-ranks"])],
+)
+def test_torchrun_on_every_split_equals_one_process(precision, ranks, flags, alone, tmp_path):
+    source = TINY_R1
+    if precision == "bf16":
+        source = tmp_path / "bf16"
+        cast(TINY_R1, source)
+    convert(source, tmp_path / "ranks", ranks)
+    (tmp_path / "prompts").write_text("\n".join(QUESTIONS) + "\n", encoding="utf-8")
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    run += ["-m", "dsv3.generate"]
+    run += ["--ckpt-path", str(tmp_path / "ranks"), "--config", str(TINY_R1 / "config.json"), "--temperature", "0"]
+    run += ["--input-file", str(tmp_path / "prompts"), "--output-file", str(tmp_path / "out.jsonl"), *flags]
+    done = subprocess.run(run, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(r["prompt"], r["thinking"], r["answer"]) for r in rows] == [
+        (q, a.thinking, a.answer) for q, a in zip(QUESTIONS, alone, strict=True)
+    ]
+    assert done.stdout == "".join(
+        f"Prompt: {q}\nCompletion: {a.text}\n\n" for q, a in zip(QUESTIONS, alone, strict=True)
+    )

@@ -1,0 +1,126 @@
+"""The model laid out for speed: the same function as ``model.py`` and as transformers, in every form it can take."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from oracle import CASES, FLOAT, TOLERANCE, oracle, ours, relative, tokens
+
+from dsv3.cache import Cache
+from dsv3.config import ModelConfig
+from dsv3.inference.fast import Fast
+from dsv3.inference.weights import load
+from dsv3.kernels import native, reference
+from dsv3.model import Transformer, place
+from dsv3.runtime import Runtime
+
+
+@pytest.mark.parametrize(("family", "seed"), CASES[::2])
+@torch.inference_mode()
+def test_equals_transformers_whole_in_chunks_and_step_by_step(family, seed):
+    theirs, x = oracle(family, seed), tokens(3, 15, seed)
+    expected = theirs(x).logits
+    fast = Fast(ours(theirs, FLOAT))
+    assert relative(fast.logits(fast(x)), expected) < TOLERANCE
+    for size in (1, 4):
+        cache = Cache()
+        parts = [fast.logits(fast(x[:, at : at + size], at, cache)) for at in range(0, x.shape[1], size)]
+        assert relative(torch.cat(parts, dim=1), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize(("family", "seed"), CASES[::6])
+@pytest.mark.parametrize("new", [1, 3])
+@torch.inference_mode()
+def test_sequences_of_different_lengths_share_a_batch(family, seed, new):
+    theirs, x = oracle(family, seed), tokens(3, 20, seed)
+    fast, cache, lengths = Fast(ours(theirs, FLOAT)), Cache(), torch.tensor([4, 9, 6])
+    fast(x[:, :9], 0, cache)
+    ahead = torch.stack([x[i, n : n + new] for i, n in enumerate(lengths)])
+    logits = fast.logits(fast(ahead, lengths, cache))
+    for i, n in enumerate(lengths.tolist()):
+        alone = theirs(x[i : i + 1, : n + new]).logits[0, -new:]
+        assert relative(logits[i], alone) < TOLERANCE
+
+
+@pytest.mark.parametrize("gemm", ["bf16", "w8a16", "fp8"])
+@torch.inference_mode()
+def test_a_gpus_way_through_the_kernels_is_the_same(gemm, fp8_folder, monkeypatch):
+    """Another module than the reference is asked for attention and experts, too; here it calls the reference."""
+    monkeypatch.setattr(native, "library", lambda: None)
+    asked = []
+
+    def told(name):
+        return lambda *args, **options: asked.append(name) or getattr(reference, name)(*args, **options)
+
+    kernels = SimpleNamespace(**{name: told(name) for name in ("act_quant", "fp8_gemm", "mla_decode", "grouped_gemm")})
+    kernels.weight_dequant = reference.weight_dequant
+    plain, other = (Fast(filled(fp8_folder, gemm=gemm, kernels=k, dtype=torch.float32)) for k in (reference, kernels))
+    x = tokens(2, 9)
+    caches = Cache(), Cache()
+    for at, end in ((0, 8), (8, 9)):
+        h = [m(x[:, at:end], at, cache) for m, cache in zip((plain, other), caches, strict=True)]
+        assert drift(h[1], h[0]) < 1e-3
+    assert "mla_decode" in asked
+    assert ("grouped_gemm" in asked) == (gemm != "w8a16")
+
+
+def filled(folder, **run) -> Transformer:
+    cfg = ModelConfig.load(folder)
+    model = Transformer(cfg, Runtime(**run))
+    load(model, folder, cfg)
+    return model
+
+
+def drift(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a.float() - b.float()).norm() / b.float().norm()).item()
+
+
+@pytest.mark.parametrize("gemm", ["bf16", "w8a16", "fp8"])
+@pytest.mark.parametrize("native_too", [True, False])
+@torch.inference_mode()
+def test_bf16_and_fp8_layers_stay_within_their_rounding(gemm, native_too, fp8_folder, monkeypatch):
+    """A block of each kind, fed with the same input: what differs is the rounding to BF16, 2^-9 an operation.
+
+    Where activations are quantised, such a difference now and then becomes a step of FP8, 2^-3; and where a token's
+    experts were nearly a tie, it has others. So the middle token counts.
+    """
+    if not native_too:
+        monkeypatch.setattr(native, "library", lambda: None)
+    slow, fast = filled(fp8_folder, gemm=gemm), Fast(filled(fp8_folder, gemm=gemm))
+    assert all(layer.attn.wo.native == (native_too and gemm != "fp8") for layer in fast.layers)
+    x = torch.randn(1, 5, slow.cfg.dim, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for n in (5, 1):  # with both ways through the experts
+        here = fast.place(torch.zeros(1, n, dtype=torch.long), 0, None)
+        there = place(slow.cfg, slow.frequencies, torch.zeros(1, n, dtype=torch.long), 0, None)
+        for mine, theirs in zip(fast.layers, slow.layers, strict=True):
+            a, b = mine(x[0, :n], here).float(), theirs(x[:, :n], there)[0].float()
+            rows = (a - b).norm(dim=-1) / b.norm(dim=-1)
+            assert rows.median() < (0.03 if gemm == "fp8" else 0.01)
+
+
+@torch.inference_mode()
+def test_it_takes_the_weights_and_keeps_one_copy(bf16_folder):
+    model = filled(bf16_folder)
+    total = sum(p.nbytes for name, p in model.named_parameters() if "norm" not in name and "gate" not in name)
+    fast = Fast(model)
+    left = {name for name, p in model.named_parameters() if p is not None}
+    assert all("norm" in n or "gate" in n or "embed" in n for n in left)
+    stores = [t.untyped_storage() for t in _tensors(fast, set()) if t.dim() >= 2]
+    held = {store.data_ptr(): store.nbytes() for store in stores}
+    assert total <= sum(held.values()) <= 1.1 * total
+
+
+def _tensors(thing: object, seen: set[int]):
+    """Every tensor that can be reached from ``thing``."""
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, torch.Tensor):
+        yield thing
+    elif isinstance(thing, torch.nn.Module):
+        yield from thing.parameters()
+    elif isinstance(thing, dict | list | tuple):
+        for value in thing.values() if isinstance(thing, dict) else thing:
+            yield from _tensors(value, seen)
+    elif type(thing).__module__.startswith("dsv3") and hasattr(thing, "__dict__"):
+        yield from _tensors(vars(thing), seen)

@@ -1,0 +1,196 @@
+"""Generation on tiny-r1: the same tokens alone, in a batch, in waves, in chunks and in every split."""
+
+import pytest
+import torch
+
+from dsv3 import llm as g
+from dsv3.download import TINY_R1
+from dsv3.fp8_cast_bf16 import cast
+from dsv3.inference.chat import Reply
+from dsv3.inference.decode import generate
+from dsv3.inference.fast import Fast
+from dsv3.model import Transformer
+from dsv3.tiny.data import held_out_set
+
+QUESTIONS = [q for _, q in held_out_set(6, seed=5)] + ["Who are you?", "你好"]
+
+
+@pytest.fixture(scope="module")
+def llm() -> g.LLM:
+    return g.load("tiny-r1")
+
+
+@pytest.fixture(scope="module")
+def alone(llm) -> list[Reply]:
+    return [llm.chat(q, temperature=0) for q in QUESTIONS]
+
+
+def test_the_readme_sum(llm):
+    reply = llm.chat("37 + 48 = ?", temperature=0)
+    assert reply.answer.strip() == "Answer: 85"
+    assert "7+8+0=15" in reply.thinking
+    assert reply.finish == "stop"
+
+
+def test_a_batch_of_different_lengths_equals_each_alone(llm, alone):
+    assert len({len(llm.tokenizer.encode(q)) for q in QUESTIONS}) > 3
+    assert llm.generate(QUESTIONS, temperature=0) == alone
+
+
+def test_waves_equal_one_batch(alone):
+    assert g.load("tiny-r1", max_batch_size=3).generate(QUESTIONS, temperature=0) == alone
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 7])
+def test_chunked_prefill_equals_one_shot(llm, alone, chunk):
+    prompts = [llm.tokenizer.prompt([{"role": "user", "content": q}]) for q in QUESTIONS]
+    done = [[] for _ in prompts]
+    for i, token in generate(llm.model, prompts, eos_id=llm.tokenizer.eos_id, chunk=chunk):
+        done[i].append(token)
+    assert [llm.tokenizer.decode(tokens) for tokens in done] == [reply.text for reply in alone]
+
+
+def test_naive_attention_equals_absorbed(alone):
+    assert g.load("tiny-r1", attn="naive").generate(QUESTIONS, temperature=0) == alone
+
+
+@pytest.mark.parametrize(
+    "form", [{"model": "plain"}, {"gemm": "w8a16"}, {"gemm": "w8a16", "model": "plain"}, {"mtp": 2}]
+)
+def test_every_form_gives_the_same_tokens(form, alone):
+    assert g.load("tiny-r1", **form).generate(QUESTIONS, temperature=0) == alone
+
+
+@pytest.mark.parametrize(("asked", "kind"), [({}, "fast"), ({"model": "plain"}, "plain"), ({"attn": "naive"}, "plain")])
+def test_what_is_loaded_says_what_it_is(asked, kind):
+    llm = g.load("tiny-r1", gemm="w8a16", device="cpu", **asked)
+    assert repr(llm) == f"LLM(model='{kind}', device='cpu', gemm='w8a16')"
+    assert isinstance(llm.model, Fast if kind == "fast" else Transformer)
+
+
+@torch.inference_mode()
+def test_no_choice_was_near_a_tie(llm, alone):
+    """How much the likeliest token is ahead, along the sums, and how far two forms of the model differ."""
+    other = g.load("tiny-r1", model="plain", attn="naive").model
+    margins, differences = [], []
+    for question, reply in list(zip(QUESTIONS, alone, strict=True))[:6]:
+        prompt = llm.tokenizer.prompt([{"role": "user", "content": question}])
+        tokens = torch.tensor([prompt + llm.tokenizer.encode(reply.text)])
+        logits, others = (m.logits(m(tokens))[0, len(prompt) - 1 :] for m in (llm.model, other))
+        best = logits.topk(2, dim=-1).values
+        margins.append((best[:, 0] - best[:, 1]).min().item())
+        differences.append((logits - others).abs().max().item())
+    assert min(margins) > 2 * max(differences), (min(margins), max(differences))
+
+
+def test_transformers_gives_the_same_tokens_on_the_cast(alone, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    cast(TINY_R1, tmp_path / "bf16")
+    theirs, info = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "bf16", dtype=torch.bfloat16, output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert all(name.startswith("model.layers.3.") for name in info["unexpected_keys"]), "only the MTP layer"
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "bf16")
+    for question, mine in zip(QUESTIONS, alone, strict=True):
+        asked = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        done = theirs.generate(**asked, max_new_tokens=200, do_sample=False)
+        text = tokenizer.decode(done[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert text == mine.text
+
+
+WRONG_LOADS = {
+    "max_batch_size": (0, -1, 1.5, 10**12, "5", True),
+    "max_seq_len": (64.5, 0, 1, 10**12, "64"),
+    "model": ("slow", None, True, ""),
+    "gemm": ("int4", "", 5),
+    "attn": ("flash", None),
+    "numerics": ("x", None),
+    "mtp": (-1, 1.0, 10**9, None, "1"),
+    "dtype": ("bf16", torch.int8, None, torch.float8_e4m3fn),
+    "device": ("nonsense", "cuda:99", "meta", 1.5, "cpu:1"),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, row in WRONG_LOADS.items() for value in row])
+def test_arguments_of_load_out_of_range_are_named(name, value):
+    with pytest.raises(ValueError, match=f"{name} = "):
+        g.load("tiny-r1", **{name: value})
+
+
+@pytest.mark.parametrize(
+    "prompts", ["37 + 48 = ?", b"37", None, 5, {"a": 1}, [5], [None], [["x"]], [[]], [""], ["\ud800"]]
+)
+def test_what_is_no_list_of_prompts(prompts, llm):
+    with pytest.raises(ValueError, match="prompt|message 1"):
+        llm.generate(prompts)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [5, None, {}, [], "", "\ud800", ["x"], [{"role": "user"}], [{"content": "x"}], [{"role": "bot", "content": "x"}],
+     [{"role": "user", "content": None}]],
+)  # fmt: skip
+def test_what_is_no_conversation(message, llm):
+    for ask in (llm.chat, llm.stream, llm.opens_thinking):
+        with pytest.raises(ValueError, match="prompt|message 1"):
+            ask(message)
+
+
+def test_no_prompts_no_answers(llm):
+    assert llm.generate([]) == []
+
+
+def test_answers_come_one_by_one(llm, alone):
+    answers = g.load("tiny-r1", max_batch_size=2).answers(iter(QUESTIONS), temperature=0)
+    assert next(answers) == alone[0]
+    assert list(answers) == alone[1:]
+
+
+def test_streaming_gives_the_same_text(llm, alone):
+    assert "".join(llm.stream(QUESTIONS[0], temperature=0)) == alone[0].text
+
+
+def test_a_conversation(llm):
+    reply = llm.chat(
+        [
+            {"role": "user", "content": "12 + 13 = ?"},
+            {"role": "assistant", "content": "Answer: 25"},
+            {"role": "user", "content": "What is 37 + 48?"},
+        ],
+        temperature=0,
+    )
+    assert reply.answer.strip() == "Answer: 85"
+
+
+def test_the_limit_cuts_off_and_says_so(llm):
+    reply = llm.chat("37 + 48 = ?", temperature=0, max_new_tokens=5)
+    assert (reply.tokens, reply.finish, reply.answer) == (5, "length", "")
+
+
+def small_context(length: int) -> g.LLM:
+    return g.load("tiny-r1", max_seq_len=length)
+
+
+def test_the_context_ends_an_answer(llm):
+    prompt = llm.tokenizer.prompt([{"role": "user", "content": "37 + 48 = ?"}])
+    reply = small_context(len(prompt) + 7).chat("37 + 48 = ?", temperature=0)
+    assert (reply.tokens, reply.finish) == (7, "context")
+
+
+@pytest.mark.parametrize("room", [0, -1])
+def test_a_prompt_that_fills_the_context_is_refused(llm, room):
+    prompt = llm.tokenizer.prompt([{"role": "user", "content": "37 + 48 = ?"}])
+    with pytest.raises(ValueError, match=rf"prompt 1 has {len(prompt)} tokens, the context {len(prompt) + room}"):
+        small_context(len(prompt) + room).chat("37 + 48 = ?", temperature=0)
+
+
+def test_a_seed_fixes_the_answer(llm):
+    def ask(seed: int) -> str:
+        return llm.chat("Hello", temperature=3.0, seed=seed, max_new_tokens=20).text
+
+    assert ask(1) == ask(1)
+    assert len({ask(seed) for seed in range(4)}) > 1

@@ -1,0 +1,45 @@
+"""Where things live: the environment variable, else the data disk, else the user's cache."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from dsv3 import paths
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_variable_wins(tmp_path):
+    assert paths.home({"DSV3_HOME": str(tmp_path / "x")}, data_disk=tmp_path) == tmp_path / "x"
+    assert paths.home({"DSV3_HOME": "~/y"}) == Path.home() / "y"
+
+
+def test_then_the_data_disk(tmp_path):
+    assert paths.home({"DSV3_HOME": ""}, data_disk=tmp_path) == tmp_path / "dsv3"
+    assert not (tmp_path / "dsv3").exists(), "asking makes nothing"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the cache folder of Linux and macOS")
+def test_else_the_cache(tmp_path):
+    none = tmp_path / "none"
+    assert paths.home({"XDG_CACHE_HOME": str(tmp_path)}, data_disk=none) == tmp_path / "dsv3"
+    assert paths.home({}, data_disk=none) == Path.home() / ".cache" / "dsv3"
+
+
+def test_the_cache_on_windows(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert paths.home({"LOCALAPPDATA": str(tmp_path)}, data_disk=tmp_path / "none") == tmp_path / "dsv3"
+
+
+def test_checkpoints_lie_below_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("DSV3_HOME", str(tmp_path))
+    assert paths.checkpoint("DeepSeek-R1") == tmp_path / "DeepSeek-R1"
+
+
+def test_nothing_else_knows_a_path():
+    """Disks, homes and settings stand in paths.py only; the kernel keeps nothing of ours in /proc, /sys and /dev."""
+    for file in (ROOT / "dsv3").rglob("*.py"):
+        found = re.findall(r"[\"'](/(?:root|home|data|mnt|etc|opt|Users)\b[^\"']*|~/[^\"']*)[\"']", file.read_text())
+        assert not found or file.name == "paths.py", f"{file}: {found}"
