@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from dsv3.llm import load
 from dsv3.kernels import pick, reference, triton
+from dsv3.llm import load
 from dsv3.model import Transformer
 
 

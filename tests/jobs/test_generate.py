@@ -7,15 +7,16 @@ import sys
 
 import pytest
 
-from dsv3 import generate as g
+from dsv3 import llm as g
 from dsv3.convert import convert
 from dsv3.download import TINY_R1
 from dsv3.fp8_cast_bf16 import cast
+from dsv3.inference.chat import Reply
 from tests.unit.test_generate import QUESTIONS
 
 
 @pytest.fixture(scope="module")
-def alone() -> list[g.Reply]:
+def alone() -> list[Reply]:
     """What one process answers."""
     return g.load("tiny-r1").generate(QUESTIONS, temperature=0)
 

@@ -15,9 +15,8 @@ FLOORS = """
     hubs runtime
     model sizing
     inference
-    compiled llm
-    generate
-    console engines tiny
+    llm
+    generate engines tiny
     fp8_cast_bf16 serve
     ask bf16_cast_fp8 compile convert doctor download launch slice torchrun
     verify

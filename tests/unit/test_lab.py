@@ -7,9 +7,9 @@ from threading import BrokenBarrierError
 import pytest
 import torch
 
-from dsv3.llm import load
 from dsv3.lab.checkpoints import flip_a_bit
 from dsv3.lab.threads import on_ranks
+from dsv3.llm import load
 from dsv3.paths import TINY_R1
 from dsv3.ranks.parallel import Parallel
 

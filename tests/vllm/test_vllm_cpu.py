@@ -23,9 +23,9 @@ from dsv3.engines.command import Command, Flag
 from dsv3.engines.offline import generate
 from dsv3.engines.options import Serve
 from dsv3.engines.server import Server, start
-from dsv3.llm import load
 from dsv3.inference.sampling import Sampling
 from dsv3.lab.jobs import free_port
+from dsv3.llm import load
 from dsv3.paths import TINY_R1
 from dsv3.tiny.data import held_out_set
 from dsv3.tiny.evaluate import answer

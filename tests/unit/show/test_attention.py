@@ -5,8 +5,8 @@ import torch
 
 from dsv3.config import ModelConfig
 from dsv3.cost import cache_bytes, kept_numbers
-from dsv3.llm import load
 from dsv3.lab import attention, probe
+from dsv3.llm import load
 from dsv3.paths import TINY_R1
 from dsv3.show import attention as show
 from dsv3.sizing.gpus import find_gpu

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dsv3.llm import load
 from dsv3.lab.generation import Choice
+from dsv3.llm import load
 from dsv3.show.chat import alternatives, chat
 
 pytest.importorskip("ipywidgets", reason="ipywidgets is not installed (extra: notebooks)")

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from dsv3.llm import load
 from dsv3.kernels.reference import act_quant, weight_quant
 from dsv3.lab import fp8
+from dsv3.llm import load
 from dsv3.show import fp8 as show
 
 

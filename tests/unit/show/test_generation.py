@@ -6,9 +6,9 @@ import torch
 from dsv3.cache import Cache
 from dsv3.config import ModelConfig
 from dsv3.cost import activated
-from dsv3.llm import load
 from dsv3.lab import generation
 from dsv3.lab.work import read_by, read_by_mtp, speed_up
+from dsv3.llm import load
 from dsv3.paths import TINY_R1
 from dsv3.show import generation as show
 

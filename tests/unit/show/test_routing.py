@@ -7,9 +7,9 @@ import torch
 
 from dsv3.config import ModelConfig
 from dsv3.cost import weight_bytes
-from dsv3.llm import load
 from dsv3.lab import probe, routing
 from dsv3.lab.work import sums as sums_of
+from dsv3.llm import load
 from dsv3.paths import TINY_R1
 from dsv3.show import routing as show
 
