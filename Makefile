@@ -33,7 +33,7 @@ BUILD := build
 help:
 	@echo "make demo   download, cast, convert, generate on 2 processes, with tiny-r1"
 	@echo "            TORCH=cpu fetches 0.25 GB instead of 2.8 GB; it goes with every goal that installs"
-	@echo "make quick  ruff and the tests that start no process: 2 minutes"
+	@echo "make quick  ruff and the quick tests: one process, 2 minutes"
 	@echo "make test   lint and all tests: 15 minutes"
 	@echo "make lowest  the demo with the oldest versions that are admitted, in an environment of its own (2.8 GB)"
 	@echo "make test-vllm  install vLLM's CPU build in an environment of its own (3.6 GB), and test that it serves tiny-r1"
@@ -91,7 +91,7 @@ ruff: $(VENV)/dev.done
 	$(BIN)/ruff format --check .
 
 quick: ruff
-	$(call part,unit,$(PYTEST) $(TWO) tests/unit)
+	$(call part,unit,$(PYTEST) $(TWO) tests/unit -m 'not slow')
 
 # Two files at a time where a test minds no neighbour; one where seconds count: failure drills, servers, browsers.
 test: lint

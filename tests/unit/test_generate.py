@@ -83,6 +83,7 @@ def test_no_choice_was_near_a_tie(llm, alone):
     assert min(margins) > 2 * max(differences), (min(margins), max(differences))
 
 
+@pytest.mark.slow
 def test_transformers_gives_the_same_tokens_on_the_cast(alone, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

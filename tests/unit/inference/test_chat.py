@@ -151,6 +151,7 @@ def test_a_damaged_file_is_named(fp8_folder, tmp_path, name):
 MESSAGES = {"messages": [{"role": "user", "content": "hello"}]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
@@ -191,6 +192,7 @@ def test_a_template_made_to_hurt(source, reason):
     assert str(error.value).isprintable()
 
 
+@pytest.mark.slow
 def test_a_template_goes_on_after_it_hit_a_limit():
     source = "{% if n %}{% for i in range(n) %}{% for j in range(n) %}{% endfor %}{% endfor %}{% endif %}done"
     template = Template(Path("t.jinja"), source)

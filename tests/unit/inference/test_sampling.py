@@ -204,6 +204,7 @@ def test_prefill_reads_a_batch_of_unequal_prompts_at_once(monkeypatch):
     assert shapes == [(2, max(map(len, prompts))), (2, 1), (2, 1)]
 
 
+@pytest.mark.slow
 def test_numerics_show_what_bf16_costs():
     """Each choice changes what it says, and nothing else."""
     question = [{"role": "user", "content": "37 + 48 = ?"}]

@@ -7,6 +7,7 @@ from dsv3.show.planner import planner
 pytest.importorskip("ipywidgets", reason="ipywidgets is not installed (extra: notebooks)")
 
 
+@pytest.mark.slow
 def test_every_choice_is_answered_anew():
     box = planner()
     choices = {c.description: c for c in box.children[0].children}

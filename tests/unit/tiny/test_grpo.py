@@ -120,6 +120,7 @@ def test_a_step_makes_rewarded_answers_likelier_than_the_others(tok):
     assert gained[good].mean() > gained[~good].mean()
 
 
+@pytest.mark.slow
 def test_imitation_learns_what_reinforcement_could_not_begin(tok):
     recipe = grpo.Recipe(form="{a} take away {b}", operators="-", steps=3, questions=4, group=4)
     model = grpo.trainable(TINY_R1)

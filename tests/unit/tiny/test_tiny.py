@@ -87,6 +87,7 @@ def test_answers_are_read_from_the_last_line(text, number):
     assert answer(text) == number
 
 
+@pytest.mark.slow
 def test_training_runs_and_goes_on_from_its_state(tmp_path):
     from dsv3.tiny.train import Recipe, train
 
@@ -105,6 +106,7 @@ def llm():
     return load("tiny-r1", max_batch_size=64)
 
 
+@pytest.mark.slow
 def test_the_committed_score_holds_on_a_sample(llm):
     stated = {row["gemm"]: row for row in json.loads(RESULTS.read_text())}
     assert stated["bf16"]["all"] >= 97
