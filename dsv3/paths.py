@@ -11,6 +11,8 @@ from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"
 TINY_R1 = ASSETS / "tiny-r1"
+# Folders of the system: in a report they say nothing about a person.
+SYSTEM = ("/bin/", "/dev/", "/etc/", "/lib/", "/lib64/", "/opt/conda/", "/proc/", "/sbin/", "/sys/", "/usr/")
 AUTODL_DATA = Path("/root/autodl-tmp")  # the data disk of an AutoDL instance: large, fast, not saved in an image
 AUTODL_SHARED = Path("/root/autodl-fs")  # network disk, shared by a region's instances
 AUTODL_PROXY = Path("/etc/network_turbo")  # sets the proxy that speeds up GitHub and Hugging Face

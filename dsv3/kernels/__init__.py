@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
+from .hardware import OLDEST_TRITON
+
 if TYPE_CHECKING:
     import torch
-
-OLDEST_TRITON = (3, 6)  # the oldest that the kernels were compiled and interpreted with
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import torch
 
+OLDEST_TRITON = (3, 6)  # the oldest that the kernels were compiled and interpreted with
 FP8_UNITS = (8, 9)  # the first CUDA compute capability that multiplies FP8: Ada, then Hopper and Blackwell
 
 

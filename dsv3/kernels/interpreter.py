@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from triton.runtime import interpreter
 
-from . import OLDEST_TRITON
+from .hardware import OLDEST_TRITON
 
 NEWEST_TRITON = (3, 9)  # the newest minor version that the repair was tested with
 _NUMPY = {"fp16": np.float16, "fp32": np.float32, "fp64": np.float64}

@@ -16,7 +16,6 @@ TOKENS = re.compile(
     r"|\beyJ[\w-]+(?:\.[\w-]+)+|\b[0-9A-Fa-f]{32,}\b"
     r"|\b[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b|\b(?=[A-Za-z+]*\d)(?=\d*[A-Za-z])[A-Za-z0-9+]{32,}=*"
 )
-SYSTEM = ("/bin/", "/dev/", "/etc/", "/lib/", "/lib64/", "/opt/conda/", "/proc/", "/sbin/", "/sys/", "/usr/")
 
 
 def without_secrets(text: str, kept: Iterable[str] = ()) -> str:
@@ -46,11 +45,11 @@ def _folders() -> dict[str, str]:
     except (RuntimeError, OSError):  # nobody knows the home folder
         pass
     found[str(Path.cwd())] = "."
-    return {folder: name for folder, name in found.items() if len(folder) > 2 and folder not in SYSTEM}
+    return {folder: name for folder, name in found.items() if len(folder) > 2 and folder not in paths.SYSTEM}
 
 
 def _path(path: str) -> str:
-    outside_of_system = not path.startswith((*SYSTEM, str(paths.AUTODL_DATA), str(paths.AUTODL_SHARED)))
+    outside_of_system = not path.startswith((*paths.SYSTEM, str(paths.AUTODL_DATA), str(paths.AUTODL_SHARED)))
     return "<path>" if outside_of_system or ".." in path else path
 
 

@@ -133,7 +133,7 @@ def test_gpus_and_driver(root):
     m = Machine(root=root, run=smi(H20))
     assert len(m.gpus) == 8
     assert asdict(m.gpus[3]) == {
-        "index": 3, "name": "NVIDIA H20", "memory_mib": 97871, "used_mib": 4, "capability": "9.0",
+        "number": 3, "name": "NVIDIA H20", "memory_mib": 97871, "used_mib": 4, "capability": "9.0",
         "driver": "550.54.15",
     }  # fmt: skip
     assert m.driver_cuda == (12, 4)
