@@ -78,7 +78,7 @@ def repair(folder: Path, source: Path) -> Differences:
         found = compare(plan, folder)
         wrong = {*found.files, *found.tensors.values()}
         if wrong:
-            execute(plan, folder, only=wrong)
+            execute(plan, folder, only=wrong | {RECORD})
     return found
 
 
