@@ -225,7 +225,8 @@ def show(plan: Plan, target: Path) -> None:
     print(f"{plan.what}: {len(plan.sources)} files -> {target}")
     for name, size in plan.sizes.items():
         print(f"  {amount(size):>13}  {printable(name)}")
-    for name, text in plan.texts.items():
+    made = replace(record(plan), samples=dict.fromkeys(plan.sizes, "0" * 64))  # as long as with the real ones
+    for name, text in (plan.texts | {RECORD: made.to_json()}).items():
         print(f"  {amount(len(text)):>13}  {printable(name)}")
     print(f"read {amount(read)}, write {amount(total)}")
     print(f"room needed {amount(missing_bytes(plan, target))}, free {amount(free_bytes(target))}")
