@@ -1,4 +1,4 @@
-"""What is ours: a file that our journal or our record says we made. Nothing else is changed or removed.
+"""What is ours: a file that our journal names, or that is still as our record says. Nothing else is changed or removed.
 
 A run names all files that it will make in the first line of its journal, before it makes any (``write.open_journal``).
 When it ends it leaves a record in the folder. Links and special files are never ours. Everything that writes a
