@@ -35,7 +35,8 @@ def plan(source: Path, ranks: int) -> Plan:
     rows = {r.hf: r for r in layout(cfg)}
     found = read.open_model(source, rows.values())
     entries = [e for e in found.values() if not rows[e.name].copy_of]
-    result = Plan(f"convert to {ranks} ranks", sources=list(dict.fromkeys(e.file for e in found.values())))
+    files = list(dict.fromkeys(e.file for e in found.values()))
+    result = Plan(f"convert to {ranks} ranks", sources=files, source=source)
     names = {(kind, rank): read.converted_name(kind, rank, ranks) for kind in ("model", "mtp") for rank in range(ranks)}
     outs: dict[str, list[Out]] = {}
     holders: dict[str, list[tuple[str, Part]]] = {}

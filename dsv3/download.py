@@ -19,7 +19,7 @@ from . import paths
 from .checkpoint import ours, read
 from .checkpoint.compare import compare
 from .checkpoint.plan import Move, Plan
-from .checkpoint.write import WORKERS, Bar, execute, free_bytes, open_journal
+from .checkpoint.write import WORKERS, Bar, execute, free_bytes, missing_bytes, open_journal, show
 from .cost import weight_bytes
 from .hubs.catalogue import find_model, models
 from .hubs.clients import HUBS, Hub, HubFile
@@ -79,7 +79,7 @@ def download(
         OSError: no room; or the hub does not answer, or stops answering.
     """
     if name == TINY_R1.name:
-        copy_tiny_r1(target)
+        copy_tiny_r1(target, then, verify_only)
         return
     wanted = source(name, hub)
     transfer = Transfer(wanted.hub, wanted.model, target / STAGING, patience)
@@ -245,7 +245,15 @@ def check_room(found: Listing, target: Path, extra: dict[str, int]) -> None:
     """
     staging = target / STAGING
     missing = sum(max((f.nbytes or 0) - on_disk(staging, f), 0) for f in found.files)
-    missing = max(missing - sum(f.stat().st_size for f in leftovers(staging)), 0)
+    check_free(max(missing - sum(f.stat().st_size for f in leftovers(staging)), 0), target, extra)
+
+
+def check_free(missing: int, target: Path, extra: dict[str, int]) -> None:
+    """Whether the disk has room for ``missing`` bytes to fetch and for the steps ``extra`` (name -> bytes).
+
+    Raises:
+        OSError: not; with the figures.
+    """
     needed, free = missing + sum(extra.values()), free_bytes(target)
     if needed <= free:
         return
@@ -257,18 +265,53 @@ def check_room(found: Listing, target: Path, extra: dict[str, int]) -> None:
     raise OSError(f"{target}: {room}{hint}; nothing was fetched")
 
 
-def copy_tiny_r1(target: Path) -> None:
-    """Write the shipped FP8 checkpoint to ``target``; no network. A copy from elsewhere is fine as it is."""
+def copy_tiny_r1(target: Path, then: Iterable[str] = (), verify_only: bool = False) -> None:
+    """Write the shipped FP8 checkpoint to ``target``; no network. A copy from elsewhere is fine as it is.
+
+    The arguments, and what is raised, are those of ``download``.
+    """
+    plan, extra = tiny_r1_plan(), extra_bytes(TINY_R1.name, then)
+    if verify_only:
+        check_folder([HubFile(n, None, None) for n in (*plan.sizes, *plan.texts)], target, verify_only)
+    todo = tiny_r1_todo(plan, target)
+    only = todo | {ours.RECORD} if todo and verify_only else None
+    check_free(missing_bytes(plan, target, only) if todo else 0, target, extra)
+    if todo:
+        execute(plan, target, only=only)
+    else:
+        print(_all_there(plan, target), file=sys.stderr)
+
+
+def tiny_r1_todo(plan: Plan, target: Path) -> set[str]:
+    """Which of the plan's files are not in ``target`` as planned; while that is unfinished or not there, all."""
+    names = {*plan.sizes, *plan.texts}
+    if not target.is_dir() or os.path.lexists(target / read.UNFINISHED):
+        return names
+    found = compare(plan, target)
+    return names & {*found.files, *found.tensors.values()}
+
+
+def _all_there(plan: Plan, target: Path) -> str:
+    return f"{target}: {len(plan.sizes)} files, all there already"
+
+
+def tiny_r1_plan() -> Plan:
+    """What a copy of tiny-r1 holds."""
     files = sorted({e.file for e in read.open_folder(TINY_R1).values()})
     sizes = {file.name: file.stat().st_size for file in files}
-    plan = Plan("copy of tiny-r1", heads=dict.fromkeys(sizes, b""), sizes=sizes, sources=files)
+    heads = {file.name: _head(file) for file in files}
+    plan = Plan("copy of tiny-r1", heads=heads, sizes=sizes, sources=files)
     plan.fill(Move(file, 0, sizes[file.name], file.name, 0) for file in files)
     plan.texts[read.INDEX] = (TINY_R1 / read.INDEX).read_bytes()
     plan.carry_over(TINY_R1)
-    if target.is_dir() and not ours.read_record(target) and not compare(plan, target):
-        print(f"{target}: {len(sizes)} files, all there already", file=sys.stderr)
-        return
-    execute(plan, target)
+    return plan
+
+
+def _head(file: Path) -> bytes:
+    """The length and the JSON of a safetensors file's header."""
+    with file.open("rb") as f:
+        length = f.read(8)
+        return length + f.read(int.from_bytes(length, "little"))
 
 
 def show_room(name: str, target: Path, hub: Hub, then: Iterable[str]) -> None:
@@ -277,6 +320,9 @@ def show_room(name: str, target: Path, hub: Hub, then: Iterable[str]) -> None:
     Raises:
         OSError: it would not fit, or something is in the way.
     """
+    if name == TINY_R1.name:
+        show_tiny_r1(target, then)
+        return
     wanted = source(name, hub)
     found = list_files(Transfer(wanted.hub, wanted.model, target / STAGING))
     check_folder(found.files, target, verify_only=False)
@@ -289,6 +335,19 @@ def show_room(name: str, target: Path, hub: Hub, then: Iterable[str]) -> None:
     print(f"{read.amount(free_bytes(target)):>15} free at {target}")
     there = {f.name for f in found.files if f.nbytes is not None and on_disk(target, f) == f.nbytes}
     check_room(replace(found, files=tuple(f for f in found.files if f.name not in there)), target, extra)
+
+
+def show_tiny_r1(target: Path, then: Iterable[str]) -> None:
+    """``show_room`` for what is copied from the package."""
+    plan, extra = tiny_r1_plan(), extra_bytes(TINY_R1.name, then)
+    todo = tiny_r1_todo(plan, target)
+    if todo:
+        show(plan, target)
+    else:
+        print(_all_there(plan, target))
+    for what, nbytes in extra.items():
+        print(f"{read.amount(nbytes):>15} to {what}")
+    check_free(missing_bytes(plan, target) if todo else 0, target, extra)
 
 
 def catalogue() -> str:

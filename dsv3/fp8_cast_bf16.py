@@ -41,7 +41,7 @@ def plan(source: Path) -> Plan:
     rows = {r.hf: r for r in layout(cfg)}
     found = read.open_model(source, rows.values())
     files = list(dict.fromkeys(e.file for e in found.values()))
-    result = Plan(WHAT, sources=files)
+    result = Plan(WHAT, sources=files, source=source)
     kept = [e for e in found.values() if not rows[e.name].is_scale]
     where: dict[str, str] = {}
     offsets: dict[str, int] = {}

@@ -47,7 +47,7 @@ def plan(source: Path, layers: list[int], experts: list[int]) -> Plan:
     cfg = _config(old, layers, experts)
     found = read.open_model(source, layout(old))
     rows = list(layout(cfg))
-    result = Plan(f"slice of {len(layers)} layers and {len(experts)} experts")
+    result = Plan(f"slice of {len(layers)} layers and {len(experts)} experts", choice=f"{layers} {experts}")
     result.sources = list(dict.fromkeys(found[_old_name(r.hf, layers, experts)].file for r in rows))
     total = sum(r.nbytes for r in rows)
     n_files = -(-total // SHARD)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from . import convert, fp8_cast_bf16
 from .checkpoint import ours, read
-from .checkpoint.compare import Differences, compare
+from .checkpoint.compare import NO_FILE, STRANGER, Differences, compare
 from .checkpoint.ours import RECORD
 from .checkpoint.plan import Plan
 from .checkpoint.read import UNFINISHED
@@ -51,9 +51,18 @@ def verify(folder: Path, source: Path) -> Differences:
         ValueError: the run that writes it has not ended.
     """
     plan = plan_of(folder, source)
+    check_finished(folder)
+    return compare(plan, folder)
+
+
+def check_finished(folder: Path) -> None:
+    """Whether no run has still to finish ``folder``.
+
+    Raises:
+        ValueError: one has.
+    """
     if os.path.lexists(folder / UNFINISHED):
         raise ValueError(f"{folder}: unfinished; run the command that writes it again, it goes on where it stopped")
-    return compare(plan, folder)
 
 
 def repair(folder: Path, source: Path) -> Differences:
@@ -78,7 +87,7 @@ def repair(folder: Path, source: Path) -> Differences:
         found = compare(plan, folder)
         wrong = {*found.files, *found.tensors.values()}
         if wrong:
-            execute(plan, folder, only=wrong)
+            execute(plan, folder, only=wrong | {RECORD})
     return found
 
 
@@ -107,8 +116,7 @@ def hashes(folder: Path, manifest: Path | None = None, workers: int = WORKERS) -
     Raises:
         ValueError: the folder is unfinished, or something in it is not a regular file.
     """
-    if os.path.lexists(folder / UNFINISHED):
-        raise ValueError(f"{folder}: unfinished; run the command that writes it again, it goes on where it stopped")
+    check_finished(folder)
     names = [n for n in listing(folder) if not (manifest and (folder / n).resolve() == manifest.resolve())]
     odd = [n for n in names if not is_file(folder, n)]
     if odd:
@@ -161,8 +169,9 @@ def check_list(folder: Path, manifest: Path) -> list[str]:
     """What is wrong with ``folder``, held against all that ``manifest`` lists, a line each.
 
     Raises:
-        ValueError: ``manifest`` is none.
+        ValueError: ``manifest`` is none, or the folder is unfinished.
     """
+    check_finished(folder)
     wanted = read_manifest(manifest)
     wrong, there = [], []
     for name, (_, nbytes) in wanted.items():
@@ -188,21 +197,30 @@ def write_manifest(folder: Path, manifest: Path) -> int:
     """Write the hashes of what is in ``folder``; how many.
 
     Raises:
-        FileExistsError: something that is no manifest lies at ``manifest``; it stays.
+        FileExistsError: something that is no manifest, or one with other files or hashes, lies at ``manifest``; it
+            stays.
     """
+    before = None
     if os.path.lexists(manifest) and not (ours.is_plain(manifest) and manifest.stat().st_size == 0):
         try:
             if not ours.is_plain(manifest):
                 raise ValueError("not a regular file")
-            read_manifest(manifest)
+            before = {name: digest for name, (digest, _) in read_manifest(manifest).items()}
         except ValueError as error:
             raise FileExistsError(f"{manifest}: is there and no manifest; give another name ({error})") from None
-    lines = [line(digest, name) for name, digest in hashes(folder, manifest).items()]
+    found = hashes(folder, manifest)
+    if before is not None and before != found:
+        raise FileExistsError(f"{manifest}: holds other files or hashes; give another name or remove it")
     part = manifest.with_name(f"{manifest.name}.part")
-    with open(ours.create(part, ours=False), "w", encoding="utf-8", newline="") as f:
-        f.writelines(lines)
-    os.replace(part, manifest)
-    return len(lines)
+    fd = ours.create(part, ours=False)
+    try:
+        with open(fd, "w", encoding="utf-8", newline="") as f:
+            f.writelines(line(digest, name) for name, digest in found.items())
+        os.replace(part, manifest)
+    except BaseException:  # it is ours, and would stop every later run
+        part.unlink(missing_ok=True)
+        raise
+    return len(found)
 
 
 def main(argv: list[str]) -> None:
@@ -233,7 +251,8 @@ def main(argv: list[str]) -> None:
     else:
         found = verify(args.folder, args.source)
         if found:
-            cure = "; --repair makes again what differs" if ours.read_record(args.folder) else ""
+            in_the_way = {*found.files.values()} & {STRANGER, *NO_FILE}
+            cure = "; --repair makes again what differs" if ours.read_record(args.folder) and not in_the_way else ""
             raise ValueError(f"{args.folder}: {found}{cure}")
     print("equal")
 

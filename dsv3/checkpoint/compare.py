@@ -10,10 +10,12 @@ from pathlib import Path
 
 from .ours import RECORD, read_record, strangers
 from .plan import Op, Plan, Sources
-from .read import some
+from .read import check_link, some
 from .write import WORKERS
 
 MISSING = "missing"
+STRANGER = "not of this checkpoint"
+NO_FILE = ("a link out of the folder", "not a regular file")
 
 
 @dataclass
@@ -41,15 +43,15 @@ def compare(plan: Plan, folder: Path, workers: int = WORKERS) -> Differences:
     """Read ``folder`` and the plan's sources, and find what differs. Memory: the plan and a chunk for each worker."""
     found = Differences()
     for name, head in plan.heads.items():
-        problem = _whole_file(folder / name, plan.sizes[name], head)
+        problem = _whole_file(folder, name, plan.sizes[name], head)
         if problem:
             found.files[name] = problem
     for name, text in plan.texts.items():
-        problem = _whole_file(folder / name, len(text), text)
+        problem = _whole_file(folder, name, len(text), text)
         if problem:
-            found.files[name] = problem if problem == MISSING else "other content"
+            found.files[name] = problem if problem in (MISSING, *NO_FILE) else "other content"
     known = [*plan.sizes, *plan.texts, *([RECORD] if read_record(folder) else [])]
-    found.files |= dict.fromkeys(strangers(folder, known), "not of this checkpoint")
+    found.files |= dict.fromkeys(strangers(folder, known), STRANGER)
     sources = Sources([*plan.sources, *(folder / n for n in plan.sizes if n not in found.files)])
     differing: dict[str, set[int]] = defaultdict(set)
 
@@ -70,9 +72,14 @@ def compare(plan: Plan, folder: Path, workers: int = WORKERS) -> Differences:
     return found
 
 
-def _whole_file(file: Path, size: int, head: bytes) -> str | None:
+def _whole_file(folder: Path, name: str, size: int, head: bytes) -> str | None:
+    file = folder / name
+    try:
+        check_link(folder, file)
+    except ValueError:
+        return NO_FILE[0]
     if not file.is_file():
-        return "not a regular file" if os.path.lexists(file) else MISSING
+        return NO_FILE[1] if os.path.lexists(file) else MISSING
     if file.stat().st_size != size:
         return f"{file.stat().st_size} bytes, should be {size}"
     with file.open("rb") as f:

@@ -22,7 +22,8 @@ class Journal:
         plan: its fingerprint.
         files: all that it makes; each, and each with ``.part`` behind it, is ours.
         replace: whatever is there under their names shall be replaced: a person asked for a repair.
-        boot: the start of the machine that the steps were done under; at another one they count no more.
+        boot: the start of the machine, and the folder (device and inode), that the steps were done in; under another
+            start, or in a copy of the folder, they count no more.
         done: numbers of the plan's steps.
         new: no run before this one has worked under it.
         naming: the files are getting their final names; what is no longer a ``.part`` has its.

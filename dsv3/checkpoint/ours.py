@@ -1,4 +1,4 @@
-"""What is ours: a file that our journal or our record says we made. Nothing else is changed or removed.
+"""What is ours: a file that our journal names, or that is still as our record says. Nothing else is changed or removed.
 
 A run names all files that it will make in the first line of its journal, before it makes any (``write.open_journal``).
 When it ends it leaves a record in the folder. Links and special files are never ours. Everything that writes a
@@ -10,10 +10,11 @@ import json
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .plan import sample
 from .read import small, some
 
 RECORD = ".dsv3-made"
@@ -31,13 +32,15 @@ class Record:
         what: the run in words, as in its plan.
         origin: of what: the hash of the sources, as in its plan.
         files: name -> bytes, of everything it made.
-        texts: name -> sha256, of the small files among them: people edit those.
+        texts: name -> sha256, of the small files among them.
+        samples: name -> ``plan.sample``, of the others: one that differs is somebody's own.
     """
 
     what: str
     origin: str
     files: dict[str, int]
     texts: dict[str, str]
+    samples: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         return (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
@@ -51,11 +54,12 @@ def read_record(folder: Path) -> Record | None:
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     strings = [record.what, record.origin]
-    maps = [(record.files, int), (record.texts, str)]
+    maps = [(record.files, int), (record.texts, str), (record.samples, str)]
     well_typed = all(type(s) is str for s in strings) and all(
         type(m) is dict and all(inside(k) and type(v) is kind for k, v in m.items()) for m, kind in maps
     )
-    return record if well_typed and record.texts.keys() <= record.files.keys() else None
+    named = well_typed and record.texts.keys() | record.samples.keys() <= record.files.keys()
+    return record if named else None
 
 
 def read_small(path: Path) -> bytes:
@@ -90,10 +94,15 @@ def is_writable(path: Path) -> bool:
 
 
 def is_ours(folder: Path, name: str, record: Record | None) -> bool:
-    """Whether ``record`` names the file ``name`` that is there; a text must still be as we wrote it."""
-    if record is None or name not in {RECORD, *record.files} or not is_plain(folder / name):
+    """Whether the file ``name`` is there as ``record`` says that we left it; long files are read in samples."""
+    file = folder / name
+    if record is None or not is_plain(file):
         return False
-    return name not in record.texts or has_digest(folder / name, record.files[name], record.texts[name])
+    if name in record.texts:
+        return has_digest(file, record.files[name], record.texts[name])
+    if name in record.samples:
+        return file.lstat().st_size == record.files[name] and sample(file) == record.samples[name]
+    return name == RECORD
 
 
 def has_digest(path: Path, nbytes: int, sha256: str) -> bool:

@@ -207,6 +207,8 @@ class Plan:
         steps: operations that fill the files behind their heads.
         texts: small files beside them -> content.
         sources: the files that the steps read.
+        choice: what of the sources is taken, if the sizes do not tell.
+        source: the folder that ``dsv3 verify`` can hold the output against.
     """
 
     what: str
@@ -215,6 +217,8 @@ class Plan:
     steps: list[list[Op]] = field(default_factory=list)
     texts: dict[str, bytes] = field(default_factory=dict)
     sources: list[Path] = field(default_factory=list)
+    choice: str = ""
+    source: Path | None = None
 
     def file(self, name: str, tensors: Iterable[Out]) -> dict[str, int]:
         """Lay out a safetensors file of ``tensors`` in this order; tensor name -> its offset in the file."""
@@ -274,10 +278,10 @@ class Plan:
 
     @cached_property
     def origin(self) -> str:
-        """A hash of the sources' names, sizes and contents, of the long ones in samples."""
+        """A hash of the sources' names, sizes and contents, of the long ones in samples, and of ``choice``."""
         with ThreadPoolExecutor(8) as pool:  # more threads than cores: they mostly wait for the disk
             lines = [f"{h} {f.name}\n" for h, f in zip(pool.map(sample, self.sources), self.sources, strict=True)]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return hashlib.sha256("".join([*lines, self.choice]).encode()).hexdigest()
 
     @cached_property
     def fingerprint(self) -> str:

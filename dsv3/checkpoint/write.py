@@ -8,12 +8,14 @@ checkpoint.
 import errno
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from ..outside import printable
 from . import ours
 from .journal import NAMING, Journal, check_same, parse, read_journal, write_all
 from .ours import RECORD, Record
-from .plan import CHUNK, Plan, Sources
+from .plan import CHUNK, Plan, Sources, sample
 from .read import UNFINISHED, amount
 from .steps import WORKERS, Bar, work
 
@@ -33,7 +35,7 @@ def execute(plan: Plan, target: Path, workers: int = WORKERS, only: set[str] | N
     """Write everything that ``plan`` describes into ``target``, going on from what an earlier run of it left.
 
     Memory: the plan and ``CHUNK`` bytes for each worker. What was written survives the end of the process, not the end
-    of the machine: after a restart of that, the work begins anew.
+    of the machine: after a restart of that, the work begins anew. Where all is made already, nothing is written.
 
     Args:
         only: files of the plan to make again, whatever is there under their names; the others are as planned already.
@@ -45,6 +47,9 @@ def execute(plan: Plan, target: Path, workers: int = WORKERS, only: set[str] | N
     """
     began = time.monotonic()
     check_target(plan, target, only)
+    if not only and is_made(plan, target):
+        print(_made_already(plan, target), file=sys.stderr)
+        return
     check_space(plan, target, only)
     target.mkdir(parents=True, exist_ok=True)
     files = sorted(only) if only else _names(plan)
@@ -77,14 +82,37 @@ def execute(plan: Plan, target: Path, workers: int = WORKERS, only: set[str] | N
 
 
 def record(plan: Plan) -> Record:
-    """What a folder says of itself when ``plan`` has been carried out there."""
+    """What a folder says of itself when ``plan`` has been carried out there, but for the samples."""
     sizes = plan.sizes | {name: len(text) for name, text in plan.texts.items()}
     hashes = {name: sha256(text).hexdigest() for name, text in plan.texts.items()}
     return Record(plan.what, plan.origin, sizes, hashes)
 
 
-def _texts(plan: Plan) -> dict[str, bytes]:
-    return plan.texts | {RECORD: record(plan).to_json()}
+def _samples(plan: Plan, target: Path, journal: Journal) -> dict[str, str]:
+    """Of each long file: as this run made it, or as the record has it that was there before."""
+    made = ours.read_record(target)
+    kept = made.samples if made else {}
+    samples = {name: kept[name] for name in plan.sizes if name in kept}
+    for name in plan.sizes.keys() & journal.files:
+        part = _part(target, name)
+        samples[name] = sample(part if os.path.lexists(part) else target / name)
+    return dict(sorted(samples.items()))
+
+
+def is_made(plan: Plan, target: Path) -> bool:
+    """Whether ``target`` is what ``plan`` makes, by its record and the samples of its files."""
+    made, wanted = ours.read_record(target), record(plan)
+    if made is None or os.path.lexists(target / UNFINISHED) or replace(made, samples={}) != wanted:
+        return False
+    return all(ours.is_ours(target, name, made) for name in made.files)
+
+
+def _made_already(plan: Plan, target: Path) -> str:
+    said = f"{target}: made already by this command from this source"
+    if plan.source is None:
+        return f"{said}; nothing was written"
+    command = f"dsv3 verify {shlex.quote(str(target))} --source {shlex.quote(str(plan.source))}"
+    return printable(f"{said}; {command} compares every byte")
 
 
 def _names(plan: Plan) -> list[str]:
@@ -117,12 +145,12 @@ def check_target(plan: Plan, target: Path, only: set[str] | None = None) -> None
 
 def _changed(plan: Plan, target: Path, journal: Journal | None, only: Iterable[str] | None = None) -> list[str]:
     """The plan's files that are there but neither as it would write them nor ours to replace."""
-    made, texts = ours.read_record(target), _texts(plan)
+    made = ours.read_record(target)
     again = {*(only or ()), *(journal.files if journal and journal.replace else ())}
     changed = []
     for name in _names(plan):
         file = target / name
-        if not os.path.lexists(file) or ours.is_ours(target, name, made) or _is_text(file, texts.get(name)):
+        if not os.path.lexists(file) or ours.is_ours(target, name, made) or _is_text(file, plan.texts.get(name)):
             continue
         named = journal and journal.naming and name in journal.files and not os.path.lexists(_part(target, name))
         # A small file is empty if the machine stopped after its renaming, before its bytes were on the disk.
@@ -187,6 +215,9 @@ def show(plan: Plan, target: Path) -> None:
         OSError: what ``execute`` would raise before it writes.
     """
     check_target(plan, target)
+    if is_made(plan, target):
+        print(_made_already(plan, target))
+        return
     if os.path.lexists(target / UNFINISHED):
         os.close(_lock(target / UNFINISHED))
     total, read = plan.nbytes, sum(f.stat().st_size for f in plan.sources)
@@ -194,7 +225,8 @@ def show(plan: Plan, target: Path) -> None:
     print(f"{plan.what}: {len(plan.sources)} files -> {target}")
     for name, size in plan.sizes.items():
         print(f"  {amount(size):>13}  {printable(name)}")
-    for name, text in _texts(plan).items():
+    made = replace(record(plan), samples=dict.fromkeys(plan.sizes, "0" * 64))  # as long as with the real ones
+    for name, text in (plan.texts | {RECORD: made.to_json()}).items():
         print(f"  {amount(len(text)):>13}  {printable(name)}")
     print(f"read {amount(read)}, write {amount(total)}")
     print(f"room needed {amount(missing_bytes(plan, target))}, free {amount(free_bytes(target))}")
@@ -231,7 +263,8 @@ def open_journal(
             damaged.
     """
     path = target / UNFINISHED
-    boot = BOOT.read_text().strip() if BOOT.exists() else ""
+    folder = target.stat()
+    boot = f"{BOOT.read_text().strip() if BOOT.exists() else ''} {folder.st_dev} {folder.st_ino}"
     fd = _lock(path)
     fresh = Journal(fd, what, fingerprint, boot, list(files), replace, new=True)
     first = {"what": what, "plan": fingerprint, "boot": boot, "files": fresh.files, "replace": replace}
@@ -251,7 +284,9 @@ def open_journal(
         check_same(journal, what, fingerprint, target)
         journal.fd = fd
         os.ftruncate(fd, text.rindex(b"\n") + 1)
-        if journal.boot != boot:  # the machine was restarted, so what was written may be lost: begin anew
+        # After a restart of the machine what was written may be lost, and a copy of the folder that was made while a
+        # run was at it may lack what its journal says: begin anew.
+        if journal.boot != boot:
             for name in journal.files if journal.naming else ():
                 if os.path.lexists(target / name) and not os.path.lexists(_part(target, name)):
                     os.replace(target / name, _part(target, name))
@@ -331,7 +366,8 @@ def _put(path: Path, data: bytes, size: int, new: bool = False) -> None:
 
 def _name(plan: Plan, target: Path, journal: Journal) -> None:
     """Everything gets its name, by renaming alone; config.json and the record come last."""
-    for name, text in _texts(plan).items():
+    made = replace(record(plan), samples=_samples(plan, target, journal))
+    for name, text in (plan.texts | {RECORD: made.to_json()}).items():
         if name in journal.files and not _is_text(target / name, text):
             _put(_part(target, name), text, len(text))
     ours.refuse(target, _changed(plan, target, journal))  # somebody may have changed them meanwhile

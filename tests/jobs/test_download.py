@@ -644,6 +644,43 @@ def test_the_command_line(hub, target):
     assert (target / "tiny-r1" / "config.json").is_file()
 
 
+@pytest.mark.parametrize("damage", ["content", "size", "missing", "config.json"])
+def test_tiny_r1_is_verified_and_mended_as_others_are(damage, target, capsys):
+    with pytest.raises(FileNotFoundError, match="no such folder; leave out --verify-only"):
+        download("tiny-r1", target, verify_only=True)
+    download("tiny-r1", target)
+    files = {f.name: f.read_bytes() for f in target.iterdir()}
+    file = target / (damage if damage == "config.json" else FIRST)
+    times = {f: f.stat().st_mtime_ns for f in target.glob("*.safetensors") if f != file}
+    data = file.read_bytes()
+    file.unlink()
+    if damage != "missing":
+        file.write_bytes(data[:-1] + (b"" if damage == "size" else b"?"))
+        for doing in (lambda: download("tiny-r1", target), lambda: show_room("tiny-r1", target, "modelscope", [])):
+            with pytest.raises(FileExistsError, match=f"{file.name}.*, which dsv3 did not make or somebody changed"):
+                doing()
+    for _ in range(2):
+        download("tiny-r1", target, verify_only=True)
+        assert {f.name: f.read_bytes() for f in target.iterdir()} == files
+        assert {f: f.stat().st_mtime_ns for f in times} == times
+    assert capsys.readouterr().err.endswith("target: 5 files, all there already\n")
+
+
+def test_a_dry_run_of_tiny_r1_and_the_room_of_what_follows(target, monkeypatch, capsys):
+    show_room("tiny-r1", target, "modelscope", ["cast", "convert"])
+    assert not target.exists()
+    said = capsys.readouterr().out
+    assert all(words in said for words in (FIRST, "config.json", "room needed 12.90 MB", " to cast\n", " to convert\n"))
+    monkeypatch.setattr(tool, "free_bytes", lambda folder: 20 * 10**6)
+    for doing in (download, lambda *how, then: show_room(*how, "modelscope", then)):
+        with pytest.raises(OSError, match=r"needs .* \(12.90 MB to fetch \+ .* MB to cast\), 20.00 MB are free"):
+            doing("tiny-r1", target, then=["cast"])
+    assert not target.exists()
+    download("tiny-r1", target)
+    show_room("tiny-r1", target, "modelscope", [])
+    assert capsys.readouterr().out.endswith("target: 5 files, all there already\n")
+
+
 def test_planning_a_download_imports_no_torch_and_no_client():
     check = "import sys; from dsv3 import download; from dsv3.hubs import clients, transfer; "
     check += "print([m for m in ('torch', 'modelscope', 'huggingface_hub', 'requests') if m in sys.modules])"

@@ -26,13 +26,17 @@ whole = target.with_name("whole")
 make = {"convert": lambda to: convert.convert(source, to, 2), "cast": lambda to: fp8_cast_bf16.cast(source, to)}
 tool = {"repair": lambda to: verify.repair(to, source), "again": make["cast"]}.get(verb) or make[verb]
 calls = 0
+other = shutil.copytree(source, target.with_name("other"))
+with sorted(other.glob("*.safetensors"))[0].open("r+b") as f:
+    f.seek(-1, 2)
+    f.write(b"?")
 
 def prepare(to):
-    # Nothing is there; or, for a repair, a damaged folder; or, for a run over a finished one, that.
+    # Nothing is there; or, for a repair, a damaged folder; or, for a run over a finished one, that of another source.
     shutil.rmtree(to, ignore_errors=True)
     if verb in ("repair", "again"):
         if (pid := os.fork()) == 0:
-            make["convert" if verb == "repair" else "cast"](to)
+            convert.convert(source, to, 2) if verb == "repair" else fp8_cast_bf16.cast(other, to)
             os._exit(0)
         os.waitpid(pid, 0)
     if verb == "repair":

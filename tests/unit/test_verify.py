@@ -1,5 +1,6 @@
 """Verification finds what differs, and repair makes only that again."""
 
+import errno
 import hashlib
 import os
 import re
@@ -136,6 +137,42 @@ def test_what_the_list_does_not_have_is_named(where, kind, made, tmp_path):
         assert check_list(made, tmp_path / "list") == [f"{where}: not a regular file in the folder"] or not missing
 
 
+def test_an_unfinished_folder_has_no_hashes(made, fp8_folder, tmp_path):
+    write_manifest(made, tmp_path / "list")
+    (made / UNFINISHED).write_text("")
+    for how in (["--manifest", str(tmp_path / "list")], ["--write-manifest", str(tmp_path / "list")]):
+        with pytest.raises(ValueError, match="out: unfinished; run the command that writes it again"):
+            main([str(made), *how])
+
+
+@pytest.mark.parametrize("change", ["another hash", "a file less", "a file more", "none"])
+def test_a_list_with_other_hashes_stays(change, made, tmp_path):
+    manifest = tmp_path / "list"
+    n = write_manifest(made, manifest)
+    first, *rest = manifest.read_text().splitlines(keepends=True)
+    changed = {"another hash": [HASH + first[64:], *rest], "a file less": rest, "a file more": [f"{HASH}  x\n", first]}
+    text = "".join(changed.get(change, [first, *rest]))
+    manifest.write_text(text)
+    if change == "none":
+        assert write_manifest(made, manifest) == n
+    else:
+        with pytest.raises(FileExistsError, match="list: holds other files or hashes; give another name or remove it"):
+            write_manifest(made, manifest)
+    assert manifest.read_text() == text
+
+
+def test_a_list_that_could_not_be_written_leaves_nothing(made, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_manifest(made, tmp_path / "list")
+    assert not os.path.lexists(tmp_path / "list.part")
+    assert write_manifest(made, tmp_path / "list")
+
+
 def test_a_list_is_not_written_over_anything_else(made, tmp_path):
     for name in ("list", "list.part"):
         (tmp_path / name).write_text("mine")
@@ -154,9 +191,25 @@ def test_a_list_is_not_written_over_anything_else(made, tmp_path):
 def test_a_file_of_somebody_else_is_not_equal(where, kind, made, fp8_folder):
     ODD[kind](made / where)
     assert verify(made, fp8_folder).files == {where: "not of this checkpoint"}
+    with pytest.raises(ValueError, match="not of this checkpoint$"):  # and no advice that would not help
+        main([str(made), "--source", str(fp8_folder)])
     with pytest.raises(FileExistsError, match=f"holds .*{re.escape(where)}.*, which dsv3 did not make"):
         repair(made, fp8_folder)
     assert os.path.lexists(made / where)
+
+
+@pytest.mark.parametrize("which", ["config.json", "weights"])
+@pytest.mark.parametrize("to", ["outside", "inside"])
+def test_a_link_out_of_the_folder_is_not_equal(which, to, made, fp8_folder, tmp_path):
+    file = made / "config.json" if which == "config.json" else sorted(made.glob("*.safetensors"))[0]
+    where = tmp_path / "moved" if to == "outside" else made / "lost+found" / "moved"
+    where.parent.mkdir(exist_ok=True)
+    file.rename(where)
+    file.symlink_to(where)
+    assert verify(made, fp8_folder).files == ({file.name: "a link out of the folder"} if to == "outside" else {})
+    if to == "outside":
+        with pytest.raises(ValueError, match=rf"{file.name}: a link out of the folder$"):
+            main([str(made), "--source", str(fp8_folder)])
 
 
 def contents(folder: Path) -> dict[str, bytes]:

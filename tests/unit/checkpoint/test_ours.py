@@ -126,12 +126,52 @@ def test_an_empty_folder_a_new_one_and_what_is_as_planned_are_fine(verb, run, tm
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_what_a_run_made_the_next_one_may_replace_but_not_what_was_edited(verb, run, tmp_path):
+@pytest.mark.parametrize("change", ["another size", "one byte", "removed"])
+def test_a_rerun_makes_what_is_missing_and_replaces_nothing_that_was_changed(verb, change, run, tmp_path, capsys):
     run(verb, tmp_path / "out")
     whole = tree(tmp_path)
-    (tmp_path / "out" / FIRST.get(verb, SHARD)).write_bytes(b"damaged")
+    times = {f: f.stat().st_mtime_ns for f in (tmp_path / "out").iterdir()}
+    capsys.readouterr()
     run(verb, tmp_path / "out")
-    assert tree(tmp_path) == whole
+    said = "all there already" if verb == "download" else "made already by this command from this source; "
+    assert said in capsys.readouterr().err
+    assert {f: f.stat().st_mtime_ns for f in (tmp_path / "out").iterdir()} == times
+    file = tmp_path / "out" / FIRST.get(verb, SHARD)
+    data = bytearray(file.read_bytes())
+    file.unlink()
+    if change == "removed":
+        run(verb, tmp_path / "out")
+        assert tree(tmp_path) == whole
+        return
+    data[-1] ^= 1
+    file.write_bytes(data if change == "one byte" else b"mine")
+    edited = tree(tmp_path)
+    with pytest.raises(FileExistsError, match=rf"holds another checkpoint \({file.name}\), which .*changed since"):
+        run(verb, tmp_path / "out")
+    assert tree(tmp_path) == edited
+
+
+def test_a_record_beside_files_of_somebody_else_does_not_make_them_ours(run, tmp_path):
+    run("convert", tmp_path / "made")
+    (tmp_path / "mine").mkdir()
+    shutil.copy(tmp_path / "made" / RECORD, tmp_path / "mine")
+    (tmp_path / "mine" / "model0-mp2.safetensors").write_bytes(b"mine")
+    before = tree(tmp_path)
+    with pytest.raises(FileExistsError, match=r"holds another checkpoint \(model0-mp2.safetensors\), which"):
+        run("convert", tmp_path / "mine")
+    assert tree(tmp_path) == before
+
+
+def test_a_slice_of_other_experts_is_not_taken_for_this_one(fp8_folder, tmp_path, capsys):
+    for experts, to in (([0, 1], "out"), ([2, 3], "out"), ([2, 3], "other")):
+        slice.cut_out(fp8_folder, tmp_path / to, [0, 1], experts)
+    assert "made already" not in capsys.readouterr().err
+    assert tree(tmp_path / "out") == tree(tmp_path / "other")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_was_edited_is_not_replaced(verb, run, tmp_path):
+    run(verb, tmp_path / "out")
     config = tmp_path / "out" / "config.json"
     config.write_text(config.read_text() + "\n")
     (tmp_path / "out" / "notes.txt").write_text("mine")

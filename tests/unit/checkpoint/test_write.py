@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import struct
 from pathlib import Path
 
@@ -88,6 +89,22 @@ def test_after_a_restart_of_the_machine_everything_is_done_again(tmp_path, monke
     plan.steps[0] = [plan.steps[0][0]._replace(data=lambda: again.append(1) or ones())]
     execute(plan, tmp_path / "out")
     assert again == [1]
+
+
+@pytest.mark.parametrize("nth", [0, 1, 2, 3, 4])
+def test_a_copy_of_an_unfinished_folder_begins_anew(nth, tmp_path, monkeypatch):
+    """It may have been copied while a run was at it: the parts first, then a journal that says more is done."""
+    if nth:
+        killed_before("replace", nth, tmp_path / "out", monkeypatch, a_plan())
+    else:
+        with pytest.raises(ValueError, match="the source broke"):
+            execute(a_plan(fail), tmp_path / "out", workers=1)
+    shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    for file in (tmp_path / "copy").glob("*.safetensors*"):
+        file.write_bytes(bytes(file.stat().st_size))
+    execute(a_plan(), tmp_path / "copy")
+    assert names(tmp_path / "copy") == WHOLE
+    assert not compare(a_plan(), tmp_path / "copy")
 
 
 def test_a_torn_last_line_of_the_journal_is_ignored(tmp_path):
@@ -259,8 +276,10 @@ def test_a_line_that_a_full_disk_cut_off_is_taken_back(tmp_path, monkeypatch):
 def test_what_was_whole_stays_under_its_names_until_all_of_the_new_is_there(tmp_path):
     execute(a_plan(), tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in WHOLE}
+    other = a_plan(fail)
+    other.choice = "another source"
     with pytest.raises(ValueError, match="the source broke"):
-        execute(a_plan(fail), tmp_path)
+        execute(other, tmp_path)
     assert {name: (tmp_path / name).read_bytes() for name in WHOLE} == before
     assert (tmp_path / read.UNFINISHED).exists()
 
