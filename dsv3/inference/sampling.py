@@ -4,6 +4,7 @@ Rank 0 chooses and the others are told, so ranks cannot disagree.
 """
 
 import math
+import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -78,7 +79,8 @@ def whole(name: str, value: int, least: int, most: int = MOST) -> None:
 
 
 def _number(value: float) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    """Whether it is a number, and not a larger one than a float can be."""
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def distribution(logits: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:

@@ -128,7 +128,7 @@ def narrow() -> g.LLM:
 
 OUT_OF_RANGE = {
     "max_new_tokens": (0, -1, 1.5, True, "5", None, 10**12),
-    "temperature": (math.nan, math.inf, -0.1, 1e-40, "0.5", True, None),
+    "temperature": (math.nan, math.inf, -0.1, 1e-40, "0.5", True, None, 10**400, -(10**400)),
     "top_p": (0, math.nan, 1.5, "1", None, True),
     "top_k": (-1, 1.5, "3", None),
     "seed": (2**64, -(2**64), 1.5, "1", None),
