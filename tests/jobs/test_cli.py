@@ -32,7 +32,7 @@ def prompts(tmp_path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["plan", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["plan", "V2-Lite"]])
 def test_a_full_disk_under_help(words):
     with open("/dev/full", "w") as full:
         done = subprocess.run(

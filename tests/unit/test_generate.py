@@ -6,6 +6,7 @@ import torch
 from dsv3 import llm as g
 from dsv3.download import TINY_R1
 from dsv3.fp8_cast_bf16 import cast
+from dsv3.generate import main
 from dsv3.inference.chat import Reply
 from dsv3.inference.decode import generate
 from dsv3.inference.fast import Fast
