@@ -143,6 +143,12 @@ def test_options_out_of_range_are_named(name, value, narrow):
             ask("37 + 48 = ?", **{name: value})
 
 
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_a_number_too_long_to_be_written_is_named(name):
+    with pytest.raises(ValueError, match=f"{name} = a number of thousands of digits"):
+        Sampling(**{name: 10**5000})
+
+
 @pytest.mark.parametrize(
     "options",
     [{"temperature": 1e-30}, {"temperature": 1e300}, {"top_p": 1e-300, "temperature": 1},
