@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 from .engines.client import Answer, Client, Options, Piece
 from .inference.chat import END_THINK
+from .outside import secret
 
 BASE_URL = "http://127.0.0.1:8000/v1"
 
@@ -62,13 +63,13 @@ def key(variable: str | None) -> str | None:
     """The key that an environment variable holds.
 
     Raises:
-        ValueError: it is not set.
+        ValueError: it is not set, or holds what can be no key.
     """
     if variable is None:
         return None
     if not os.environ.get(variable):
         raise ValueError(f"--api-key-env {variable}: that variable is not set")
-    return os.environ[variable]
+    return secret(f"--api-key-env {variable}", os.environ[variable])
 
 
 def shown(pieces: Iterator[Piece], hide: bool) -> Iterator[str]:

@@ -38,6 +38,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         spec = sys.modules["__main__"].__spec__
         module = spec.name if spec else Path(sys.argv[0]).stem
     name = module.removeprefix("dsv3.").removesuffix(".__main__")
+    who = "dsv3" if name == "cli" else f"dsv3 {name}"
     alone = os.environ.get("WORLD_SIZE", "1") == "1" or "RANK" not in os.environ
     rank = "" if alone else f" (rank {printable(os.environ['RANK'], 20)})"
     if signal.getsignal(signal.SIGINT) is _leave:
@@ -63,13 +64,14 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     except (ValueError, OSError, ImportError, MemoryError) as error:
         if os.environ.get("DSV3_DEBUG") == "1":
             raise
-        print(f"dsv3 {name}{rank}: error: {describe(error)}", file=sys.stderr, flush=True)
+        print(f"{who}{rank}: error: {describe(error)}", file=sys.stderr, flush=True)
         code = 1
     try:
         if sys.stdout:
             sys.stdout.flush()
     except OSError:  # nobody reads it, or the disk is full: Python would try again when it ends
         drop_output()
+        code = code or 1
     sys.exit(code)
 
 
@@ -105,11 +107,11 @@ def main() -> None:
     """The console script."""
     verb, *rest = sys.argv[1:] or ["--help"]
     if verb in ("-h", "--help"):
-        print(usage())
+        run(lambda _: print(usage()))
     elif verb == "--version":
         from . import __version__
 
-        print(f"dsv3 {__version__}")
+        run(lambda _: print(f"dsv3 {__version__}"))
     elif verb in VERBS:
         quiet_imports()
         module = importlib.import_module(f".{verb}", __package__)

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import cast
 
+from .checkpoint import ours
 from .cli import drop_output
 from .inference.chat import END_THINK, split_thinking
 from .inference.divergence import compare_layers
@@ -181,15 +181,22 @@ def batch(
         _tell(llm, tp, sent)
 
 
-def main(argv: list[str]) -> None:
-    """The command line, with the official flags."""
-    parser = argparse.ArgumentParser(prog="dsv3 generate", description=__doc__.splitlines()[0])
+def _sampling(args: argparse.Namespace) -> Sampling:
+    return Sampling(**{option.name: getattr(args, option.name) for option in fields(Sampling)})
+
+
+def asked(argv: list[str], prog: str) -> argparse.Namespace:
+    """What the command line ``argv`` says; wrong usage exits with code 2."""
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--ckpt-path", required=True, metavar="DIR", help="converted or Hugging Face folder, or tiny-r1")
-    add("--config", help="config file or shipped name; by default the checkpoint's own")
+    add("--ckpt-path", type=ours.path, required=True, metavar="DIR", help="converted or Hugging Face, or tiny-r1")
+    add("--config", type=ours.path, help="config file or shipped name; by default the checkpoint's own")
     add("--interactive", action="store_true", help="chat; /help lists the commands")
-    add("--input-file", type=Path, metavar="FILE", help="answer a file of prompts, one a line")
-    add("--output-file", type=Path, metavar="FILE", help="write the answers as JSON lines, too; at first to FILE.part")
+    add("--input-file", type=ours.path, metavar="FILE", help="answer a file of prompts, one a line")
+    add(
+        "--output-file", type=ours.path, metavar="FILE",
+        help="write the answers as JSON lines, too; at first to FILE.part",
+    )  # fmt: skip
     add_flags(parser, DEMO)
     add("--system", metavar="TEXT", help="system prompt of the chat")
     add("--mtp", type=int, nargs="?", const=1, default=0, metavar="K", help="guess K tokens ahead with the MTP layer")
@@ -209,10 +216,17 @@ def main(argv: list[str]) -> None:
     if args.output_file and args.interactive:
         parser.error("--output-file needs --input-file")
     try:
-        sampling = Sampling(**{option.name: getattr(args, option.name) for option in fields(Sampling)})
+        _sampling(args)
         check_sizes(args.mtp, args.max_batch_size, args.max_seq_len)
     except ValueError as error:
         parser.error(str(error))
+    return args
+
+
+def main(argv: list[str]) -> None:
+    """The command line, with the official flags."""
+    args = asked(argv, "dsv3 generate")
+    sampling = _sampling(args)
     with launch(args.device) as tp, ExitStack() as stack:
         own = ("ckpt_path", "config", "input_file", "output_file")  # paths may differ between machines
         agree(tp, {name: value for name, value in vars(args).items() if name not in own}, "options")

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import outside, serve
+from . import generate, outside, serve
 from .checkpoint import read
 from .engines import checks, cluster
 from .engines.options import check_port
 from .engines.table import ENGINES, find
+from .ranks.address import MOST_NODES
 from .sizing.gpus import find_gpu
 
 
@@ -27,6 +28,8 @@ class Generation:
         gpus: per host, and as many ranks.
         folder: where the hosts run it; a shared file system.
         options: of ``dsv3 generate``.
+        device: of its ranks: a host without its GPUs stops the job, which on CPUs would take for ever; None: as
+            ``options`` say.
         python: the interpreter that has dsv3, on every host.
     """
 
@@ -37,6 +40,7 @@ class Generation:
     folder: str
     port: int = 29500
     python: str = "python"
+    device: str | None = "cuda"
 
     def __post_init__(self) -> None:
         cluster.check_hosts(self.hosts, self.gpus)
@@ -56,7 +60,8 @@ class Generation:
         """The command of one node; ``node_rank`` and ``master`` are words of the shell, quoted already."""
         words = [self.python, "-m", "dsv3", "torchrun", "--nnodes", str(len(self.hosts))]
         words += ["--nproc-per-node", str(self.gpus), "--master-port", str(self.port)]
-        job = ["-m", "dsv3.generate", "--ckpt-path", self.ckpt_path, *self.options]
+        device = ["--device", self.device] if self.device else []
+        job = ["-m", "dsv3.generate", "--ckpt-path", self.ckpt_path, *device, *self.options]
         return f"{shlex.join(words)} --node-rank {node_rank} --master-addr {master} {shlex.join(job)}"
 
 
@@ -85,13 +90,7 @@ exit $code
 
 
 def slurm(job: Generation) -> str:
-    """A script for sbatch.
-
-    Raises:
-        ValueError: a chat, for which a batch job has no keyboard.
-    """
-    if "--interactive" in job.options:
-        raise ValueError("a Slurm job has no keyboard for --interactive: give --input-file, or use --ssh")
+    """A script for sbatch, where nobody is at the keyboard."""
     command = job.torchrun('"$SLURM_NODEID"', '"$MASTER_ADDR"')
     return f"""\
 #!/bin/bash
@@ -151,6 +150,8 @@ def _hosts(args: argparse.Namespace) -> tuple[str, ...]:
     if args.lws:
         if not args.engine or args.hosts or args.nodes is None or args.nodes < 1:
             raise ValueError("--lws needs --engine and --nodes N, without --hosts: Kubernetes chooses them")
+        if args.nodes > MOST_NODES:
+            raise ValueError(f"--nodes {args.nodes}: {MOST_NODES} are the most")
         return tuple(f"pod{i}" for i in range(args.nodes))
     if not args.hosts or args.nodes is not None:
         raise ValueError("--hosts: give the names, as gpu01,gpu02; --nodes is for --lws")
@@ -158,6 +159,7 @@ def _hosts(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _generation(args: argparse.Namespace, rest: list[str]) -> str:
+    """A script that starts ``dsv3 generate``; refuses the options that it would refuse, and a chat in a batch job."""
     job = Generation(
         hosts=_hosts(args),
         gpus=args.gpus_per_host,
@@ -167,6 +169,11 @@ def _generation(args: argparse.Namespace, rest: list[str]) -> str:
         port=args.master_port,
         python=args.python or Generation.python,
     )
+    given = generate.asked(["--ckpt-path", args.ckpt_path, *rest], "dsv3 launch ... --")
+    if args.slurm and given.interactive:
+        raise ValueError("a Slurm job has no keyboard for --interactive: give --input-file, or use --ssh")
+    if given.device:
+        job = replace(job, device=None)
     return slurm(job) if args.slurm else ssh(job)
 
 

@@ -1,7 +1,9 @@
 """From text to text: ``load`` gives an ``LLM``, a model with its tokenizer, which answers."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -134,7 +136,11 @@ def conversation(message: Prompt) -> list[dict[str, str]]:
             turn["content"].encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"message {i + 1}: half a character at place {error.start}: no text") from None
-    return messages
+        try:
+            json.dumps(dict(turn))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"message {i + 1}: JSON cannot hold it: {error}") from None
+    return [dict(turn) for turn in messages]
 
 
 def check_sizes(mtp: int, max_batch_size: int | None, max_seq_len: int | None) -> None:
@@ -186,6 +192,11 @@ def load(
     for name, value in {"model": model, "attn": attn, "gemm": gemm, "numerics": numerics, "dtype": dtype}.items():
         if value not in CHOICES[name] and not (name == "gemm" and value is None):
             raise ValueError(f"{name} = {value!r:.40}: must be one of {', '.join(map(str, CHOICES[name]))}")
+    for name, value in {"path": path, "config": config}.items():
+        if not isinstance(value, str | PathLike) and not (name == "config" and value is None) or value == "":
+            raise ValueError(f"{name} = {value!r:.40}: give a path; for the current folder '.'")
+    if tp is not None and not isinstance(tp, Parallel):
+        raise ValueError(f"tp = {tp!r:.40}: give this rank's Parallel, as ranks.join.launch does")
     folder = TINY_R1 if str(path) == "tiny-r1" and not Path(path).exists() else Path(path)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give a checkpoint folder, or tiny-r1")

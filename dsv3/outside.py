@@ -27,6 +27,17 @@ def word(option: str, text: str) -> str:
     return text
 
 
+def secret(option: str, text: str) -> str:
+    """``text``, if it can be sent as a key; nothing of it is ever in a message.
+
+    Raises:
+        ValueError: it is empty, or has a blank, the end of a line, or another character that no key has.
+    """
+    if not re.fullmatch("[!-~]+", text):
+        raise ValueError(f"{option}: its value is no key: only ASCII without blanks and line ends; set it anew")
+    return text
+
+
 def host(option: str, text: str) -> str:
     """``text``, if it is the name or the address of a host.
 

@@ -4,9 +4,11 @@ Any user may ask: without a home folder, with one that is read-only, and where o
 """
 
 import os
+import secrets
+import stat
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"
@@ -99,3 +101,50 @@ def _writable(cache: Path | None) -> Path:
     if os.path.lexists(own) and os.lstat(own).st_uid != os.getuid():
         raise PermissionError(f"{own}: somebody else's; set DSV3_HOME to a folder of yours")
     return own
+
+
+# ------------------------------------------------------------------------------------- a result in a file of its own
+
+KNOWN_BY = 1 << 20  # bytes from which it is told what a file is
+# Open no link, and do not wait at a FIFO for somebody at its other end. Windows has neither flag.
+PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def check_result(file: Path, known: Callable[[bytes], bool]) -> None:
+    """Whether ``write_result`` may write ``file``; to be asked before the work.
+
+    Args:
+        known: whether a file that begins with these bytes (``KNOWN_BY`` at most) is such a result, too.
+
+    Raises:
+        FileNotFoundError, PermissionError: its folder is not there, or not to be written to.
+        FileExistsError: something else bears the name; it stays.
+    """
+    if not os.path.isdir(file.parent):
+        raise FileNotFoundError(f"{file.parent}: no such folder")
+    if not can_write(file.parent):
+        raise PermissionError(f"{file.parent}: cannot be written to")
+    if os.path.lexists(file) and not (stat.S_ISREG(file.lstat().st_mode) and known(beginning(file))):
+        raise FileExistsError(
+            f"{file}: is there, and no earlier result of this kind; move it away or give another name"
+        )
+
+
+def write_result(file: Path, data: bytes, known: Callable[[bytes], bool]) -> None:
+    """Write ``data`` to ``file``, whole or not at all; arguments and errors as in ``check_result``."""
+    check_result(file, known)
+    part = file.with_name(f".dsv3-{secrets.token_hex(8)}.part")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | PLAIN, 0o666)
+    try:
+        with open(fd, "wb") as f:
+            f.write(data)
+        os.replace(part, file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def beginning(file: Path) -> bytes:
+    """The first ``KNOWN_BY`` bytes of ``file``, itself and not by a link."""
+    with open(os.open(file, os.O_RDONLY | PLAIN), "rb") as f:
+        return f.read(KNOWN_BY)

@@ -4,8 +4,8 @@ import argparse
 import json
 import re
 import sys
-from pathlib import Path
 
+from .checkpoint import ours
 from .engines.table import runners
 from .sizing.gpus import find_gpu, gpus
 from .sizing.needs import LARGEST, PRECISIONS, Precision, Split, Workload, auto_split
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=_amount, metavar="MB/S", help="of the download, for its time")
     parser.add_argument("--price", type=_amount, metavar="P", help="of one GPU for an hour, for the cost")
     parser.add_argument("--json", action="store_true", help="one JSON document, bytes as integers")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the plan: .png, .svg or .pdf")
+    parser.add_argument("--figure", type=ours.path, metavar="FILE", help="draw the plan: .png, .svg or .pdf")
     return parser
 
 

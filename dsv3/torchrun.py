@@ -13,7 +13,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from .ranks.address import resolve
+from .ranks.address import MOST_EACH, MOST_NODES, resolve
 from .ranks.store import check_in, keys_of, open_store, wait_for
 from .ranks.watch import JOB, RUNNING, Timeouts
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 LEAVE_SECONDS = 4  # that ranks of a lost job have to end by themselves
-MOST_NODES, MOST_EACH = 4096, 256  # no machine has more GPUs; more processes would only bring it down
 STOP_SECONDS = 2  # from SIGTERM, which a process may put off, to SIGKILL
 
 

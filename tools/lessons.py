@@ -18,8 +18,12 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from dsv3.checkpoint import ours
+from dsv3.paths import write_result
+
 ROOT = Path(__file__).parents[1]
 LESSONS = ROOT / "notebooks"
+MARK = ".made-by-export"  # what an export has made carries this file
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -117,16 +121,24 @@ def compare(folder: Path) -> list[str]:
 
 
 def export(kind: str, folder: Path) -> list[Path]:
-    """Every lesson as a page (``"html"``) or as an instructor's deck (``"slides"``), one file each."""
+    """Every lesson as a page (``"html"``) or as an instructor's deck (``"slides"``), one file each.
+
+    Raises:
+        FileExistsError: ``folder`` holds what no export made.
+    """
     from nbconvert.exporters import HTMLExporter, SlidesExporter
 
     exporter = {"html": HTMLExporter, "slides": SlidesExporter}[kind]()
     folder.mkdir(parents=True, exist_ok=True)
+    if not ours.is_plain(folder / MARK):
+        if any(folder.iterdir()):
+            raise FileExistsError(f"{folder}: holds what no export made; give a new folder")
+        os.close(ours.create(folder / MARK, False))
     written = []
     for path in paths():
         body, _ = exporter.from_filename(str(path))
         target = folder / f"{path.stem}.{kind if kind == 'html' else 'slides.html'}"
-        target.write_text(body, encoding="utf-8")
+        write_result(target, body.encode(), lambda data: data.startswith(b"<!DOCTYPE html>"))
         written.append(target)
     return written
 
@@ -139,7 +151,7 @@ def main(argv: list[str]) -> None:
     verbs.add_parser("compare").add_argument("folder", type=Path)
     exporting = verbs.add_parser("export")
     exporting.add_argument("kind", choices=("html", "slides"))
-    exporting.add_argument("--output-dir", type=Path, required=True)
+    exporting.add_argument("--output-dir", type=ours.path, required=True)
     args = parser.parse_args(argv)
     if args.verb == "run":
         for path in paths(args.names):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 from ..inference.chat import THINK, split_thinking
-from ..outside import CONTROL, bare_url, printable, shown, without_logins
+from ..outside import CONTROL, bare_url, printable, secret, shown, without_logins
 from .splitter import Piece, Splitter
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Client:
 
     Raises:
         ImportError: the package openai is missing.
-        ValueError: not a web address.
+        ValueError: not a web address, or not a key.
     """
 
     def __init__(self, base_url: str, api_key: str | None = None):
@@ -85,8 +85,8 @@ class Client:
         except ImportError:
             raise ImportError("asking a server needs the package openai: pip install 'dsv3[serving]'") from None
         self.shown_url = bare_url(base_url.rstrip("/"))  # for messages: without its login
-        self._key = api_key
-        wrong = ValueError(f"{self.shown_url}: not a server's address; it is like http://127.0.0.1:8000/v1")
+        self._key = api_key and secret("api_key", api_key)
+        wrong = ValueError(f"--base-url {self.shown_url}: not a server's address; it is like http://127.0.0.1:8000/v1")
         try:
             parts = urlsplit(base_url)
             if (
@@ -96,6 +96,7 @@ class Client:
                 or CONTROL.search(base_url)
             ):
                 raise wrong
+            parts.hostname.encode("idna")  # as the system does when it looks for the host
         except ValueError:
             raise wrong from None
         http = _http()

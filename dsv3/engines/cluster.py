@@ -8,6 +8,7 @@ import textwrap
 from dataclasses import dataclass, replace
 
 from .. import outside
+from ..ranks.address import MOST_EACH, MOST_NODES
 from .checkpoints import is_id
 from .command import Command, Engine, comment
 from .options import Serve
@@ -78,14 +79,16 @@ def check_hosts(hosts: tuple[str, ...], gpus: int) -> tuple[str, ...]:
     Raises:
         ValueError: they are not.
     """
+    if len(hosts) > MOST_NODES:
+        raise ValueError(f"--hosts: {len(hosts)} of them; {MOST_NODES} are the most")
     for host in hosts:
         if not re.fullmatch(r"(\w[\w.-]*@)?[A-Za-z0-9][\w.-]*", host, re.ASCII):
             shown = host[: outside.LONGEST]
             raise ValueError(f"--hosts: {shown!r} is not a host name; give them as gpu01,gpu02")
     if len(set(hosts)) < len(hosts):
         raise ValueError("--hosts: a host is named twice")
-    if gpus < 1:
-        raise ValueError(f"--gpus-per-host {gpus}: must be 1 or more")
+    if not 1 <= gpus <= MOST_EACH:
+        raise ValueError(f"--gpus-per-host {gpus}: must be 1 or more, {MOST_EACH} at most")
     return hosts
 
 
@@ -104,7 +107,14 @@ def _title(job: Cluster) -> str:
 
 
 def _needs_key(job: Cluster) -> str:
-    return f': "${{{job.serve.api_key_env}:?not set}}"\n' if job.serve.api_key_env else ""
+    """Lines that end the script before it starts anything: without a key, or with one that no request can carry."""
+    name = job.serve.api_key_env
+    if not name:
+        return ""
+    return f"""\
+: "${{{name}:?not set}}"
+[[ ${name} != *[^[:graph:]]* ]] || {{ echo "{name}: its value is no key: it has blanks or line ends" >&2; exit 1; }}
+"""
 
 
 # ------------------------------------------------------------------------------------------------ ssh

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..outside import printable
+from ..outside import printable, secret
 from ..sizing.gpus import GPU, PER_MACHINE
 from ..sizing.needs import Precision
 from .options import Serve
@@ -66,7 +66,7 @@ class Command:
         """``env`` with what the engine needs.
 
         Raises:
-            ValueError: the variable of the key is empty or not set.
+            ValueError: the variable of the key is empty or not set, or holds what can be no key.
         """
         found = dict(env) | dict(self.env)
         if self.key:
@@ -75,7 +75,7 @@ class Command:
                 raise ValueError(
                     f"--api-key-env {ours}: that variable is not set; export {ours}=$(openssl rand -hex 24)"
                 )
-            found[theirs] = env[ours]
+            found[theirs] = secret(f"--api-key-env {ours}", env[ours])
         return found
 
     def line(self, joint: str = " ", before: str = "") -> str:

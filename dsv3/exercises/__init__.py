@@ -6,12 +6,11 @@ A check is a function ``check_NAME(answer)`` in the module of its lesson, decora
 
 import functools
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..paths import home
+from ..paths import beginning, home, write_result
 
 # Lesson -> how many exercises it has.
 COUNTS = {
@@ -29,6 +28,7 @@ COUNTS = {
     "11": 2,
     "12": 3,
 }
+EXERCISES = [f"{lesson}.{n}" for lesson, count in COUNTS.items() for n in range(1, count + 1)]
 
 
 class Wrong(Exception):
@@ -72,21 +72,29 @@ def _file() -> Path:
 
 
 def done() -> set[str]:
-    """The exercises solved on this machine: ``{"03.1", ...}``."""
+    """The exercises solved on this machine: ``{"03.1", ...}``; none where the file is not there, or not ours."""
     try:
-        return set(json.loads(_file().read_text(encoding="utf-8")))
+        text = beginning(_file())
     except (OSError, ValueError):
         return set()
+    return set(json.loads(text)) if _is_note(text) else set()
+
+
+def _is_note(text: bytes) -> bool:
+    """Whether a file is what ``_note`` writes: a list of exercises."""
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(names, list) and bool(names) and all(name in EXERCISES for name in names)
 
 
 def _note(name: str) -> None:
-    """Keep that an exercise is solved; a folder that cannot be written loses only the note."""
+    """Keep that an exercise is solved; a folder that cannot be written, or a file of others, loses only the note."""
     solved = sorted(done() | {name})
     try:
         _file().parent.mkdir(parents=True, exist_ok=True)
-        part = _file().with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(solved), encoding="utf-8")
-        part.replace(_file())
+        write_result(_file(), json.dumps(solved).encode(), _is_note)
     except OSError as error:
         print(f"(not noted in the progress table: {error})")
 
@@ -98,5 +106,4 @@ def progress() -> str:
         f"{lesson}  {' '.join('x' if f'{lesson}.{n}' in solved else '.' for n in range(1, count + 1))}"
         for lesson, count in COUNTS.items()
     ]
-    found = sum(f"{lesson}.{n}" in solved for lesson, count in COUNTS.items() for n in range(1, count + 1))
-    return "\n".join([*rows, f"{found} of {sum(COUNTS.values())} exercises solved on this machine"])
+    return "\n".join([*rows, f"{len(solved)} of {len(EXERCISES)} exercises solved on this machine"])

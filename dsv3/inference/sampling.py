@@ -4,6 +4,7 @@ Rank 0 chooses and the others are told, so ranks cannot disagree.
 """
 
 import math
+import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -47,10 +48,10 @@ class Sampling:
         whole("max_new_tokens", self.max_new_tokens, 1)
         heat = self.temperature
         if not _number(heat) or not (heat == 0 or COLDEST <= heat < math.inf):
-            raise ValueError(f"temperature = {heat!r:.40}: must be 0 (greedy), or {COLDEST} or more, and finite")
+            raise ValueError(f"temperature = {_shown(heat)}: must be 0 (greedy), or {COLDEST} or more, and finite")
         whole("top_k", self.top_k, 0)
         if not _number(self.top_p) or not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p = {self.top_p!r:.40}: must be above 0 and at most 1")
+            raise ValueError(f"top_p = {_shown(self.top_p)}: must be above 0 and at most 1")
         whole("seed", self.seed, -(2**63), 2**63 - 1)
         if self.think_budget is not None:
             whole("think_budget", self.think_budget, 0)
@@ -74,11 +75,19 @@ def whole(name: str, value: int, least: int, most: int = MOST) -> None:
         ValueError: it is not; names it.
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{name} = {value!r:.40}: must be a whole number from {least} to {most}")
+        raise ValueError(f"{name} = {_shown(value)}: must be a whole number from {least} to {most}")
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.40}"
+    except ValueError:  # Python writes out no number of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def _number(value: float) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    """Whether it is a number, and not a larger one than a float can be."""
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def distribution(logits: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:

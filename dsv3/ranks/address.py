@@ -3,6 +3,7 @@
 import errno
 import socket
 
+MOST_NODES, MOST_EACH = 4096, 256  # no machine has more GPUs; more processes would only bring it down
 SELF_SECONDS = 5  # to wait until a machine reaches itself by the address that others know it by
 
 

@@ -17,6 +17,7 @@ from ..outside import printable
 
 BEATS = 15  # so many missed beats, one after another, and a rank counts as lost (``Timeouts.silent``)
 BEATS_AFTER_A_BREAK = 5  # the same once a connection between ranks has broken: then most likely one has died
+LONGEST = 1e6  # seconds that can be asked for: 11 days
 ENDING = 15  # seconds that a process has for its own end, at least: torch takes some to unload, more on a busy machine
 
 
@@ -49,7 +50,7 @@ class Timeouts:
         """The defaults with the changes of ``DSV3_TIMEOUTS``.
 
         Raises:
-            ValueError: an unknown name, or not a positive number.
+            ValueError: an unknown name, or not a positive number of ``LONGEST`` at most.
         """
         text = os.environ.get("DSV3_TIMEOUTS", "")
         changes: dict[str, float] = {}
@@ -59,7 +60,7 @@ class Timeouts:
                 changes[name] = float(value)
             except ValueError:
                 changes[name] = 0
-            if changes[name] <= 0 or name not in {f.name for f in fields(Timeouts)}:
+            if not 0 < changes[name] <= LONGEST or name not in {f.name for f in fields(Timeouts)}:
                 raise ValueError(f"DSV3_TIMEOUTS={text}: give seconds as start=20,silent=15,collective=600")
         return replace(Timeouts(), **changes)
 

@@ -1,9 +1,10 @@
 """A plan as a figure."""
 
-import os
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..paths import check_result, write_result
 from ..sizing.needs import Need
 from ..sizing.planner import Fit
 from ..sizing.report import LABELS, title
@@ -12,6 +13,8 @@ from .style import BLUE, GREEN, GREY, ORANGE, axes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# How a file of each kind begins.
+KINDS = {"png": (b"\x89PNG\r\n\x1a\n",), "svg": (b"<?xml", b"<svg"), "pdf": (b"%PDF",)}
 COLOURS = dict(zip(Need._fields, (BLUE, ORANGE, GREEN, GREY), strict=True))
 
 
@@ -31,20 +34,24 @@ def figure(plan: Fit) -> "Figure":
 
 
 def save(plan: Fit, file: Path) -> None:
-    """Draw ``figure`` into ``file``; its ending says the format.
+    """Draw ``figure`` into ``file``; its ending says the format. An earlier picture of that format is replaced.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: an ending that matplotlib does not write.
+        ValueError: another ending than ``KINDS``.
+        OSError: as ``write_result``.
     """
+    kind = file.suffix.removeprefix(".").lower()
+    if kind not in KINDS:
+        raise ValueError(f"{file}: not a picture's ending; known: {', '.join(KINDS)}")
+
+    def known(data: bytes) -> bool:
+        return data.startswith(KINDS[kind])
+
+    check_result(file, known)
+    drawn = io.BytesIO()
     try:
-        fig = figure(plan)
+        figure(plan).savefig(drawn, format=kind, dpi=150)
     except ImportError:
         raise ImportError("matplotlib is not installed: pip install matplotlib") from None
-    formats = fig.canvas.get_supported_filetypes()
-    kind = file.suffix.removeprefix(".").lower()
-    if kind not in formats:
-        raise ValueError(f"{file}: not a picture's ending; known: {', '.join(sorted(formats))}")
-    part = file.with_name(file.name + ".part")
-    fig.savefig(part, format=kind, dpi=150)
-    os.replace(part, file)
+    write_result(file, drawn.getvalue(), known)

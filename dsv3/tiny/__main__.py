@@ -2,8 +2,8 @@
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
+from ..checkpoint import ours
 from ..cli import run
 from .evaluate import report
 from .export import export
@@ -13,7 +13,7 @@ from .train import Recipe, tiny_config, train
 def main(argv: list[str]) -> None:
     """The command line; the same again goes on with an interrupted run."""
     parser = argparse.ArgumentParser(prog="python -m dsv3.tiny", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=ours.path, required=True, metavar="DIR")
     args = parser.parse_args(argv)
     weights = train(args.out, Recipe())
     export(weights, replace(tiny_config(), dtype="fp8"), args.out, args.out / "tiny-r1")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 HELD_OUT = 20  # one problem in this many is never trained on
+MOST_HELD_OUT = 100_000  # different ones that are asked for; there are more, but the last of them are drawn seldom
 OPERATORS = ("+", "-", "*")
 MARKED = sorted({int(str(d) * n) for d in range(10) for n in range(1, 5)} | {10**n for n in range(4)})
 

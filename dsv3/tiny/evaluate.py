@@ -6,7 +6,10 @@ import re
 from datetime import date
 from pathlib import Path
 
+from ..checkpoint import ours
+from ..inference.sampling import whole
 from ..llm import LLM, load
+from ..paths import check_result, write_result
 from . import data
 
 
@@ -33,10 +36,17 @@ def _percent(right: list[bool]) -> float:
 def report(folder: str | Path, n: int, file: Path | None = None) -> list[dict]:
     """Scores with BF16 products (weights dequantised once) and with FP8 ones (activations quantised, too).
 
-    Printed a line each, and written to ``file`` as JSON with device, versions and date.
+    Printed a line each, and written to ``file`` as JSON with device, versions and date; an earlier report is replaced.
+
+    Raises:
+        ValueError: there are not ``n`` problems.
+        OSError: as ``write_result``.
     """
     import torch
 
+    whole("n", n, 1, data.MOST_HELD_OUT)
+    if file:
+        check_result(file, _is_report)
     rows = []
     for gemm in ("bf16", "fp8"):
         llm = load(folder, gemm=gemm, max_batch_size=64)
@@ -45,16 +55,25 @@ def report(folder: str | Path, n: int, file: Path | None = None) -> list[dict]:
         print(json.dumps(row), flush=True)
         rows.append(row)
     if file:
-        file.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        write_result(file, (json.dumps(rows, indent=2) + "\n").encode(), _is_report)
     return rows
+
+
+def _is_report(text: bytes) -> bool:
+    """Whether a file is what ``report`` writes."""
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(rows, list) and bool(rows) and all(isinstance(r, dict) and {"gemm", "n"} <= set(r) for r in rows)
 
 
 def main(argv: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m dsv3.tiny.evaluate", description=__doc__)
-    parser.add_argument("--ckpt-path", default="tiny-r1", metavar="DIR")
-    parser.add_argument("--n", type=int, default=2000, help="held-out problems")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
+    parser.add_argument("--ckpt-path", type=ours.path, default="tiny-r1", metavar="DIR")
+    parser.add_argument("--n", type=int, default=2000, help=f"held-out problems, {data.MOST_HELD_OUT:,} at most")
+    parser.add_argument("--json", type=ours.path, metavar="FILE", help="write the scores there")
     args = parser.parse_args(argv)
     report(args.ckpt_path, args.n, args.json)
 

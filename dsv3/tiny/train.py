@@ -251,7 +251,12 @@ def train(out: Path, recipe: Recipe, log_every: int = 20) -> dict[str, Tensor]:
         tokenizer.save(tokenizer.build(tokenizer.corpus(), tiny_config().vocab_size), out, tiny_config().max_seq_len)
     from tokenizers import Tokenizer
 
-    tok = Tokenizer.from_file(str(file))
+    try:
+        tok = Tokenizer.from_file(str(file))
+    except Exception as error:  # of no other class
+        raise ValueError(f"{file}: not a tokenizer ({error}); move it away, and it is made anew") from None
+    if missing := [token for token in (*tokenizer.SPECIAL, *tokenizer.PLAIN) if tok.token_to_id(token) is None]:
+        raise ValueError(f"{file}: not tiny-r1's tokenizer, which has {', '.join(missing)}; move it away")
     cfg = tiny_config()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = Transformer(cfg, Runtime(attn="naive", device=device))

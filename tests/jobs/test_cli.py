@@ -32,6 +32,16 @@ def prompts(tmp_path) -> Path:
     return file
 
 
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["plan", "V2-Lite"]])
+def test_a_full_disk_under_help(words):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "dsv3", *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) <= 1
+
+
 def test_help_and_version():
     assert "convert" in dsv3("--help").stdout
     assert dsv3("--version").stdout.startswith("dsv3 0.")

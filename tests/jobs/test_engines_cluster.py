@@ -56,7 +56,7 @@ def world(tmp_path):
     stand_in(bin, "srun", 'while [[ $1 == -* ]]; do shift; done; for i in 0 1; do SLURM_NODEID=$i "$@"; done')
     stand_in(bin, "scontrol", "echo gpu01; echo gpu02")
     env = {"PATH": f"{bin}:/usr/bin:/bin", "OUT": str(tmp_path / "said"), "SLURM_JOB_NODELIST": "x"}
-    return bin, work, env | {"DSV3_API_KEY": "the secret"}
+    return bin, work, env | {"DSV3_API_KEY": "the-secret"}
 
 
 def said(tmp_path: Path) -> list[list[str]]:
@@ -67,7 +67,7 @@ def expected(at: Cluster, folder: Path) -> list[list[str]]:
     """The words of each node, from the engine's own command."""
     placed = replace(at.placed, master_addr="gpu01")
     commands = [at.engine.build(replace(placed, node_rank=i)) for i in range(2)]
-    keys = ["the secret" if c.key else "" for c in commands]
+    keys = ["the-secret" if c.key else "" for c in commands]
     return sorted([str(folder), *c.argv, f"key={key}"] for c, key in zip(commands, keys, strict=True))
 
 
@@ -145,15 +145,18 @@ def test_a_node_that_fails_ends_the_others(world, tmp_path):
     wait_until(lambda: not running(f"sleep 43210{os.getpid()}"))
 
 
+@pytest.mark.parametrize("key", [None, "sec ret", "secret\r", "secret\n"])
 @pytest.mark.parametrize("kind", ["ssh", "slurm"])
-def test_no_key_no_start(kind, world, tmp_path):
+def test_no_key_no_start(kind, key, world, tmp_path):
     bin, work, env = world
     stand_in(bin, "vllm", SAY)
-    del env["DSV3_API_KEY"]
+    env.pop("DSV3_API_KEY")
+    env |= {"DSV3_API_KEY": key} if key else {}
     script = MAKERS[kind](job("vllm", str(work), **OPEN))
     done = subprocess.run(["bash"], input=script, text=True, env=env, cwd=tmp_path, timeout=60, capture_output=True)
     assert done.returncode != 0
-    assert "DSV3_API_KEY: not set" in done.stderr
+    assert f"DSV3_API_KEY: {'its value is no key' if key else 'not set'}" in done.stderr
+    assert "sec" not in done.stderr
     assert said(tmp_path) == []
 
 

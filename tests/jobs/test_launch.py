@@ -37,6 +37,6 @@ def test_every_node_gets_its_words_whole(kind, tmp_path):
     common = ["--nnodes", "2", "--nproc-per-node", "8", "--master-port", "29500"]
     assert said == [
         [str(work), "-m", "dsv3", "torchrun", *common, "--node-rank", rank, "--master-addr", "gpu01"]
-        + ["-m", "dsv3.generate", "--ckpt-path", JOB.ckpt_path, *JOB.options]
+        + ["-m", "dsv3.generate", "--ckpt-path", JOB.ckpt_path, "--device", "cuda", *JOB.options]
         for rank in ("0", "1")
     ]

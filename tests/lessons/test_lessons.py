@@ -157,6 +157,25 @@ def test_progress_is_kept_and_a_folder_without_room_for_it_is_no_failure(monkeyp
     assert "not noted" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("text", ["{}", '["01.1", "theirs"]', '["01.99"]', "[1]", "[[]]", "[]", "", '"03.2"', "\xff"])
+def test_a_file_of_others_is_no_progress(text, monkeypatch, tmp_path, capsys):
+    from dsv3.exercises import done
+
+    file = tmp_path / "progress.json"
+    file.write_text(text, encoding="latin-1")
+    monkeypatch.setenv("DSV3_HOME", str(tmp_path))
+    assert done() == set()
+    exercise("03", 2)(lambda value: None)(4)
+    assert "not noted in the progress table" in capsys.readouterr().out
+    assert file.read_text(encoding="latin-1") == text
+    file.rename(tmp_path / "other.json")
+    (tmp_path / "other.json").write_text('["03.1"]')
+    file.symlink_to(tmp_path / "other.json")
+    exercise("03", 2)(lambda value: None)(4)
+    assert done() == set()
+    assert (tmp_path / "other.json").read_text() == '["03.1"]'
+
+
 def test_a_wrong_answer_is_one_line_in_a_notebook():
     assert Wrong("the sum is 15")._render_traceback_() == ["Wrong: the sum is 15"]
 
@@ -169,6 +188,17 @@ def test_pages_and_decks_build(tmp_path):
         written = lessons.export(kind, tmp_path / kind)
         assert len(written) == len(PATHS)
         assert all(file.stat().st_size > 100_000 for file in written)
+        written[0].unlink()
+        written[0].symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(FileExistsError, match=written[0].name):
+            lessons.export(kind, tmp_path / kind)
+    assert not (tmp_path / "elsewhere").exists()
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").touch()
+    with pytest.raises(FileExistsError, match="holds what no export made"):
+        lessons.export("html", tmp_path / "site")
+    with pytest.raises(FileNotFoundError, match="a path is empty"):
+        lessons.main(["export", "html", "--output-dir", ""])
 
 
 def test_a_stale_output_is_told(tmp_path):

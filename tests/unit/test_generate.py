@@ -6,6 +6,7 @@ import torch
 from dsv3 import llm as g
 from dsv3.download import TINY_R1
 from dsv3.fp8_cast_bf16 import cast
+from dsv3.generate import main
 from dsv3.inference.chat import Reply
 from dsv3.inference.decode import generate
 from dsv3.inference.fast import Fast
@@ -112,6 +113,8 @@ WRONG_LOADS = {
     "numerics": ("x", None),
     "mtp": (-1, 1.0, 10**9, None, "1"),
     "dtype": ("bf16", torch.int8, None, torch.float8_e4m3fn),
+    "config": (5, "", b"config_16B.json"),
+    "tp": (5, "2", True),
     "device": ("nonsense", "cuda:99", "meta", 1.5, "cpu:1"),
 }
 
@@ -120,6 +123,19 @@ WRONG_LOADS = {
 def test_arguments_of_load_out_of_range_are_named(name, value):
     with pytest.raises(ValueError, match=f"{name} = "):
         g.load("tiny-r1", **{name: value})
+
+
+@pytest.mark.parametrize("flag", ["--ckpt-path", "--config", "--input-file", "--output-file"])
+def test_an_empty_path_is_not_the_current_folder(flag):
+    flags = {"--ckpt-path": "tiny-r1", "--input-file": "prompts.txt", flag: ""}
+    with pytest.raises(FileNotFoundError, match="a path is empty"):
+        main([word for pair in flags.items() for word in pair])
+
+
+@pytest.mark.parametrize("path", [None, b"R1", "", 5, True, ["R1"]])
+def test_what_is_no_path(path):
+    with pytest.raises(ValueError, match="path = "):
+        g.load(path)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +149,9 @@ def test_what_is_no_list_of_prompts(prompts, llm):
 @pytest.mark.parametrize(
     "message",
     [5, None, {}, [], "", "\ud800", ["x"], [{"role": "user"}], [{"content": "x"}], [{"role": "bot", "content": "x"}],
-     [{"role": "user", "content": None}]],
+     [{"role": "user", "content": None}], [{"role": "user", "content": "x", "at": object()}],
+     [{"role": "user", "content": "x", "at": {1, 2}}], [{"role": "user", "content": "x", "at": b"x"}],
+     [{"role": "user", "content": "x", (1, 2): "x"}]],
 )  # fmt: skip
 def test_what_is_no_conversation(message, llm):
     for ask in (llm.chat, llm.stream, llm.opens_thinking):

@@ -45,6 +45,9 @@ def test_torchrun_takes_the_flags():
         ({"hosts": ("",)}, "is not a host name"),
         ({"hosts": ("a", "a")}, "named twice"),
         ({"gpus": 0}, "--gpus-per-host 0: must be 1 or more"),
+        ({"gpus": 257}, "--gpus-per-host 257: must be 1 or more, 256 at most"),
+        ({"gpus": 999999999999}, "256 at most"),
+        ({"hosts": tuple(f"n{i}" for i in range(4097))}, "--hosts: 4097 of them; 4096 are the most"),
     ],
 )
 def test_mistakes(changes, words):
@@ -58,12 +61,35 @@ def test_a_checkpoint_for_other_ranks_and_a_chat_in_a_batch_job(bf16_folder, tmp
     flags = ["--hosts", "a,b", "--ckpt-path", str(tmp_path / "two"), "--gpus-per-host"]
     with pytest.raises(ValueError, match="converted for 2 ranks, but hosts x GPUs are 4"):
         launch.main(["--ssh", *flags, "2"])
-    with pytest.raises(ValueError, match="no keyboard for --interactive"):
-        launch.main(["--slurm", *flags, "1", "--", "--interactive"])
+    for chat in ("--interactive", "--interact", "--int"):
+        with pytest.raises(ValueError, match="no keyboard for --interactive"):
+            launch.main(["--slurm", *flags, "1", "--", chat])
     assert capsys.readouterr().out == ""
     launch.main(["--ssh", *flags, "1", "--", "--interactive"])
     printed = capsys.readouterr().out
-    assert f"--ckpt-path {tmp_path}/two --interactive" in printed
+    assert f"--ckpt-path {tmp_path}/two --device cuda --interactive" in printed
+    launch.main(["--ssh", *flags, "1", "--", "--interactive", "--dev=cpu"])
+    assert "cuda" not in capsys.readouterr().out
     with pytest.raises(SystemExit) as usage:
         launch.main(["--ssh", *flags, "1", "--interactive"])
     assert usage.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--nosuch"], [], ["--interactive", "--temperature", "-1"], ["--interactive", "--device", "tpu"], ["-x"],
+     ["--input-file"], ["--interactive", "prompts.txt"], ["--interactive", "--input-file", "a"]],
+)  # fmt: skip
+def test_options_that_generate_refuses(options, capsys):
+    with pytest.raises(SystemExit) as usage:
+        launch.main(["--ssh", "--hosts", "a", "--ckpt-path", "R1", "--gpus-per-host", "1", "--", *options])
+    assert usage.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines()[-1].startswith("dsv3 launch ... --: error: ")
+
+
+@pytest.mark.parametrize("nodes", [4097, 99999999999, 10**30, 0, -1])
+def test_more_pods_than_any_job_has(nodes):
+    with pytest.raises(ValueError, match="--nodes"):
+        launch.main(["--lws", "--engine", "vllm", "--nodes", str(nodes), "--gpus-per-host", "1", "--model", "R1"])

@@ -1,5 +1,6 @@
 """Where things live: the environment variable, else the data disk, else the user's cache."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dsv3 import paths
+from dsv3.paths import check_result, write_result
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,3 +45,40 @@ def test_nothing_else_knows_a_path():
     for file in (ROOT / "dsv3").rglob("*.py"):
         found = re.findall(r"[\"'](/(?:root|home|data|mnt|etc|opt|Users)\b[^\"']*|~/[^\"']*)[\"']", file.read_text())
         assert not found or file.name == "paths.py", f"{file}: {found}"
+
+
+def begins_ours(data: bytes) -> bool:
+    return data.startswith(b"ours")
+
+
+@pytest.mark.parametrize("there", ["text", "empty", "link", "dangling", "folder", "fifo"])
+def test_what_is_no_earlier_result_stays(there, tmp_path):
+    file, other = tmp_path / "result", tmp_path / "other"
+    other.write_bytes(b"ours, too")
+    make = {
+        "text": lambda: file.write_bytes(b"somebody's"),
+        "empty": file.touch,
+        "link": lambda: file.symlink_to(other),
+        "dangling": lambda: file.symlink_to(tmp_path / "nowhere"),
+        "folder": file.mkdir,
+        "fifo": lambda: os.mkfifo(file),
+    }
+    make[there]()
+    before = file.lstat()
+    for write in (check_result, lambda file, known: write_result(file, b"ours, new", known)):
+        with pytest.raises(FileExistsError, match="result: is there"):
+            write(file, begins_ours)
+    assert (file.lstat().st_ino, file.lstat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert other.read_bytes() == b"ours, too"
+    assert {f.name for f in tmp_path.iterdir()} == {"result", "other"}
+
+
+def test_a_result_is_written_and_an_earlier_one_replaced(tmp_path):
+    file, part = tmp_path / "result", tmp_path / "result.part"
+    part.symlink_to(tmp_path / "elsewhere")
+    for data in (b"ours 1", b"ours 2"):
+        write_result(file, data, begins_ours)
+        assert file.read_bytes() == data
+    assert {f.name for f in tmp_path.iterdir()} == {"result", "result.part"}
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        check_result(tmp_path / "none" / "result", begins_ours)

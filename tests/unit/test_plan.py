@@ -11,6 +11,7 @@ from dsv3.cost import flops, parameters, weight_bytes
 from dsv3.engines.table import runners
 from dsv3.hubs.catalogue import find_model, models
 from dsv3.layout import layout
+from dsv3.show.plan import save
 from dsv3.sizing.gpus import find_gpu, gpus
 from dsv3.sizing.needs import FORMULAS, Split, Workload, activations, auto_split, check_split, decode, table, weights
 from dsv3.sizing.planner import Counted, Subject, as_json, count, disk, plan, smallest, subject
@@ -262,3 +263,23 @@ def test_a_model_without_experts_or_mtp():
     p = plan(Subject("dense", dense, "bf16"), find_gpu("4090"), Split(tp=2, ep=2))
     assert p.fits
     assert p.parts.get("routed", 0) == 0
+
+
+@pytest.mark.parametrize("name", ["r1.pgf", "r1.doc", "r1", "r1.ps", "r1.svgz"])
+def test_no_other_pictures_than_those_that_the_help_names(name, tmp_path):
+    with pytest.raises(ValueError, match="known: png, svg, pdf"):
+        save(on("H20-96G", 8), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_a_picture_replaces_only_a_picture(kind, tmp_path):
+    file = tmp_path / f"r1.{kind}"
+    for _ in range(2):
+        save(on("H20-96G", 8), file)
+        assert file.stat().st_size > 1000
+    file.write_text("my notes")
+    with pytest.raises(FileExistsError, match="no earlier result"):
+        save(on("H20-96G", 8), file)
+    assert file.read_text() == "my notes"
+    assert list(tmp_path.iterdir()) == [file]

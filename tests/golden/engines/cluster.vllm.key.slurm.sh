@@ -10,6 +10,7 @@
 set -euo pipefail
 cd '/home/me/my course'
 : "${DSV3_API_KEY:?not set}"
+[[ $DSV3_API_KEY != *[^[:graph:]]* ]] || { echo "DSV3_API_KEY: its value is no key: it has blanks or line ends" >&2; exit 1; }
 
 read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export MASTER_ADDR

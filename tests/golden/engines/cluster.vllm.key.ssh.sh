@@ -4,6 +4,7 @@
 set -uo pipefail
 trap 'kill $(jobs -p) 2> /dev/null' EXIT
 : "${DSV3_API_KEY:?not set}"
+[[ $DSV3_API_KEY != *[^[:graph:]]* ]] || { echo "DSV3_API_KEY: its value is no key: it has blanks or line ends" >&2; exit 1; }
 
 # On a host: the first line of the input is the key; when the input ends, so does the node's script with all it started.
 read -r -d '' host << 'HOST'

@@ -187,6 +187,11 @@ def test_keys(server, ask, monkeypatch):
     right = ask("?", "--api-key-env", "MY_KEY")
     assert right.stdout.endswith("Answer: 85\n")
     fails(ask("?", "--api-key-env", "NO_SUCH"), "ask", "NO_SUCH", "not set")
+    for key in ("secret-1\r", "secret-1\n", "secret 1", " secret-1", "secret-\u00e9", "secret-\x01"):
+        monkeypatch.setenv("MY_KEY", key)
+        wrong = ask("?", "--api-key-env", "MY_KEY")
+        fails(wrong, "ask", "--api-key-env MY_KEY: its value is no key")
+        assert "secret" not in wrong.stderr
 
 
 def test_models(server, ask):
@@ -202,7 +207,8 @@ def test_wrong_addresses(server, ask):
     nobody = f"http://127.0.0.1:{free_port()}/v1"
     fails(ask("?", base=nobody), "ask", nobody, "no server answers", "started")
     fails(ask("?", base="127.0.0.1:8000"), "ask", "127.0.0.1:8000", "http://")
-    fails(ask("?", base="http://[::1"), "ask", "not a server's address")
+    for wrong in ("http://[::1", "http://a..b/v1", f"http://{'a' * 64}.de/v1", "http://.a/v1"):
+        fails(ask("?", base=wrong), "ask", "--base-url", "not a server's address")
     root = server.url.removesuffix("/v1")
     fails(ask("?", base=root), "ask", root, "/v1")
     fails(ask("?", "--model", "tiny-r1", base=root), "ask", root, "/v1")

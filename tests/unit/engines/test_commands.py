@@ -73,6 +73,10 @@ def test_the_key_stands_in_no_command(case):
     assert env[built.key[0]] == "secret"
     with pytest.raises(ValueError, match="DSV3_API_KEY: that variable is not set"):
         built.environment({})
+    for wrong in ("se cret", "secret\r", "secret\n", "secr\xe9t", "\tsecret", "secret\udc80"):
+        with pytest.raises(ValueError, match="DSV3_API_KEY: its value is no key") as error:
+            built.environment({"DSV3_API_KEY": wrong})
+        assert "secr" not in str(error.value)
 
 
 def test_a_named_interpreter_means_its_own_scripts():

@@ -128,7 +128,7 @@ def narrow() -> g.LLM:
 
 OUT_OF_RANGE = {
     "max_new_tokens": (0, -1, 1.5, True, "5", None, 10**12),
-    "temperature": (math.nan, math.inf, -0.1, 1e-40, "0.5", True, None),
+    "temperature": (math.nan, math.inf, -0.1, 1e-40, "0.5", True, None, 10**400, -(10**400)),
     "top_p": (0, math.nan, 1.5, "1", None, True),
     "top_k": (-1, 1.5, "3", None),
     "seed": (2**64, -(2**64), 1.5, "1", None),
@@ -141,6 +141,12 @@ def test_options_out_of_range_are_named(name, value, narrow):
     for ask in (narrow.chat, narrow.stream):  # before the first token
         with pytest.raises(ValueError, match=f"{name} = "):
             ask("37 + 48 = ?", **{name: value})
+
+
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_a_number_too_long_to_be_written_is_named(name):
+    with pytest.raises(ValueError, match=f"{name} = a number of thousands of digits"):
+        Sampling(**{name: 10**5000})
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,11 @@ from dsv3.ranks.watch import Timeouts
 from dsv3.runtime import Runtime
 
 
-@pytest.mark.parametrize("text", ["silent", "silent=0", "patience=3", "start=soon", "silent=-1"])
+@pytest.mark.parametrize(
+    "text",
+    ["silent", "silent=0", "patience=3", "start=soon", "silent=-1", "start=nan", "start=1e400", "silent=1e9",
+     "start=inf", "collective=-inf", "start=-nan"],
+)  # fmt: skip
 def test_wrong_timeouts(text, monkeypatch):
     monkeypatch.setenv("DSV3_TIMEOUTS", text)
     with pytest.raises(ValueError, match="give seconds as start=20,silent=15"):

@@ -1,6 +1,7 @@
 """tiny-r1: its data is right, the split holds, and it still scores what its card says."""
 
 import json
+import os
 import random
 import re
 from pathlib import Path
@@ -15,7 +16,8 @@ from dsv3.inference.weights import load as load_weights
 from dsv3.model import Transformer
 from dsv3.runtime import Runtime
 from dsv3.tiny import data, facts, tokenizer
-from dsv3.tiny.evaluate import answer, evaluate
+from dsv3.tiny.evaluate import answer, evaluate, report
+from dsv3.tiny.train import Recipe, train
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "tiny-r1.json"
 
@@ -162,3 +164,38 @@ def test_it_knows_its_facts_and_its_limits(llm, question, expected):
 @pytest.mark.parametrize("question", ["?!", "asdf qwer", "1" * 50, "🙂🙂🙂", "<think>", "a" * 300])
 def test_it_never_runs_on_for_ever(llm, question):
     assert llm.chat(question, temperature=0, max_new_tokens=400).finish == "stop"
+
+
+@pytest.mark.parametrize("n", [0, -5, 100_001, 10**12])
+def test_as_many_problems_as_there_are(n):
+    with pytest.raises(ValueError, match="n = .*from 1 to 100000"):
+        report("tiny-r1", n)
+
+
+def test_the_place_of_a_report_is_looked_at_before_the_work(tmp_path):
+    theirs = tmp_path / "theirs.json"
+    theirs.write_text('{"mine": 1}')
+    link = tmp_path / "link.json"
+    link.symlink_to(tmp_path / "nowhere")
+    for file in (theirs, link, tmp_path / "none" / "a.json"):
+        with pytest.raises((FileExistsError, FileNotFoundError), match=str(tmp_path)):
+            report(tmp_path / "no model", 1, file)
+    assert theirs.read_text() == '{"mine": 1}'
+    assert not os.path.lexists(tmp_path / "nowhere")
+    for _ in range(2):
+        report("tiny-r1", 1, tmp_path / "scores.json")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "{", "[]", "\x00", '{"model": 5}'])
+def test_a_broken_tokenizer_is_named(text, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(ValueError, match=r"tokenizer\.json: not a tokenizer.*move it away"):
+        train(tmp_path, Recipe())
+
+
+def test_another_tokenizer_is_named(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match="not tiny-r1's tokenizer"):
+        train(tmp_path, Recipe())
