@@ -14,6 +14,7 @@ from .checkpoint.write import WORKERS, execute
 from .config import BLOCK, QUANTIZATION, ModelConfig
 from .fp8_cast_bf16 import single_threaded_torch
 from .layout import Row, layout
+from .outside import small_json
 
 
 def cast(source: Path, target: Path, scales: Path | None = None) -> None:
@@ -48,7 +49,7 @@ def plan(source: Path, scales: Path | None) -> Plan:
     quantization: object = QUANTIZATION
     given: dict[str, Entry] = {}
     if scales:
-        quantization = read.small_json(scales / "config.json").get("quantization_config")
+        quantization = small_json(scales / "config.json").get("quantization_config")
         if not ModelConfig.load(scales).fp8:
             raise ValueError(f"{scales}: is BF16 and has no scales")
         given = read.open_model(scales, rows.values())
@@ -76,7 +77,7 @@ def plan(source: Path, scales: Path | None) -> Plan:
     result.fill(map(op, found.values()))
     result.index(where, sum(result.sizes.values()) - sum(map(len, result.heads.values())))
     result.carry_over(source, skip=("config.json",))
-    hf = read.small_json(source / "config.json")
+    hf = small_json(source / "config.json")
     result.json("config.json", hf | {"quantization_config": quantization})
     return result
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from .checkpoint import read
+from .outside import small_json, some
 
 CONFIGS = Path(__file__).parent / "configs"
 BLOCK = 128  # rows and columns that share one FP8 scale (technical report, section 3.3.2)
@@ -181,7 +181,7 @@ class ModelConfig:
         """A config in the official demo's form (inference/configs/*.json)."""
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
-            raise ValueError(f"unknown fields {read.some(unknown)}: neither the demo's config nor a Hugging Face one")
+            raise ValueError(f"unknown fields {some(unknown)}: neither the demo's config nor a Hugging Face one")
         return cls(**values)
 
     @classmethod
@@ -212,7 +212,7 @@ class ModelConfig:
             raise ValueError(f"config.json lacks {', '.join(missing)}")
         null = [k for k in needed if hf[k] is None]
         if null:
-            raise ValueError(f"{read.some(null)}: null, must be a number")
+            raise ValueError(f"{some(null)}: null, must be a number")
         found = optional | {k: v for k, v in hf.items() if v is not None}
         values = {ours: found[theirs] for theirs, ours in _HF_NAMES.items() if found.get(theirs) is not None}
         try:
@@ -252,7 +252,7 @@ class ModelConfig:
                     f"{file}: not found; give a checkpoint folder, a config.json, or one of {names}"
                 )
             file = shipped
-        values = read.small_json(file)
+        values = small_json(file)
         try:
             is_hf = "model_type" in values or "architectures" in values
             return cls.from_hf(values) if is_hf else cls.from_demo(values)

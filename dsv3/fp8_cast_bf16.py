@@ -12,6 +12,7 @@ from .checkpoint.read import Entry
 from .checkpoint.write import execute, show
 from .config import BLOCK, ModelConfig
 from .layout import layout
+from .outside import small_json
 
 WHAT = "cast to BF16"
 
@@ -59,7 +60,7 @@ def plan(source: Path) -> Plan:
     result.fill(map(op, kept))
     result.index(where, sum(result.sizes.values()) - sum(map(len, result.heads.values())))
     result.carry_over(source, skip=("config.json",))
-    hf = read.small_json(source / "config.json")
+    hf = small_json(source / "config.json")
     del hf["quantization_config"]
     result.json("config.json", hf | {"torch_dtype": "bfloat16"})
     return result

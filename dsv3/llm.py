@@ -192,9 +192,9 @@ def load(
     for name, value in {"model": model, "attn": attn, "gemm": gemm, "numerics": numerics, "dtype": dtype}.items():
         if value not in CHOICES[name] and not (name == "gemm" and value is None):
             raise ValueError(f"{name} = {value!r:.40}: must be one of {', '.join(map(str, CHOICES[name]))}")
-    for name, value in {"path": path, "config": config}.items():
-        if not isinstance(value, str | PathLike) and not (name == "config" and value is None) or value == "":
-            raise ValueError(f"{name} = {value!r:.40}: give a path; for the current folder '.'")
+    for name, given in {"path": path, "config": config}.items():
+        if not isinstance(given, str | PathLike) and not (name == "config" and given is None) or given == "":
+            raise ValueError(f"{name} = {given!r:.40}: give a path; for the current folder '.'")
     if tp is not None and not isinstance(tp, Parallel):
         raise ValueError(f"tp = {tp!r:.40}: give this rank's Parallel, as ranks.join.launch does")
     folder = TINY_R1 if str(path) == "tiny-r1" and not Path(path).exists() else Path(path)

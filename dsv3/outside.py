@@ -1,8 +1,12 @@
-"""Text from outside, made fit for where it goes: a script, one line of a terminal, or a report that others read."""
+"""What comes from outside: text, made fit for a script, a terminal's line or a report; small files, read in bounds."""
 
 import ipaddress
+import json
+import os
 import re
-from typing import cast
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 # C0, DEL and C1; line and paragraph separators; overrides of direction; halves of characters; no characters at all.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")
@@ -11,6 +15,9 @@ LONGEST = 500  # characters of others' words in a line
 URL = re.compile(r"([a-z][a-z0-9+.-]{0,20}://)([^\s'\"<>]*[^\s'\"<>.,;:)])", re.IGNORECASE)
 LOGIN = re.compile(r"(?<![^\s'\"/@])[^\s'\"/@:]*:[^\s'\"@]{0,300}@")  # in an address without its scheme
 SERVER = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\])(:\d*)?", re.IGNORECASE)
+MAX_VALUES = 6_000_000  # in one JSON text: 12 for each of 500,000 tensors; as Python objects they take up to 1 GB
+SMALL = 16_000_000  # bytes of a config or another text beside the tensors
+TOKENIZER = 64_000_000  # bytes of a tokenizer.json, of which DeepSeek's has 8 million
 
 
 def word(option: str, text: str) -> str:
@@ -75,6 +82,12 @@ def printable(text: object, most: int = LONGEST) -> str:
     return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
 
 
+def some(names: list[str]) -> str:
+    """``a, b, c and 7 more``."""
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
 def without_logins(text: str) -> str:
     """``text`` with its web addresses as ``bare_url`` shows them."""
     return LOGIN.sub("***@", URL.sub(lambda found: found[1] + _bare(found[2]), text))
@@ -95,3 +108,81 @@ def _bare(rest: str) -> str:
     if "@" in path + query or not SERVER.fullmatch(name):
         return "***"
     return name + path + ("?..." if query else "")
+
+
+# ------------------------------------------------------------------------------------------------------- files
+
+
+def open_regular(file: Path) -> BinaryIO:
+    """A file to be read. A pipe or a device in its place is refused: opening it could wait without end.
+
+    Raises:
+        OSError: it is not there, or links go round in a circle.
+        ValueError: no regular file.
+    """
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError(f"{file}: a folder, a pipe or a device, not a file")
+    return os.fdopen(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+
+
+def small(file: Path, most: int = SMALL) -> bytes:
+    """All of a file that has ``most`` bytes at most.
+
+    Raises:
+        OSError, ValueError: it cannot be opened (``open_regular``), or is longer.
+    """
+    with open_regular(file) as f:
+        size = os.fstat(f.fileno()).st_size
+        data = f.read(most + 1) if size <= most else b""
+    if max(size, len(data)) > most:
+        raise ValueError(f"{file}: longer than {most / 1e6:g} MB, which no such file is; fetch it again")
+    return data
+
+
+def small_text(file: Path, most: int = SMALL) -> str:
+    """The text of a file that has ``most`` bytes at most.
+
+    Raises:
+        OSError, ValueError: as ``small``, or not UTF-8.
+    """
+    try:
+        return small(file, most).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 text (byte {error.start})") from None
+
+
+def small_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a small file.
+
+    Raises:
+        OSError, ValueError: as ``small``, or no JSON object.
+    """
+    data = small(file)
+    try:
+        return parse_json(data)
+    except ValueError as error:
+        raise ValueError(f"{file}: damaged ({error}); correct it or fetch it again") from None
+
+
+def parse_json(data: bytes) -> dict[str, Any]:
+    """A JSON object without repeated names.
+
+    Raises:
+        ValueError: anything else, or so many values that they would fill the memory.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            raise ValueError("a name stands there twice")
+        return value
+
+    if sum(map(data.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
+        raise ValueError(f"more than {MAX_VALUES:,} values")
+    try:
+        value = json.loads(data, object_pairs_hook=unique)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value

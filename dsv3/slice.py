@@ -12,6 +12,7 @@ from .checkpoint.plan import Move, Out, Plan
 from .checkpoint.write import execute
 from .config import ModelConfig
 from .layout import Row, layout
+from .outside import small_json
 
 SHARD = 5_000_000_000  # bytes of an output file, about
 MOST = 1_000_000  # layers or experts on a command line
@@ -63,7 +64,7 @@ def plan(source: Path, layers: list[int], experts: list[int]) -> Plan:
             result.fill(_moves(row, entry, experts, name, offsets[row.hf]))
     result.index({r.hf: name for name, held in files.items() for r in held}, total)
     result.carry_over(source, skip=("config.json",))
-    hf = read.small_json(source / "config.json")
+    hf = small_json(source / "config.json")
     result.json("config.json", hf | _changes(old, cfg))
     return result
 

@@ -13,7 +13,7 @@ from .checkpoint.ours import RECORD
 from .checkpoint.plan import Plan
 from .checkpoint.read import UNFINISHED
 from .checkpoint.write import WORKERS, execute
-from .outside import printable
+from .outside import printable, small
 
 LONGEST = 64 << 20  # bytes of a manifest
 
@@ -142,7 +142,7 @@ def read_manifest(manifest: Path) -> dict[str, tuple[str, int | None]]:
     """
     wanted: dict[str, tuple[str, int | None]] = {}
     try:
-        text = read.small(manifest, LONGEST).decode("utf-8-sig")
+        text = small(manifest, LONGEST).decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..outside import some
 from .ours import RECORD, read_record, strangers
 from .plan import Op, Plan, Sources
-from .read import check_link, some
+from .read import check_link
 from .write import WORKERS
 
 MISSING = "missing"

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..outside import small, some
 from .plan import sample
-from .read import small, some
 
 RECORD = ".dsv3-made"
 OVERLOOKED = "lost+found"  # every new ext4 disk has such a folder; it does not count as somebody's

@@ -18,7 +18,8 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from .read import INDEX, ITEMSIZE, SMALL, TOKENIZER, Entry, check_link, small
+from ..outside import SMALL, TOKENIZER, small
+from .read import INDEX, ITEMSIZE, Entry, check_link
 
 CHUNK = 1 << 20  # bytes that each thread reads at a time; larger ones would not fit into a CPU's cache
 STEP = 256 << 20  # bytes written by one step, about; with smaller ones, threads write to and fro: a third slower

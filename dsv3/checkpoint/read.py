@@ -1,13 +1,13 @@
 """Reads safetensors folders: index, headers, byte ranges. No torch, nothing trusted, nothing unpickled."""
 
 import hashlib
-import json
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from ..outside import open_regular, parse_json, small, some
 
 if TYPE_CHECKING:
     from ..layout import Row
@@ -21,9 +21,6 @@ DTYPE = {
     "fp32": ("F32", "BF16"),
 }  # what a Row's kind may be stored as
 MAX_HEADER = 100_000_000  # safetensors' own limit
-MAX_VALUES = 6_000_000  # in one JSON text: 12 for each of 500,000 tensors; as Python objects they take up to 1 GB
-SMALL = 16_000_000  # bytes of a config or another text beside the tensors
-TOKENIZER = 64_000_000  # bytes of a tokenizer.json, of which DeepSeek's has 8 million
 
 
 class Entry(NamedTuple):
@@ -79,7 +76,7 @@ def open_folder(folder: Path) -> Checkpoint:
         return open_files(folder, sorted(folder.glob("*.safetensors")))
     data = small(index, MAX_HEADER)
     try:
-        where = _json(data)["weight_map"]
+        where = parse_json(data)["weight_map"]
         files = sorted(set(where.values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{index}: not an index of safetensors (no JSON object with 'weight_map')") from None
@@ -153,7 +150,7 @@ def header(file: Path) -> Iterator[Entry]:
                 raise ValueError(f"{file}: a web page, not the file itself; fetch it again")
             raise ValueError(f"{file}: not a safetensors file, or truncated ({size} bytes); fetch it again")
         try:
-            described = _json(f.read(length))
+            described = parse_json(f.read(length))
             described.pop("__metadata__", None)
             for name, tensor in described.items():
                 if type(tensor) is not dict or not tensor.keys() >= {"dtype", "shape", "data_offsets"}:
@@ -192,81 +189,6 @@ def _stop(at: int, offsets: object, dtype: object, shape: object) -> int | None:
         numbers *= n
     stop = at + numbers * item
     return stop if offsets == [at, stop] and type(offsets[0]) is type(offsets[1]) is int else None
-
-
-def open_regular(file: Path) -> BinaryIO:
-    """A file to be read. A pipe or a device in its place is refused: opening it could wait without end.
-
-    Raises:
-        OSError: it is not there, or links go round in a circle.
-        ValueError: no regular file.
-    """
-    if not stat.S_ISREG(file.stat().st_mode):
-        raise ValueError(f"{file}: a folder, a pipe or a device, not a file")
-    return os.fdopen(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
-
-
-def small(file: Path, most: int = SMALL) -> bytes:
-    """All of a file that has ``most`` bytes at most.
-
-    Raises:
-        OSError, ValueError: it cannot be opened (``open_regular``), or is longer.
-    """
-    with open_regular(file) as f:
-        size = os.fstat(f.fileno()).st_size
-        data = f.read(most + 1) if size <= most else b""
-    if max(size, len(data)) > most:
-        raise ValueError(f"{file}: longer than {most / 1e6:g} MB, which no such file is; fetch it again")
-    return data
-
-
-def small_text(file: Path, most: int = SMALL) -> str:
-    """The text of a file that has ``most`` bytes at most.
-
-    Raises:
-        OSError, ValueError: as ``small``, or not UTF-8.
-    """
-    try:
-        return small(file, most).decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text (byte {error.start})") from None
-
-
-def small_json(file: Path) -> dict[str, Any]:
-    """The JSON object in a small file.
-
-    Raises:
-        OSError, ValueError: as ``small``, or no JSON object.
-    """
-    data = small(file)
-    try:
-        return _json(data)
-    except ValueError as error:
-        raise ValueError(f"{file}: damaged ({error}); correct it or fetch it again") from None
-
-
-def _json(data: bytes) -> dict[str, Any]:
-    """A JSON object without repeated names.
-
-    Raises:
-        ValueError: anything else, or so many values that they would fill the memory.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(pairs)
-        if len(value) != len(pairs):
-            raise ValueError("a name stands there twice")
-        return value
-
-    if sum(map(data.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
-        raise ValueError(f"more than {MAX_VALUES:,} values")
-    try:
-        value = json.loads(data, object_pairs_hook=unique)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
-    return value
 
 
 def converted_name(kind: Literal["model", "mtp"], rank: int, size: int) -> str:
@@ -328,12 +250,6 @@ def digest(file: Path, algorithm: str = "sha256", prefix: bytes = b"") -> str:
         while data := f.read(1 << 20):
             seen.update(data)
     return seen.hexdigest()
-
-
-def some(names: list[str]) -> str:
-    """``a, b, c and 7 more``."""
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def amount(nbytes: float) -> str:

@@ -11,6 +11,7 @@ from ..checkpoint import read
 from ..cli import describe
 from ..config import BLOCK, ModelConfig
 from ..hubs.catalogue import find_model
+from ..outside import small_json
 from ..sizing.gpus import GPU
 from ..sizing.needs import Precision
 
@@ -66,7 +67,7 @@ def _folder(folder: Path) -> Served:
     if not os.path.lexists(config):
         return Served(name=name, wrong=(f"{config}: not found; engines read a Hugging Face folder",))
     try:
-        values = read.small_json(config)
+        values = small_json(config)
     except (ValueError, OSError) as error:
         return Served(name=name, wrong=(describe(error),))
     method = _method(values)

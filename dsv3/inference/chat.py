@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import read
+from ..outside import TOKENIZER, small, small_json, small_text
 from .template import Template
 
 THINK, END_THINK = "<think>", "</think>"
@@ -72,7 +72,7 @@ class Tokenizer:
         for file in (self.file, settings):
             if not os.path.lexists(file):
                 raise FileNotFoundError(f"{folder}: no {file.name}; copy it from the original checkpoint")
-        data, config = read.small(self.file, read.TOKENIZER), read.small_json(settings)
+        data, config = small(self.file, TOKENIZER), small_json(settings)
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(data)
         except (KeyboardInterrupt, SystemExit):
@@ -83,7 +83,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         template = folder / "chat_template.jinja"
         if os.path.lexists(template):
-            self._template = Template(template, read.small_text(template))
+            self._template = Template(template, small_text(template))
         else:
             self._template = Template(settings, _default_template(settings, config.get("chat_template")))
         self._special = {name: _content(settings, name, config.get(name)) for name in SPECIAL if config.get(name)}

@@ -44,7 +44,7 @@ def test_an_unwritten_output_is_seen():
 
 
 def test_checks_without_units(monkeypatch):
-    monkeypatch.setattr(hardware, "of", lambda device: hardware.named("sm_80"))
+    monkeypatch.setattr(hardware, "hardware_of", lambda device: hardware.named("sm_80"))
     assert gpu_checks.lacking("act_quant", CPU) == "sm_80 has no FP8 units"
     assert gpu_checks.lacking("weight_dequant", CPU) is None
     gpu_checks.weight_dequant(CPU)

@@ -8,10 +8,10 @@ DSV3 = Path(__file__).parents[2] / "dsv3"
 # From the ground up. Names on one floor do not import each other; a folder is one name, its modules may.
 FLOORS = """
     outside paths
-    checkpoint cli
+    cli
     cache config explain kernels
     layout
-    cost ranks
+    checkpoint cost ranks
     hubs runtime
     model sizing
     inference
