@@ -48,7 +48,7 @@ def printed(engine: str, kind: str, model: str, python: Path, quantization: str)
     flags = [f"--{kind}", "--gpus-per-host", "1", f"--model={model}", f"--python={python}"]
     flags += ["--nodes", "2"] if kind == "lws" else ["--hosts", "me@gpu01,gpu02"]
     if engine == "generate":
-        return [*flags, "--", "--input-file", quantization, quantization]
+        return [*flags, "--", "--input-file", quantization, "--config", quantization]
     return [*flags, "--engine", engine, "--", *options]
 
 
@@ -68,7 +68,7 @@ def programs(folder: Path, python: Path, then: str) -> dict[str, str]:
     names = ["sglang", "vllm", "lmdeploy", "trtllm-serve", "trtllm-llmapi-launch", "ray", "python"]
     for name in names:
         stand_in(python.parent, name, SAY + then)
-    env = {"PATH": f"{bin}:/usr/bin:/bin", "OUT": str(folder / "said"), "SLURM_JOB_NODELIST": "x", "K": "the key"}
+    env = {"PATH": f"{bin}:/usr/bin:/bin", "OUT": str(folder / "said"), "SLURM_JOB_NODELIST": "x", "K": "the-key"}
     return env | {"LWS_LEADER_ADDRESS": "leader", "LWS_WORKER_INDEX": "1", "SLURM_NODEID": "0", "LANG": "C.UTF-8"}
 
 
@@ -107,7 +107,7 @@ def check(engine: str, kind: str, word: str, tmp_path: Path, monkeypatch, capsys
         assert where == str(folder)
         assert words.count(model) >= 1, words
         if engine == "generate":
-            assert words[-3:] == ["--input-file", word, word]
+            assert words[-4:] == ["--input-file", word, "--config", word]
         if engine in NAMED:
             assert words[words.index("--quantization") + 1] == word
     assert not list(tmp_path.rglob("PWN"))
