@@ -16,7 +16,6 @@ CPU_VERSION = "0.32.0"
 KEY = "VLLM_API_KEY"  # read by entrypoints/serve/middleware/register.py
 ARGS, CLI = "vllm/engine/arg_utils.py", "vllm/entrypoints/common/cli_args.py"
 REASONING = "vllm/reasoning/__init__.py"
-SPECULATIVE = "vllm/config/speculative.py"
 CPU_CACHE_GIB = "1"
 
 

@@ -1,6 +1,5 @@
 """Which folders are the source itself, by mounts and links; reading without the other systems' calls."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,16 +8,7 @@ from pathlib import Path
 import pytest
 
 from dsv3 import bf16_cast_fp8, fp8_cast_bf16, verify
-
-
-def tree(folder: Path) -> dict[str, tuple]:
-    """Everything below: kind, link's target, content; nothing is opened that is not a regular file."""
-    seen = {}
-    for file in sorted(folder.rglob("*")):
-        stat = file.lstat()
-        content = file.read_bytes() if file.is_file() and not file.is_symlink() else None
-        seen[str(file.relative_to(folder))] = (stat.st_mode, os.readlink(file) if file.is_symlink() else "", content)
-    return seen
+from tests.unit.checkpoint.test_ours import tree
 
 
 @pytest.mark.parametrize("how", ["the path", "a link", "a part of the path", "bind mount", "the scales"])

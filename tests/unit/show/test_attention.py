@@ -6,17 +6,11 @@ import torch
 from dsv3.config import ModelConfig
 from dsv3.cost import cache_bytes, kept_numbers
 from dsv3.lab import attention, probe
-from dsv3.llm import load
 from dsv3.paths import TINY_R1
 from dsv3.show import attention as show
 from dsv3.sizing.gpus import find_gpu
 
 R1 = ModelConfig.load("config_671B.json")
-
-
-@pytest.fixture(scope="module")
-def llm():
-    return load(TINY_R1, gemm="bf16", model="plain")
 
 
 @pytest.fixture(scope="module")

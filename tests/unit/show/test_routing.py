@@ -9,16 +9,10 @@ from dsv3.config import ModelConfig
 from dsv3.cost import weight_bytes
 from dsv3.lab import probe, routing
 from dsv3.lab.work import sums as sums_of
-from dsv3.llm import load
 from dsv3.paths import TINY_R1
 from dsv3.show import routing as show
 
 R1 = ModelConfig.load("config_671B.json")
-
-
-@pytest.fixture(scope="module")
-def llm():
-    return load(TINY_R1, gemm="bf16", model="plain")
 
 
 @pytest.fixture(scope="module")
