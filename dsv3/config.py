@@ -192,12 +192,9 @@ class ModelConfig:
             ValueError: another architecture, or a feature that DeepSeek's models do not have.
         """
         kind = hf.get("model_type")
-        if kind not in ("deepseek_v3", "deepseek_v2"):
-            raise ValueError(
-                f"model_type is {kind!r:.60}: dsv3 runs 'deepseek_v3' and 'deepseek_v2'. "
-                "The R1 distillations are Qwen2 and Llama models; they run in transformers, vLLM or SGLang"
-            )
-        v3 = kind == "deepseek_v3"
+        if kind not in FAMILIES:
+            raise ValueError(elsewhere(kind))
+        v3 = FAMILIES[kind] == "deepseek_v3"
         for name, expected in _FIXED.items():
             if hf.get(name, expected) != expected:
                 raise ValueError(f"{name} = {hf[name]!r:.60}: only {expected!r} is supported")
@@ -260,6 +257,35 @@ class ModelConfig:
             raise ValueError(f"{file}: lacks {error}") from None
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{file}: {error}") from None
+
+
+FAMILIES = {"deepseek_v3": "deepseek_v3", "deepseek_v2": "deepseek_v2", "kimi_k2": "deepseek_v3"}  # model_type -> whose
+OTHERS = {  # model_type -> what it is, and who runs it
+    "deepseek_v32": "DeepSeek-V3.2, sparse attention with an indexer; vLLM, SGLang and transformers run it",
+    "deepseek_v4": "DeepSeek-V4, another attention and experts in FP4; vLLM and SGLang run it",
+    "deepseek_v41": "DeepSeek-V4.1, not DeepSeek-V3's architecture; vLLM and SGLang run it",
+    "deepseek": "DeepSeekMoE, the first, whose attention has no latent; transformers and vLLM run it",
+    "deepseek_vl_v2": "DeepSeek-VL2, with a vision encoder; vLLM and SGLang run it",
+    "kimi_vl": "Kimi-VL, with a vision encoder; vLLM and SGLang run it",
+    "kimi_k25": "Kimi-K2.5, with a vision encoder; vLLM and SGLang run it",
+    "kimi_k3": "Kimi-K3, not DeepSeek-V3's architecture; vLLM and SGLang run it",
+    "kimi_linear": "Kimi-Linear, with linear attention; vLLM and SGLang run it",
+    "glm4_moe_lite": "GLM-4.7-Flash, a relative with a latent; vLLM, SGLang and transformers run it",
+    "glm_moe_dsa": "GLM with sparse attention and an indexer; vLLM, SGLang and transformers run it",
+    "longcat_flash": "LongCat-Flash, two attentions a layer; vLLM, SGLang and transformers run it",
+    "qwen2": "Qwen2, as the R1 distillations named Qwen are; vLLM, SGLang and transformers run it",
+    "qwen3": "Qwen3, as the distillation DeepSeek-R1-0528-Qwen3-8B is; vLLM, SGLang and transformers run it",
+    "llama": "Llama, as the R1 distillations named Llama are; vLLM, SGLang and transformers run it",
+}
+
+
+def elsewhere(model_type: object) -> str:
+    """Why dsv3 does not run a model_type, and who does."""
+    what = OTHERS.get(model_type) if isinstance(model_type, str) else None
+    return (
+        f"model_type is {model_type!r:.60}{f': {what}' if what else ''}; dsv3 itself runs "
+        f"{', '.join(map(repr, FAMILIES))}" + ("" if what else "; ask vLLM, SGLang or transformers for this one")
+    )
 
 
 _HF_NAMES = {  # theirs -> ours

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 UNFINISHED = ".dsv3-unfinished"  # the journal of a run; while a folder holds it, it is no checkpoint yet
 ITEMSIZE = {"F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
+# Further types of the format, which only others read: bits of one number.
+BITS = {name: 8 * size for name, size in ITEMSIZE.items()} | {
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2": 8, "F8_E8M0": 8, "BOOL": 8, "U8": 8, "I8": 8,
+    "U16": 16, "I16": 16, "U32": 32, "I32": 32, "F64": 64, "U64": 64, "I64": 64, "C64": 64,
+}  # fmt: skip
 DTYPE = {
     "fp8": ("F8_E4M3",),
     "bf16": ("BF16", "F16", "F32"),
@@ -165,7 +170,7 @@ def header(file: Path) -> Iterator[Entry]:
         if stop is None:
             raise ValueError(
                 f"{file}: header entry of {name!r} is invalid, overlaps another, "
-                f"or its dtype is not of {', '.join(ITEMSIZE)}"
+                f"or its dtype is not of {', '.join(BITS)}"
             )
         if begin + stop > size:
             raise ValueError(
@@ -179,15 +184,16 @@ def header(file: Path) -> Iterator[Entry]:
 
 def _stop(at: int, offsets: object, dtype: object, shape: object) -> int | None:
     """Where a tensor ends that must begin at ``at``: the format allows no holes; None if its entry is wrong."""
-    item = ITEMSIZE.get(dtype) if type(dtype) is str else None
-    if item is None or type(shape) is not list or len(shape) > 8:
+    bits = BITS.get(dtype) if type(dtype) is str else None
+    if bits is None or type(shape) is not list or len(shape) > 8:
         return None
-    numbers = 1
     for n in shape:
         if type(n) is not int or not 0 <= n < 2**48:
             return None
-        numbers *= n
-    stop = at + numbers * item
+        bits *= n
+    if bits % 8:
+        return None
+    stop = at + bits // 8
     return stop if offsets == [at, stop] and type(offsets[0]) is type(offsets[1]) is int else None
 
 
