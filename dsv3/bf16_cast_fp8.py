@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from .checkpoint import ours, read
 from .checkpoint.plan import CHUNK, Chunks, Move, Op, Out, Plan, Sources
-from .checkpoint.read import Entry
+from .checkpoint.read import ITEMSIZE, Entry
+from .checkpoint.stored import Stored, open_model
 from .checkpoint.write import WORKERS, execute
 from .config import BLOCK, QUANTIZATION, ModelConfig
 from .fp8_cast_bf16 import single_threaded_torch
@@ -38,23 +39,24 @@ def cast(source: Path, target: Path, scales: Path | None = None) -> None:
 
 def plan(source: Path, scales: Path | None) -> Plan:
     """What ``cast`` will write, shard by shard under the same names; a scale stands in its weight's file."""
-    cfg = ModelConfig.load(source)
-    if cfg.fp8:
+    stored = open_model(source, ModelConfig.load(source))
+    if stored.cfg.fp8:
         raise ValueError(f"{source}: already FP8 (config.json has a quantization_config); nothing to cast")
-    found = read.open_model(source, layout(cfg))
-    rows = {r.hf: r for r in layout(replace(cfg, dtype="fp8"))}
-    odd = [e for e in found.values() if rows[e.name].kind == "fp8" and e.dtype != "BF16"]
-    if odd:
-        raise ValueError(f"{odd[0].file}: {odd[0].name} is {odd[0].dtype}; only BF16 is cast to FP8")
+    found = stored.found
+    rows = {row.hf: row for row in layout(replace(stored.cfg, dtype="fp8"))}
     quantization: object = QUANTIZATION
     given: dict[str, Entry] = {}
     if scales:
-        quantization = small_json(scales / "config.json").get("quantization_config")
-        if not ModelConfig.load(scales).fp8:
+        of_scales = open_model(scales, ModelConfig.load(scales))
+        if not of_scales.cfg.fp8:
             raise ValueError(f"{scales}: is BF16 and has no scales")
-        given = read.open_model(scales, rows.values())
+        quantization = small_json(scales / "config.json").get("quantization_config")
+        given = of_scales.found
+        _check_same(source, found, scales, of_scales)
+        rows |= of_scales.rows  # what stayed BF16 there stays it here
     files = list(dict.fromkeys(e.file for e in found.values()))
-    result = Plan("cast to FP8", sources=[*files, *dict.fromkeys(e.file for e in given.values())])
+    sources = [*files, *dict.fromkeys(e.file for e in given.values())]
+    result = Plan("cast to FP8", sources=sources, notes=stored.notes)
     where: dict[str, str] = {}
     offsets: dict[str, int] = {}
     for file in files:
@@ -82,8 +84,15 @@ def plan(source: Path, scales: Path | None) -> Plan:
     return result
 
 
+def _check_same(source: Path, found: read.Checkpoint, scales: Path, of_scales: Stored) -> None:
+    for name, entry in found.items():
+        row = of_scales.rows.get(name)
+        if row is None or row.shape != entry.shape:
+            raise ValueError(f"{scales}: of another model than {source}: {name} is not there, or of another shape")
+
+
 class Quantise(NamedTuple):
-    """A BF16 matrix to FP8 at ``at`` and its scales at ``scale_at``; ``scale`` gives them, or they are derived."""
+    """A matrix to FP8 at ``at`` and its scales at ``scale_at``; ``scale`` gives them, or they are derived."""
 
     weight: Entry
     scale: Entry | None
@@ -97,25 +106,27 @@ class Quantise(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        return (self.weight.stop - self.weight.start) // 2
+        return (self.weight.stop - self.weight.start) // ITEMSIZE[self.weight.dtype]
 
     def chunks(self, sources: Sources) -> Chunks:
         import torch
 
+        from .inference.weights import TORCH
         from .kernels import reference
 
         n_rows, width = self.weight.shape
-        blocks = -(-width // BLOCK)
-        step = max(BLOCK, CHUNK // (2 * width) // BLOCK * BLOCK)
+        item, blocks = ITEMSIZE[self.weight.dtype], -(-width // BLOCK)
+        step = max(BLOCK, CHUNK // (item * width) // BLOCK * BLOCK)
         for row in range(0, n_rows, step):
             rows = min(step, n_rows - row)
-            data = sources.read(self.weight.file, self.weight.start + 2 * row * width, 2 * rows * width)
-            w = torch.frombuffer(bytearray(data), dtype=torch.bfloat16).view(rows, width)
+            data = sources.read(self.weight.file, self.weight.start + item * row * width, item * rows * width)
+            w = torch.frombuffer(bytearray(data), dtype=TORCH[self.weight.dtype]).view(rows, width)
             of_scale, n_scales = row // BLOCK * blocks * 4, -(-rows // BLOCK) * blocks
             s = None
             if self.scale:
-                data = sources.read(self.scale.file, self.scale.start + of_scale, 4 * n_scales)
-                s = torch.frombuffer(bytearray(data), dtype=torch.float32).view(-1, blocks)
+                scale = ITEMSIZE[self.scale.dtype]
+                data = sources.read(self.scale.file, self.scale.start + of_scale // 4 * scale, scale * n_scales)
+                s = torch.frombuffer(bytearray(data), dtype=TORCH[self.scale.dtype]).view(-1, blocks).float()
             q, s = reference.weight_quant(w, BLOCK, scale=s)
             yield self.target, self.at + row * width, q.view(torch.uint8).numpy().data.cast("B")
             yield self.target, self.scale_at + of_scale, s.numpy().data.cast("B")
@@ -123,8 +134,9 @@ class Quantise(NamedTuple):
 
 def error(source: Path, target: Path) -> str:
     """How far the FP8 weights in ``target`` are from the BF16 ones in ``source``, over all values, in words."""
-    before, after = read.open_folder(source), read.open_folder(target)
-    rows = [row for row in layout(ModelConfig.load(target)) if row.kind == "fp8"]
+    before = open_model(source, ModelConfig.load(source)).found
+    made = open_model(target, ModelConfig.load(target))
+    after, rows = made.found, [row for row in made.rows.values() if row.kind == "fp8"]
     with ThreadPoolExecutor(WORKERS) as pool:
         parts = list(pool.map(lambda row: _squares(before, after, row), rows))
     changed, squares = (sum(column) for column in zip(*parts, strict=True))

@@ -56,7 +56,7 @@ class ModelConfig:
     """A DeepSeek-V2/V3 model's architecture, with the field names of the official demo (inference/model.py ModelArgs).
 
     Fields that the demo lacks: ``topk_method``, ``norm_topk_prob``, ``mscale_all_dim``, ``rms_norm_eps`` and
-    ``n_mtp_layers``. Left out they take what the demo's own models use.
+    ``n_mtp_layers``, ``tie_word_embeddings``. Left out they take what the demo's own models use.
 
     Raises:
         ValueError: a value that no model can have, naming the field.
@@ -100,6 +100,7 @@ class ModelConfig:
     rms_norm_eps: float = 1e-6
     # multi-token prediction
     n_mtp_layers: int = 0
+    tie_word_embeddings: bool = False  # the head is the embedding, stored once
 
     def __post_init__(self) -> None:
         def default(name: str, value: Any) -> None:
@@ -117,6 +118,7 @@ class ModelConfig:
                 what = "whole number" if whole else "number"
                 raise ValueError(f"{name} = {value!r:.60}: must be a {what} from {least:,} to {most:,}")
         self._one_of("norm_topk_prob", False, True)
+        self._one_of("tie_word_embeddings", False, True)
         self._one_of("dtype", "bf16", "fp8")
         self._one_of("scale_fmt", None, "ue8m0")
         self._one_of("score_func", "softmax", "sigmoid")
@@ -196,7 +198,7 @@ class ModelConfig:
             raise ValueError(elsewhere(kind))
         v3 = FAMILIES[kind] == "deepseek_v3"
         for name, expected in _FIXED.items():
-            if hf.get(name, expected) != expected:
+            if hf.get(name) not in (None, expected):
                 raise ValueError(f"{name} = {hf[name]!r:.60}: only {expected!r} is supported")
         optional = {
             "scoring_func": "sigmoid" if v3 else "softmax",
@@ -211,7 +213,9 @@ class ModelConfig:
         if null:
             raise ValueError(f"{some(null)}: null, must be a number")
         found = optional | {k: v for k, v in hf.items() if v is not None}
-        values = {ours: found[theirs] for theirs, ours in _HF_NAMES.items() if found.get(theirs) is not None}
+        values: dict[str, Any] = {ours: found[theirs] for theirs, ours in _HF_NAMES.items() if found.get(theirs) is not None}
+        if values["topk_method"] == "gready":  # the default of DeepSeek's configuration_deepseek.py, for V2
+            values["topk_method"] = "greedy"
         try:
             return cls(**values | _rope(hf) | _quantization(hf))
         except ValueError as error:
@@ -314,6 +318,7 @@ _HF_NAMES = {  # theirs -> ours
     "max_position_embeddings": "max_seq_len",
     "num_nextn_predict_layers": "n_mtp_layers",
     "rope_theta": "rope_theta",
+    "tie_word_embeddings": "tie_word_embeddings",
 }
 _YARN_NAMES = {  # the same, inside rope_scaling
     "beta_fast": "beta_fast",
@@ -323,14 +328,21 @@ _YARN_NAMES = {  # the same, inside rope_scaling
     "mscale_all_dim": "mscale_all_dim",
     "original_max_position_embeddings": "original_seq_len",
 }
-_HF_OPTIONAL = ("q_lora_rank", "num_nextn_predict_layers", "rms_norm_eps", "n_group", "topk_group", "rope_theta")
+_HF_OPTIONAL = (
+    "q_lora_rank",
+    "num_nextn_predict_layers",
+    "rms_norm_eps",
+    "n_group",
+    "topk_group",
+    "rope_theta",
+    "tie_word_embeddings",
+)
 QUANTIZATION = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [BLOCK] * 2}
 _FIXED = {
     "moe_layer_freq": 1,
     "hidden_act": "silu",
     "attention_bias": False,
     "mlp_bias": False,
-    "tie_word_embeddings": False,
     "rope_interleave": True,
 }
 
@@ -340,13 +352,15 @@ def _rope(hf: dict[str, Any]) -> dict[str, Any]:
     rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         raise ValueError(f"rope_scaling = {rope!r:.60}: must be an object")
-    theta = {"rope_theta": rope.get("rope_theta", hf.get("rope_theta", 10000.0))}
+    rope = {"rope_theta": hf.get("rope_theta") or 10000.0} | {k: v for k, v in rope.items() if v is not None}
+    theta = {"rope_theta": rope["rope_theta"]}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta | {"rope_factor": 1.0}
-    if kind != "yarn":
+    if kind not in ("yarn", "deepseek_yarn"):  # the second is vLLM's name for it
         raise ValueError(f"rope_scaling of type {kind!r:.60}: only 'yarn' is supported")
-    yarn = {"beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 0.0} | rope
+    defaults = {"beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 0.0}
+    yarn = defaults | {"original_max_position_embeddings": hf["max_position_embeddings"]} | rope
     return theta | {ours: yarn[theirs] for theirs, ours in _YARN_NAMES.items()}
 
 

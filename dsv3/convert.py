@@ -7,9 +7,10 @@ from pathlib import Path
 from .checkpoint import ours, read
 from .checkpoint.plan import Columns, Move, Op, Out, Plan, Same, collector_paused
 from .checkpoint.read import Entry
+from .checkpoint.stored import open_model
 from .checkpoint.write import execute, show
 from .config import ModelConfig
-from .layout import Row, check_ranks, layout
+from .layout import Row, check_ranks
 
 
 def convert(source: Path, target: Path, ranks: int) -> None:
@@ -32,11 +33,11 @@ def plan(source: Path, ranks: int) -> Plan:
     """What ``convert`` will write. Tensors keep the order of the source's bytes, so that long ranges move at once."""
     cfg = ModelConfig.load(source)
     check_ranks(cfg, ranks)
-    rows = {r.hf: r for r in layout(cfg)}
-    found = read.open_model(source, rows.values())
+    stored = open_model(source, cfg)
+    rows, found = stored.rows, stored.found
     entries = [e for e in found.values() if not rows[e.name].copy_of]
     files = list(dict.fromkeys(e.file for e in found.values()))
-    result = Plan(f"convert to {ranks} ranks", sources=files, source=source)
+    result = Plan(f"convert to {ranks} ranks", sources=files, source=source, notes=stored.notes)
     names = {(kind, rank): read.converted_name(kind, rank, ranks) for kind in ("model", "mtp") for rank in range(ranks)}
     outs: dict[str, list[Out]] = {}
     holders: dict[str, list[tuple[str, Part]]] = {}

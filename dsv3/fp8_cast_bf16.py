@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from .checkpoint import ours, read
+from .checkpoint import ours
 from .checkpoint.plan import CHUNK, Chunks, Move, Op, Out, Plan, Sources
 from .checkpoint.read import Entry
+from .checkpoint.stored import open_model
 from .checkpoint.write import execute, show
 from .config import BLOCK, ModelConfig
-from .layout import layout
 from .outside import small_json
 
 WHAT = "cast to BF16"
@@ -39,10 +39,10 @@ def plan(source: Path) -> Plan:
     cfg = ModelConfig.load(source)
     if not cfg.fp8:
         raise ValueError(f"{source}: already BF16 (config.json has no FP8 quantization_config); nothing to cast")
-    rows = {r.hf: r for r in layout(cfg)}
-    found = read.open_model(source, rows.values())
+    stored = open_model(source, cfg)
+    rows, found = stored.rows, stored.found
     files = list(dict.fromkeys(e.file for e in found.values()))
-    result = Plan(WHAT, sources=files, source=source)
+    result = Plan(WHAT, sources=files, source=source, notes=stored.notes)
     kept = [e for e in found.values() if not rows[e.name].is_scale]
     where: dict[str, str] = {}
     offsets: dict[str, int] = {}
@@ -62,7 +62,8 @@ def plan(source: Path) -> Plan:
     result.carry_over(source, skip=("config.json",))
     hf = small_json(source / "config.json")
     del hf["quantization_config"]
-    result.json("config.json", hf | {"torch_dtype": "bfloat16"})
+    named = "dtype" if "dtype" in hf else "torch_dtype"  # transformers 5 writes the first
+    result.json("config.json", hf | {named: "bfloat16"})
     return result
 
 
@@ -85,13 +86,14 @@ class Dequantise(NamedTuple):
     def chunks(self, sources: Sources) -> Chunks:
         import torch
 
+        from .inference.weights import TORCH
         from .kernels import native, reference
 
         gpu = torch.cuda.is_available()
         dequantise = reference.weight_dequant if gpu else native.weight_dequant
         n_rows, width = self.weight.shape
         data = sources.read(self.scale.file, self.scale.start, self.scale.stop - self.scale.start)
-        scale = torch.frombuffer(bytearray(data), dtype=torch.float32).view(self.scale.shape)
+        scale = torch.frombuffer(bytearray(data), dtype=TORCH[self.scale.dtype]).view(self.scale.shape).float()
         step = max(BLOCK, CHUNK // max(width, 1) // BLOCK * BLOCK)
         for row in range(0, n_rows, step):
             rows = min(step, n_rows - row)

@@ -17,6 +17,7 @@ from .inference.sampling import Sampling, add_flags
 from .kernels import pick
 from .llm import CHOICES, LLM, check_sizes, load
 from .model import Transformer
+from .outside import printable
 from .ranks.join import launch
 from .ranks.parallel import Parallel, agree
 from .ranks.traffic import Traffic
@@ -241,6 +242,8 @@ def main(argv: list[str]) -> None:
             max_batch_size=args.max_batch_size, max_seq_len=args.max_seq_len, mtp=args.mtp, tp=tp,
             model="plain" if args.check_ranks else "fast",
         )  # fmt: skip
+        for note in llm.notes if tp.rank == 0 else ():
+            print(printable(note), file=sys.stderr)
         if llm.model.cfg.fp8 and not args.gemm and tp.rank == 0:
             print(pick(llm.model.run.device).why, file=sys.stderr)
         if args.check_ranks:

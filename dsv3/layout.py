@@ -109,15 +109,20 @@ def layout(cfg: ModelConfig) -> Iterator[Row]:
     yield Row("norm.weight", "model.norm.weight", (cfg.dim,), "bf16", "norm")
     yield Row("head.weight", "lm_head.weight", vocab, "bf16", "head", 0)
     for i in range(cfg.n_mtp_layers):
-        ours, theirs = f"mtp.{i}", f"model.layers.{cfg.n_layers + i}"
-        embed, head = f"{theirs}.embed_tokens.weight", f"{theirs}.shared_head.head.weight"
-        yield Row(f"{ours}.embed.weight", embed, vocab, "bf16", "mtp", 0, copy_of="model.embed_tokens.weight")
-        for name in ("enorm", "hnorm"):
-            yield Row(f"{ours}.{name}.weight", f"{theirs}.{name}.weight", (cfg.dim,), "bf16", "mtp")
-        yield Row(f"{ours}.eh_proj.weight", f"{theirs}.eh_proj.weight", (cfg.dim, 2 * cfg.dim), "bf16", "mtp")
-        yield from _block(cfg, f"{ours}.block", theirs, dense=cfg.n_layers + i < cfg.n_dense_layers, mtp=True)
-        yield Row(f"{ours}.norm.weight", f"{theirs}.shared_head.norm.weight", (cfg.dim,), "bf16", "mtp")
-        yield Row(f"{ours}.head.weight", head, vocab, "bf16", "mtp", 0, copy_of="lm_head.weight")
+        yield from mtp_layer(cfg, i)
+
+
+def mtp_layer(cfg: ModelConfig, i: int) -> Iterator[Row]:
+    """The tensors of the MTP layer ``i``."""
+    ours, theirs, vocab = f"mtp.{i}", f"model.layers.{cfg.n_layers + i}", (cfg.vocab_size, cfg.dim)
+    embed, head = f"{theirs}.embed_tokens.weight", f"{theirs}.shared_head.head.weight"
+    yield Row(f"{ours}.embed.weight", embed, vocab, "bf16", "mtp", 0, copy_of="model.embed_tokens.weight")
+    for name in ("enorm", "hnorm"):
+        yield Row(f"{ours}.{name}.weight", f"{theirs}.{name}.weight", (cfg.dim,), "bf16", "mtp")
+    yield Row(f"{ours}.eh_proj.weight", f"{theirs}.eh_proj.weight", (cfg.dim, 2 * cfg.dim), "bf16", "mtp")
+    yield from _block(cfg, f"{ours}.block", theirs, dense=cfg.n_layers + i < cfg.n_dense_layers, mtp=True)
+    yield Row(f"{ours}.norm.weight", f"{theirs}.shared_head.norm.weight", (cfg.dim,), "bf16", "mtp")
+    yield Row(f"{ours}.head.weight", head, vocab, "bf16", "mtp", 0, copy_of="lm_head.weight")
 
 
 def _block(cfg: ModelConfig, ours: str, theirs: str, *, dense: bool, mtp: bool) -> Iterator[Row]:

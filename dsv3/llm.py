@@ -43,11 +43,12 @@ class LLM:
     Attributes:
         model: ``Fast``, or the ``Transformer`` of ``model.py``.
         drafts: tokens that the MTP layer guesses in each step.
+        notes: what of the checkpoint is not as its config says, a line each.
         stats: what the latest call took.
     """
 
-    def __init__(self, model: Transformer | Fast, tokenizer: Tokenizer, drafts: int = 0):
-        self.model, self.tokenizer, self.drafts = model, tokenizer, drafts
+    def __init__(self, model: Transformer | Fast, tokenizer: Tokenizer, drafts: int = 0, notes: tuple[str, ...] = ()):
+        self.model, self.tokenizer, self.drafts, self.notes = model, tokenizer, drafts, notes
         self.stats = Stats()
 
     def __repr__(self) -> str:
@@ -205,8 +206,6 @@ def load(
         own = ModelConfig.load(folder)
         cfg = replace(cfg, dtype=own.dtype, scale_fmt=own.scale_fmt)
     cfg = replace(cfg, max_batch_size=max_batch_size or cfg.max_batch_size, max_seq_len=max_seq_len or cfg.max_seq_len)
-    if mtp and not cfg.n_mtp_layers:
-        raise ValueError(f"{folder}: its config has no MTP layer (num_nextn_predict_layers); load it without mtp")
     tp = tp or Parallel()
     processor = alone(tp.device if device is None else device)
     choice = pick(processor)
@@ -220,11 +219,10 @@ def load(
     agree(tp, asdict(cfg) | forms, "config")
     tokenizer = Tokenizer(folder)
     tokenizer.check(cfg.vocab_size)
-    used = cfg if mtp else replace(cfg, n_mtp_layers=0)
-    source = find(folder, cfg, used.n_mtp_layers, run)  # before the model takes its memory
-    plain = Transformer(used, run)
+    source = find(folder, cfg, run, mtp=mtp > 0)  # before the model takes its memory
+    plain = Transformer(source.cfg, run)
     load_weights(plain, folder, cfg, source)
     if tp.size > 1:
         agree(tp, fingerprints(plain), "weights")
     fast = model == "fast" and attn == "absorb" and numerics == "exact" and dtype != torch.float64
-    return LLM(Fast(plain) if fast else plain.eval(), tokenizer, mtp)
+    return LLM(Fast(plain) if fast else plain.eval(), tokenizer, mtp, source.notes)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .checkpoint import ours, read
 from .checkpoint.plan import Move, Out, Plan
+from .checkpoint.stored import open_model
 from .checkpoint.write import execute
 from .config import ModelConfig
 from .layout import Row, layout
@@ -34,7 +35,9 @@ def cut_out(source: Path, target: Path, layers: list[int], experts: list[int]) -
 
 def plan(source: Path, layers: list[int], experts: list[int]) -> Plan:
     """What ``cut_out`` will write."""
-    old = ModelConfig.load(source)
+    said = ModelConfig.load(source)
+    stored = open_model(source, said)
+    old, found = stored.cfg, stored.found
     layers, experts = sorted(set(layers)), sorted(set(experts))
     for what, chosen, n in (
         ("layer", layers, old.n_layers + old.n_mtp_layers),
@@ -46,9 +49,9 @@ def plan(source: Path, layers: list[int], experts: list[int]) -> Plan:
     if not any(i < old.n_layers for i in layers) or not experts:
         raise ValueError("choose at least one layer (MTP layers do not count) and one expert")
     cfg = _config(old, layers, experts)
-    found = read.open_model(source, layout(old))
-    rows = list(layout(cfg))
-    result = Plan(f"slice of {len(layers)} layers and {len(experts)} experts", choice=f"{layers} {experts}")
+    rows = [row for row in layout(cfg) if _old_name(row.hf, layers, experts) in found]
+    what, choice = f"slice of {len(layers)} layers and {len(experts)} experts", f"{layers} {experts}"
+    result = Plan(what, choice=choice, notes=stored.notes)
     result.sources = list(dict.fromkeys(found[_old_name(r.hf, layers, experts)].file for r in rows))
     total = sum(r.nbytes for r in rows)
     n_files = -(-total // SHARD)
@@ -65,7 +68,7 @@ def plan(source: Path, layers: list[int], experts: list[int]) -> Plan:
     result.index({r.hf: name for name, held in files.items() for r in held}, total)
     result.carry_over(source, skip=("config.json",))
     hf = small_json(source / "config.json")
-    result.json("config.json", hf | _changes(old, cfg))
+    result.json("config.json", hf | _changes(said, cfg))
     return result
 
 

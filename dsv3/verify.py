@@ -52,6 +52,7 @@ def verify(folder: Path, source: Path) -> Differences:
     """
     plan = plan_of(folder, source)
     check_finished(folder)
+    plan.tell()
     return compare(plan, folder)
 
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from ..outside import SMALL, TOKENIZER, small
+from ..outside import SMALL, TOKENIZER, printable, small
 from .read import INDEX, ITEMSIZE, Entry, check_link
 
 CHUNK = 1 << 20  # bytes that each thread reads at a time; larger ones would not fit into a CPU's cache
@@ -136,7 +137,7 @@ class Columns(NamedTuple):
 
 
 class Same(NamedTuple):
-    """Writes nothing; makes sure that a tensor which is left out repeats the one that stays."""
+    """Writes nothing; says so where a tensor which is left out does not repeat the one that stays."""
 
     copy: Entry
     original: Entry
@@ -144,19 +145,15 @@ class Same(NamedTuple):
     targets: frozenset[str] = frozenset()
 
     def chunks(self, sources: Sources) -> Chunks:
-        """Compare the two; there is nothing to write.
-
-        Raises:
-            ValueError: the two differ.
-        """
+        """Compare the two; there is nothing to write."""
         size = self.copy.stop - self.copy.start
         for at in range(0, size, CHUNK):
             n = min(CHUNK, size - at)
             one = sources.read(self.copy.file, self.copy.start + at, n)
             if one != sources.read(self.original.file, self.original.start + at, n):
-                raise ValueError(
-                    f"{self.copy.file}: {self.copy.name} differs from {self.original.name}, which it should repeat"
-                )
+                what = f"{self.copy.file}: {self.copy.name} is left out, though not equal to {self.original.name}"
+                print(printable(f"{what}: MTP guesses with that one, which changes no answer"), file=sys.stderr)
+                return
         return
         yield  # never reached: it makes this function a generator
 
@@ -210,6 +207,7 @@ class Plan:
         sources: the files that the steps read.
         choice: what of the sources is taken, if the sizes do not tell.
         source: the folder that ``dsv3 verify`` can hold the output against.
+        notes: what is not taken as it stands in the sources, a line each.
     """
 
     what: str
@@ -220,6 +218,7 @@ class Plan:
     sources: list[Path] = field(default_factory=list)
     choice: str = ""
     source: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def file(self, name: str, tensors: Iterable[Out]) -> dict[str, int]:
         """Lay out a safetensors file of ``tensors`` in this order; tensor name -> its offset in the file."""
@@ -271,6 +270,11 @@ class Plan:
             if name not in skip and os.path.lexists(file):
                 check_link(source, file)
                 self.texts[name] = small(file, TOKENIZER if name == "tokenizer.json" else SMALL)
+
+    def tell(self) -> None:
+        """Print the notes."""
+        for note in self.notes:
+            print(printable(note), file=sys.stderr)
 
     @property
     def nbytes(self) -> int:

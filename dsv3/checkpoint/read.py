@@ -3,14 +3,11 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from ..outside import open_regular, parse_json, small, some
-
-if TYPE_CHECKING:
-    from ..layout import Row
 
 INDEX = "model.safetensors.index.json"
 UNFINISHED = ".dsv3-unfinished"  # the journal of a run; while a folder holds it, it is no checkpoint yet
@@ -23,7 +20,7 @@ BITS = {name: 8 * size for name, size in ITEMSIZE.items()} | {
 DTYPE = {
     "fp8": ("F8_E4M3",),
     "bf16": ("BF16", "F16", "F32"),
-    "fp32": ("F32", "BF16"),
+    "fp32": ("F32", "BF16", "F16"),
 }  # what a Row's kind may be stored as
 MAX_HEADER = 100_000_000  # safetensors' own limit
 
@@ -40,11 +37,15 @@ class Entry(NamedTuple):
 
 
 class Checkpoint(dict[str, Entry]):
-    """The tensors of a folder or of some files, by name; reading it touches only headers."""
+    """The tensors of a folder or of some files, by name; reading it touches only headers.
 
-    def __init__(self, where: Path, entries: Iterable[Entry]):
+    Attributes:
+        notes: what of the folder is not taken, a line each.
+    """
+
+    def __init__(self, where: Path, entries: Iterable[Entry], notes: tuple[str, ...] = ()):
         super().__init__((e.name, e) for e in entries)
-        self.where = where
+        self.where, self.notes = where, notes
 
     def read(self, name: str, dim0: slice | None = None, into: memoryview | None = None) -> bytearray | memoryview:
         """The bytes of a tensor, or of the rows ``dim0`` of it; written to ``into`` if that is given.
@@ -78,7 +79,7 @@ def open_folder(folder: Path) -> Checkpoint:
         raise ValueError(f"{folder}: unfinished; run the command that writes it again, it goes on where it stopped")
     index = folder / INDEX
     if not os.path.lexists(index):
-        return open_files(folder, sorted(folder.glob("*.safetensors")))
+        return _without_index(folder)
     data = small(index, MAX_HEADER)
     try:
         where = parse_json(data)["weight_map"]
@@ -104,13 +105,25 @@ def open_folder(folder: Path) -> Checkpoint:
     return found
 
 
+def _without_index(folder: Path) -> Checkpoint:
+    """``model.safetensors`` alone, as transformers has it; else numbered shards; else whatever there is."""
+    files = sorted(folder.glob("*.safetensors"))
+    whole = [f for f in files if f.name == "model.safetensors"]
+    shards = [f for f in files if re.fullmatch(r"model-\d+-of-\d+\.safetensors", f.name)]
+    taken = whole or shards or files
+    rest = [f.name for f in files if f not in taken]
+    found = open_files(folder, taken)
+    if rest:
+        found.notes = (f"{folder}: {some(rest)} left out: not of this checkpoint; {taken[0].name} is",)
+    return found
+
+
 def open_files(where: Path, files: list[Path]) -> Checkpoint:
-    """The tensors of ``files`` together; a link must not lead out of ``where`` (or of the hub cache it is part of)."""
+    """The tensors of ``files`` together. Links are followed, wherever they lead: what is there is only read."""
     if not files:
         raise FileNotFoundError(f"{where}: no .safetensors files")
     entries: dict[str, Entry] = {}
     for file in files:
-        check_link(where, file)
         for entry in header(file):
             if entry.name in entries:
                 raise ValueError(f"{entry.name} is both in {entries[entry.name].file} and in {file}")
@@ -208,45 +221,37 @@ def converted_for(folder: Path) -> set[int]:
     return {int(m[1]) for m in names if m}
 
 
-def open_model(folder: Path, rows: Iterable["Row"], known: Iterable["Row"] = ()) -> Checkpoint:
-    """The Hugging Face checkpoint in ``folder``, which must be what the table of tensors says.
-
-    Args:
-        rows: of the table (``layout.layout``); all must be there.
-        known: others that may be there, too.
-
-    Raises:
-        OSError, ValueError: as ``open_folder`` and ``check``.
-    """
-    found = open_folder(folder)
-    wanted = {r.hf: (r.shape, r.kind) for r in rows}
-    check(found, wanted, {*wanted, *(r.hf for r in known)})
-    return found
-
-
-def check(found: Checkpoint, wanted: Mapping[str, tuple[tuple[int, ...], str]], known: set[str]) -> None:
+def check(found: Checkpoint, wanted: Mapping[str, tuple[tuple[int, ...], str]], known: Set[str]) -> None:
     """Whether all ``wanted`` tensors (name -> shape, Row kind) are there, and none that is not ``known``.
 
     Raises:
         ValueError: the first few that are missing, unknown or of another shape or type, with both values.
     """
-
-    def hint(names: list[str], of_mtp: str) -> str:
-        return of_mtp if any(".eh_proj." in n for n in names) else "is config.json this checkpoint's?"
-
     missing = [n for n in wanted if n not in found]
-    if missing:
-        what = hint(missing, "for one without its MTP layer set num_nextn_predict_layers to 0 in config.json")
-        raise ValueError(f"{found.where}: {some(missing)} of {len(wanted)} tensors missing; {what}")
     unknown = [n for n in found if n not in known]
+    hint = next((cure for pattern, cure in HINTS.items() for n in unknown if re.search(pattern, n)), HINT)
+    if missing:
+        raise ValueError(f"{found.where}: {some(missing)} of {len(wanted)} tensors missing; {hint}")
     if unknown:
-        what = hint(unknown, "for an MTP layer set num_nextn_predict_layers in config.json")
-        raise ValueError(f"{found.where}: {some(unknown)} not in the architecture of config.json; {what}")
+        raise ValueError(f"{found.where}: {some(unknown)} not in the architecture of config.json; {hint}")
     for name, (shape, kind) in wanted.items():
         entry = found[name]
         if entry.shape != shape or entry.dtype not in DTYPE[kind]:
             is_, should = f"{entry.dtype} {list(entry.shape)}", f"{DTYPE[kind][0]} {list(shape)}"
-            raise ValueError(f"{entry.file}: {name} is {is_}, but config.json says {should}")
+            cure = NO_CONFIG if entry.dtype == "F8_E4M3" else ""
+            raise ValueError(f"{entry.file}: {name} is {is_}, but config.json says {should}{cure}")
+
+
+HINT = "is config.json this checkpoint's?"
+HINTS = {  # in a name that is not known -> what to do
+    r"\.lora_|^base_model\.": "an adapter's: merge it into the model first (peft's merge_and_unload)",
+    r"\.mlp\.experts\.(gate_up|down)_proj": "fused experts in another order than transformers': save them one by one"
+    " (save_pretrained with save_original_format=True)",
+    r"\.indexer\.": "of DeepSeek-V3.2's sparse attention, which dsv3 does not compute; vLLM and SGLang do",
+    r"\.(qweight|qzeros|scales|g_idx|weight_(packed|shape|scale|scale_2|offset|zero_point)|input_scale)$": "weights"
+    " quantised in a way that dsv3 does not compute with; vLLM and SGLang do: dsv3 serve",
+}
+NO_CONFIG = ", without a quantization_config; take the original config.json"
 
 
 def digest(file: Path, algorithm: str = "sha256", prefix: bytes = b"") -> str:

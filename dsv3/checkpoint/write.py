@@ -50,6 +50,7 @@ def execute(plan: Plan, target: Path, workers: int = WORKERS, only: set[str] | N
     if not only and is_made(plan, target):
         print(_made_already(plan, target), file=sys.stderr)
         return
+    plan.tell()
     check_space(plan, target, only)
     target.mkdir(parents=True, exist_ok=True)
     files = sorted(only) if only else _names(plan)
@@ -218,6 +219,7 @@ def show(plan: Plan, target: Path) -> None:
     if is_made(plan, target):
         print(_made_already(plan, target))
         return
+    plan.tell()
     if os.path.lexists(target / UNFINISHED):
         os.close(_lock(target / UNFINISHED))
     total, read = plan.nbytes, sum(f.stat().st_size for f in plan.sources)

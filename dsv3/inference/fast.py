@@ -59,8 +59,9 @@ def release(linear: Linear) -> None:
 
 
 def joined(*linears: Linear) -> Function:
-    """One ``Matrix`` of them, unless FP8 blocks would not line up."""
-    if linears[0].scale is not None and any(part.weight.shape[0] % BLOCK for part in linears[:-1]):
+    """One ``Matrix`` of them, unless FP8 blocks would not line up, or only some are FP8."""
+    ragged = linears[0].scale is not None and any(part.weight.shape[0] % BLOCK for part in linears[:-1])
+    if ragged or len({part.weight.dtype for part in linears}) > 1:
         parts = [Matrix(part) for part in linears]
         return lambda x: torch.cat([part(x) for part in parts], dim=-1)
     return Matrix(*linears)
@@ -210,10 +211,11 @@ class FewTokens:
 def stacked(layers: list[Function]) -> tuple[Tensor | None, Tensor | None]:
     """Weights [E, out, in] and their scales as one tensor each, of which each matrix then has its part.
 
-    No scales where there are none; neither where it cannot be: no experts here, or FP8 blocks that do not line up.
+    No scales where there are none; neither where it cannot be: no experts here, FP8 blocks that do not line up, or only
+    some in FP8.
     """
     matrices = [layer for layer in layers if isinstance(layer, Matrix)]
-    if not matrices or len(matrices) < len(layers):
+    if len(matrices) < len(layers) or len({m.weight.dtype for m in matrices}) != 1:
         return None, None
     weight = torch.stack([m.weight for m in matrices])
     scales = [m.scale for m in matrices if m.scale is not None]

@@ -4,20 +4,19 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..checkpoint import read
 from ..checkpoint.plan import CHUNK
+from ..checkpoint.stored import as_stored, open_model
 from ..config import BLOCK, ModelConfig
 from ..kernels import native
 from ..layout import Row, layout
-from ..model import Transformer
+from ..model import Linear, Transformer
 from ..runtime import Runtime
 
-Shapes = dict[str, tuple[tuple[int, ...], str]]  # a tensor's name -> its shape, and how it is stored
 TORCH = {"F8_E4M3": torch.float8_e4m3fn, "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -40,7 +39,8 @@ def read_into(whole: Tensor, found: read.Checkpoint, name: str, rows: slice | No
 def load(model: Transformer, folder: Path, cfg: ModelConfig, source: "Source | None" = None) -> None:
     """Read every parameter of ``model`` from ``folder``, whose checkpoint is described by ``cfg``.
 
-    FP8 weights that the model does not hold as FP8 are dequantised here, once. Peak memory: the model and one tensor.
+    FP8 weights that the model does not hold as FP8 are dequantised here, once. A matrix that an FP8 checkpoint left as
+    it was stays so in the model, too. Peak memory: the model and one tensor.
 
     Args:
         source: what ``find`` gave, if it was asked before the model was made.
@@ -48,24 +48,27 @@ def load(model: Transformer, folder: Path, cfg: ModelConfig, source: "Source | N
     Raises:
         ValueError: as ``find``.
     """
-    source = source or find(folder, cfg, model.cfg.n_mtp_layers, model.run)
+    source = source or find(folder, cfg, model.run, mtp=model.cfg.n_mtp_layers > 0)
+    rows = [row for row in source.rows if not row.copy_of]
+    _unscale(model, rows)
     with torch.no_grad():
-        for row, parameter in _parameters(model, cfg):
-            if _unquantise(row, parameter):
-                parameter.copy_(source.dequantised(row))
+        for row, weight in _parameters(model, rows):
+            if row.kind == "fp8" and weight.dtype != torch.float8_e4m3fn:
+                weight.copy_(source.dequantised(row))
             else:
-                source.stored(row, parameter)
+                source.stored(row, weight)
 
 
-def find(folder: Path, cfg: ModelConfig, n_mtp_layers: int, run: Runtime) -> "Source":
+def find(folder: Path, cfg: ModelConfig, run: Runtime, *, mtp: bool) -> "Source":
     """The folder's tensors, their headers held against ``cfg``: numbers of a config that are wrong cost no memory.
 
     Args:
-        n_mtp_layers: those that the model will have.
+        mtp: the model will guess ahead; only its first MTP layer does.
 
     Raises:
         FileNotFoundError: no such folder, or a file is missing.
-        ValueError: the folder was converted for another number of ranks, or a tensor is missing, unknown or misshapen.
+        ValueError: the folder was converted for another number of ranks, or a tensor is missing, unknown or misshapen,
+            or there is no MTP layer to guess with.
     """
     tp = run.tp
     if not folder.is_dir():
@@ -77,10 +80,10 @@ def find(folder: Path, cfg: ModelConfig, n_mtp_layers: int, run: Runtime) -> "So
             f"{folder}: converted for {was} ranks, but WORLD_SIZE is {tp.size}; "
             f"start with torchrun --nproc-per-node {was}, or convert again with --model-parallel {tp.size}"
         )
-    rows = list(_rows(cfg, n_mtp_layers))
-    if sizes:
-        return _Converted(folder, cfg, rows, n_mtp_layers, run)
-    return _HuggingFace(folder, cfg, rows, run)
+    source = _Converted(folder, cfg, run, mtp) if sizes else _HuggingFace(folder, cfg, run, mtp)
+    if mtp and not source.cfg.n_mtp_layers:
+        raise ValueError(f"{folder}: has no whole MTP layer to guess with; load it without mtp")
+    return source
 
 
 def fingerprints(model: Transformer) -> dict[str, str]:
@@ -95,26 +98,27 @@ def fingerprints(model: Transformer) -> dict[str, str]:
     }
 
 
-def _parameters(model: Transformer, cfg: ModelConfig) -> Iterator[tuple[Row, Tensor]]:
+def _parameters(model: Transformer, rows: list[Row]) -> Iterator[tuple[Row, Tensor]]:
     """Each parameter of the model with its row of the table."""
     ours = dict(model.named_parameters())
     tp = model.run.tp
-    for row in _rows(cfg, model.cfg.n_mtp_layers):
+    for row in rows:
         if row.name in ours:
             yield row, ours.pop(row.name)
-        elif not row.is_scale and tp.rank in row.holders(tp.size, cfg.n_routed_experts):
+        elif not row.is_scale and tp.rank in row.holders(tp.size, model.cfg.n_routed_experts):
             raise ValueError(f"{row.name}: in the table of tensors, but not in the model")
     if ours:
         raise ValueError(f"not in the table of tensors: {read.some(list(ours))}")
 
 
-def _rows(cfg: ModelConfig, n_mtp_layers: int) -> Iterator[Row]:
-    """The rows of ``cfg``'s table that the model uses; it may have been built without the MTP layers."""
-    return (row for row in layout(replace(cfg, n_mtp_layers=n_mtp_layers)) if row.copy_of is None)
-
-
-def _unquantise(row: Row, parameter: Tensor) -> bool:
-    return row.kind == "fp8" and parameter.dtype != torch.float8_e4m3fn
+def _unscale(model: Transformer, rows: list[Row]) -> None:
+    """Take the scales from the linear layers whose matrix is not stored in FP8."""
+    layers = dict(model.named_modules())
+    for row in rows:
+        layer = layers.get(row.name.removesuffix(".weight"))
+        if row.kind == "bf16" and isinstance(layer, Linear) and layer.scale is not None:
+            empty = torch.empty_like(layer.weight, dtype=model.run.dtype)
+            layer.weight, layer.scale = torch.nn.Parameter(empty, requires_grad=False), None
 
 
 def _copy(parameter: Tensor, found: read.Checkpoint, name: str, part: tuple[slice, ...]) -> None:
@@ -136,8 +140,12 @@ def _copy(parameter: Tensor, found: read.Checkpoint, name: str, part: tuple[slic
 class _HuggingFace:
     """Reads slices of whole tensors under their Hugging Face names."""
 
-    def __init__(self, folder: Path, cfg: ModelConfig, rows: list[Row], run: Runtime):
-        self.found, self.tp, self.dtype = read.open_model(folder, rows, layout(cfg)), run.tp, run.dtype
+    def __init__(self, folder: Path, cfg: ModelConfig, run: Runtime, mtp: bool):
+        self.tp, self.dtype = run.tp, run.dtype
+        stored = open_model(folder, cfg)
+        self.found, self.notes = stored.found, stored.notes
+        self.cfg = replace(stored.cfg, n_mtp_layers=int(mtp and stored.cfg.n_mtp_layers > 0))
+        self.rows = [r for r in stored.rows.values() if r.part != "mtp" or (mtp and r.name.startswith("mtp.0."))]
 
     def stored(self, row: Row, parameter: Tensor) -> None:
         _copy(parameter, self.found, row.hf, row.local(self.tp.rank, self.tp.size))
@@ -145,7 +153,7 @@ class _HuggingFace:
     def dequantised(self, row: Row) -> Tensor:
         """The rank's part in the model's dtype. A cut inside a block reads that whole block and then cuts."""
         part = row.local(self.tp.rank, self.tp.size)
-        scale = tensor(self.found, row.scale().hf)
+        scale = tensor(self.found, row.scale().hf).float()
         blocks = tuple(slice(s.start // BLOCK, -(-s.stop // BLOCK)) for s in part)
         wide = tuple(slice(b.start * BLOCK, min(b.stop * BLOCK, n)) for b, n in zip(blocks, row.shape, strict=True))
         w = native.weight_dequant(tensor(self.found, row.hf, wide), scale[blocks], BLOCK, self.dtype)
@@ -156,26 +164,30 @@ class _HuggingFace:
 class _Converted:
     """Reads a rank's own files, whose tensors are cut already."""
 
-    def __init__(self, folder: Path, cfg: ModelConfig, rows: list[Row], n_mtp_layers: int, run: Runtime):
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, folder: Path, cfg: ModelConfig, run: Runtime, mtp: bool):
         tp, self.dtype = run.tp, run.dtype
-        kinds: tuple[Literal["model", "mtp"], ...] = ("model", "mtp") if n_mtp_layers else ("model",)
-        files = [folder / read.converted_name(kind, tp.rank, tp.size) for kind in kinds]
+        files = [folder / read.converted_name("model", tp.rank, tp.size)]
+        of_mtp = folder / read.converted_name("mtp", tp.rank, tp.size)
+        if mtp and of_mtp.is_file():
+            files.append(of_mtp)
         missing = [f.name for f in files if not f.is_file()]
         if missing:
             raise FileNotFoundError(f"{folder}: {read.some(missing)} missing; convert again")
         self.found = read.open_files(folder, files)
-        wanted: Shapes = {}
-        for row in rows:
-            if tp.rank in row.holders(tp.size, cfg.n_routed_experts):
-                part = row.local(tp.rank, tp.size)
-                wanted[row.name] = (tuple(s.stop - s.start for s in part), row.kind)
-        read.check(self.found, wanted, set(wanted))
+        self.cfg = replace(cfg, n_mtp_layers=int("mtp.0.eh_proj.weight" in self.found))
+        mine = [r for r in layout(self.cfg) if tp.rank in r.holders(tp.size, cfg.n_routed_experts) and not r.copy_of]
+        self.rows = list(as_stored(mine, {row.hf: row.name for row in mine}, self.found))
+        shapes = {r.name: tuple(s.stop - s.start for s in r.local(tp.rank, tp.size)) for r in self.rows}
+        check = {r.name: (shapes[r.name], r.kind) for r in self.rows}
+        read.check(self.found, check, check.keys() | {n for n in self.found if n.startswith("mtp.")})
 
     def stored(self, row: Row, parameter: Tensor) -> None:
         _copy(parameter, self.found, row.name, tuple(slice(0, n) for n in parameter.shape))
 
     def dequantised(self, row: Row) -> Tensor:
-        scale = tensor(self.found, row.scale().name)
+        scale = tensor(self.found, row.scale().name).float()
         return native.weight_dequant(tensor(self.found, row.name), scale, BLOCK, self.dtype)
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from small import SMALL
+from small import SMALL, rewrite
 
 from dsv3 import load
 from dsv3.checkpoint import read
@@ -117,21 +117,20 @@ def test_back_to_fp8_with_the_original_scales_is_bit_for_bit(fp8_folder, bf16_fo
     assert "values, all exact" in capsys.readouterr().err
 
 
-def test_back_to_fp8_takes_bf16_only(bf16_folder, tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_back_to_fp8_takes_other_floats(fp8_folder, bf16_folder, tmp_path, dtype):
+    """Every value of the cast stands in the other type, too; so the original scales give the original bytes."""
     from dsv3.bf16_cast_fp8 import cast as back
 
-    weights = tmp_path / "halves"
-    shutil.copytree(bf16_folder, weights)
-    name = "model.layers.0.mlp.gate_proj.weight"
-    file = read.open_folder(weights)[name].file
-    data = file.read_bytes()
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header[name]["dtype"] = "F16"  # as long, so that its bytes could be taken for BF16
-    file.write_bytes(data[:8] + json.dumps(header, separators=(",", ":")).encode().ljust(size) + data[8 + size :])
-    with pytest.raises(ValueError, match=f"{name} is F16; only BF16 is cast to FP8"):
-        back(weights, tmp_path / "fp8")
-    assert not (tmp_path / "fp8").exists()
+    def cast_all(tensors: dict) -> None:
+        tensors |= {name: w.to(dtype) for name, w in tensors.items() if w.dim() == 2}
+
+    rewrite(bf16_folder, tmp_path / "in", cast_all)
+    for name, scales in {"given": fp8_folder, "new": None}.items():
+        back(tmp_path / "in", tmp_path / name, scales)
+        back(bf16_folder, tmp_path / f"{name} too", scales)
+        one, two = read.open_folder(tmp_path / name), read.open_folder(tmp_path / f"{name} too")
+        assert all(one.read(n) == two.read(n) for n in one if one[n].dtype == "F8_E4M3" or n.endswith("_scale_inv"))
 
 
 def test_back_to_fp8_with_new_scales_says_the_error(bf16_folder, tmp_path, capsys):
