@@ -16,6 +16,7 @@ from .layout import Row, layout
 from .outside import small_json
 
 SHARD = 5_000_000_000  # bytes of an output file, about
+UNQUANTISED = ("modules_to_not_convert", "ignored_layers")  # of a quantization_config: names of modules
 MOST = 1_000_000  # layers or experts on a command line
 
 
@@ -68,6 +69,14 @@ def plan(source: Path, layers: list[int], experts: list[int]) -> Plan:
     result.index({r.hf: name for name, held in files.items() for r in held}, total)
     result.carry_over(source, skip=("config.json",))
     hf = small_json(source / "config.json")
+    quantization = hf.get("quantization_config")
+    if isinstance(quantization, dict):
+        lists = {
+            name: _renumbered(v, layers)
+            for name, v in quantization.items()
+            if name in UNQUANTISED and isinstance(v, list)
+        }
+        hf["quantization_config"] = quantization | lists
     result.json("config.json", hf | _changes(said, cfg))
     return result
 
@@ -91,6 +100,17 @@ def _config(old: ModelConfig, layers: list[int], experts: list[int]) -> ModelCon
 def _changes(old: ModelConfig, new: ModelConfig) -> dict[str, int]:
     before = old.to_hf()
     return {name: value for name, value in new.to_hf().items() if value != before[name]}
+
+
+def _renumbered(modules: list[object], layers: list[int]) -> list[str]:
+    """Names of modules as the slice has them, without those of layers that it lacks."""
+    new = {str(old): str(i) for i, old in enumerate(layers)}
+    found = []
+    for name in map(str, modules):
+        number = re.search(r"(?<=layers\.)\d+", name)
+        if number is None or number[0] in new:
+            found.append(re.sub(r"(?<=layers\.)\d+", lambda m: new[m[0]], name, count=1))
+    return found
 
 
 def _old_name(name: str, layers: list[int], experts: list[int]) -> str:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from ..outside import open_regular, parse_json, small, some
 
 INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 UNFINISHED = ".dsv3-unfinished"  # the journal of a run; while a folder holds it, it is no checkpoint yet
 ITEMSIZE = {"F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
 # Further types of the format, which only others read: bits of one number.
@@ -22,6 +23,7 @@ DTYPE = {
     "bf16": ("BF16", "F16", "F32"),
     "fp32": ("F32", "BF16", "F16"),
 }  # what a Row's kind may be stored as
+PICKLED = (".bin", ".pt", ".pth")  # never opened: reading them runs what is in them
 MAX_HEADER = 100_000_000  # safetensors' own limit
 
 
@@ -94,6 +96,8 @@ def open_folder(folder: Path) -> Checkpoint:
     if outside:
         raise ValueError(f"{index}: not the name of a .safetensors file in the folder: {outside[0]!r:.200}")
     missing = [f for f in files if not (folder / f).exists()]
+    if missing and (folder / SINGLE).is_file():  # saved again in one file, beside the index of the shards before
+        return _without_index(folder)
     if missing:
         raise FileNotFoundError(
             f"{folder}: {some(missing)} of {len(files)} files named in {INDEX} missing; download again"
@@ -108,7 +112,7 @@ def open_folder(folder: Path) -> Checkpoint:
 def _without_index(folder: Path) -> Checkpoint:
     """``model.safetensors`` alone, as transformers has it; else numbered shards; else whatever there is."""
     files = sorted(folder.glob("*.safetensors"))
-    whole = [f for f in files if f.name == "model.safetensors"]
+    whole = [f for f in files if f.name == SINGLE]
     shards = [f for f in files if re.fullmatch(r"model-\d+-of-\d+\.safetensors", f.name)]
     taken = whole or shards or files
     rest = [f.name for f in files if f not in taken]
@@ -121,7 +125,9 @@ def _without_index(folder: Path) -> Checkpoint:
 def open_files(where: Path, files: list[Path]) -> Checkpoint:
     """The tensors of ``files`` together. Links are followed, wherever they lead: what is there is only read."""
     if not files:
-        raise FileNotFoundError(f"{where}: no .safetensors files")
+        others = sorted(f.name for end in PICKLED for f in where.glob(f"*{end}"))
+        what = f", but {some(others)}, which is a program: save it as .safetensors" if others else ""
+        raise FileNotFoundError(f"{where}: no .safetensors files{what}")
     entries: dict[str, Entry] = {}
     for file in files:
         for entry in header(file):

@@ -16,7 +16,10 @@ from .read import Checkpoint, Entry, check, open_folder
 
 PLAIN = ("BF16", "F16", "F32")  # numbers that need no scale
 FUSED = re.compile(r"(.+\.mlp\.experts)\.(gate_up_proj|down_proj)(?:\.weight)?(|_scale_inv)")
-DERIVED = re.compile(r".+\.rotary_emb\.(inv_freq|cos_cached|sin_cached)")
+NOT_NEEDED = {  # names of tensors -> why nothing here needs them
+    r".+\.rotary_emb\.(inv_freq|cos_cached|sin_cached)": "follows from config.json",
+    r".+\.self_attn\.(attn\.)?[kv]_scale": "for a KV cache in FP8, which dsv3 does not keep",
+}
 LAYER = re.compile(r"model\.layers\.(\d{1,6})\.(.+)")
 OF_MTP = re.compile(r"(eh_proj|enorm|hnorm|embed_tokens|shared_head)\.")
 
@@ -50,17 +53,17 @@ def open_model(folder: Path, cfg: ModelConfig) -> Stored:
     entries = {e.name: e for e in _one_by_one(whole.values(), cfg.n_routed_experts)}
     if len(entries) > len(whole):
         notes.append(f"{folder}: fused experts (gate_up_proj) are taken apart")
-    derived = [name for name in entries if DERIVED.fullmatch(name)]
-    if derived:
-        notes.append(f"{folder}: {some(derived)} left out: that follows from config.json")
+    for pattern, why in NOT_NEEDED.items():
+        left = [name for name in entries if re.fullmatch(pattern, name)]
+        notes += [f"{folder}: {some(left)} left out: {why}"] if left else []
+        entries = _without(entries, left)
     if cfg.tie_word_embeddings and "model.embed_tokens.weight" in entries:
         entries["lm_head.weight"] = entries["model.embed_tokens.weight"]._replace(name="lm_head.weight")
         notes.append(f"{folder}: the head is the embedding (tie_word_embeddings)")
     n_mtp_layers, broken = _mtp(cfg, entries)
     if broken:
         notes.append(f"{folder}: {some(broken)} left out: not the whole MTP layer; the main model does not need it")
-    for name in (*derived, *broken):
-        del entries[name]
+        entries = _without(entries, broken)
     if n_mtp_layers < cfg.n_mtp_layers and not broken:
         notes.append(f"{folder}: without the MTP layer that config.json names; the main model does not need it")
     real = replace(cfg, n_mtp_layers=n_mtp_layers)
@@ -76,6 +79,11 @@ def open_model(folder: Path, cfg: ModelConfig) -> Stored:
     elif plain:
         notes.append(f"{folder}: {some(plain)} of {len(matrices)} matrices not in FP8; read as they are")
     return Stored(real, rows, found, tuple(notes))
+
+
+def _without(entries: dict[str, Entry], names: Iterable[str]) -> dict[str, Entry]:
+    left = set(names)
+    return {name: e for name, e in entries.items() if name not in left} if left else entries
 
 
 def as_stored(rows: Iterable[Row], names: Mapping[str, str], found: Mapping[str, Entry]) -> Iterator[Row]:

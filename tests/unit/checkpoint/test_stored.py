@@ -100,6 +100,7 @@ FORMS = {
     "MTP without its copies": Form(drop(MTP + r"(embed_tokens|shared_head\.head)"), None),
     "MTP's copies differ": Form(differ, None),
     "what RoPE computes": Form(add("model.layers.0.self_attn.rotary_emb.inv_freq", 32), "inv_freq left out: "),
+    "scales of a KV cache": Form(add("model.layers.1.self_attn.k_scale"), "k_scale left out: for a KV cache in FP8"),
     "norms in F16": Form(retype("norm", torch.float16), None),
     "the gate's bias in F16": Form(retype(BIAS, torch.float16), None, rounds=(BIAS, torch.float16)),
     "the gate's bias in BF16": Form(retype(BIAS, torch.bfloat16), None, rounds=(BIAS, torch.bfloat16)),
@@ -251,6 +252,28 @@ def test_other_files_beside_a_single_one(other, bf16_folder, tmp_path, capsys):
     save_file({"base_model.model.model.layers.0.self_attn.q_a_proj.lora_A.weight": torch.zeros(4, 4)}, folder / other)
     form = Form(nothing, rf"{re.escape(other)} left out: not of this checkpoint; model\.safetensors is")
     check(folder, bf16_folder, form, tmp_path, capsys)
+
+
+def test_one_file_beside_the_index_of_shards_that_are_gone(bf16_folder, tmp_path):
+    folder = rewrite(bf16_folder, tmp_path / "in", nothing)
+    shutil.copy(bf16_folder / read.INDEX, folder)
+    assert torch.equal(logits(folder), logits(bf16_folder))
+
+
+def test_pickled_weights_are_named_and_not_opened(bf16_folder, tmp_path):
+    folder = rewrite(bf16_folder, tmp_path / "in", nothing)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match="but pytorch_model.bin, which is a program: save it as .safetensors"):
+        load(folder)
+
+
+def test_a_slice_renumbers_what_its_config_leaves_unquantised(fp8_folder, tmp_path):
+    quantization = json.loads((fp8_folder / "config.json").read_text())["quantization_config"]
+    modules = ["lm_head", "model.layers.0.mlp", "model.layers.1.self_attn.kv_b_proj"]
+    config = {"quantization_config": quantization | {"modules_to_not_convert": modules}}
+    cut_out(rewrite(fp8_folder, tmp_path / "in", nothing, config), tmp_path / "out", [1], [0, 1, 2, 3])
+    written = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert written["modules_to_not_convert"] == ["lm_head", "model.layers.0.self_attn.kv_b_proj"]
 
 
 def test_shards_without_an_index_beside_others(bf16_folder, tmp_path):
