@@ -213,9 +213,8 @@ class ModelConfig:
         if null:
             raise ValueError(f"{some(null)}: null, must be a number")
         found = optional | {k: v for k, v in hf.items() if v is not None}
-        values: dict[str, Any] = {
-            ours: found[theirs] for theirs, ours in _HF_NAMES.items() if found.get(theirs) is not None
-        }
+        values: dict[str, Any] = {ours: found.get(theirs) for theirs, ours in _HF_NAMES.items()}
+        values = {name: value for name, value in values.items() if value is not None}
         if values["topk_method"] == "gready":  # the default of DeepSeek's configuration_deepseek.py, for V2
             values["topk_method"] = "greedy"
         try:

@@ -71,11 +71,8 @@ def plan(source: Path, layers: list[int], experts: list[int]) -> Plan:
     hf = small_json(source / "config.json")
     quantization = hf.get("quantization_config")
     if isinstance(quantization, dict):
-        lists = {
-            name: _renumbered(v, layers)
-            for name, v in quantization.items()
-            if name in UNQUANTISED and isinstance(v, list)
-        }
+        left = {name: quantization.get(name) for name in UNQUANTISED}
+        lists = {name: _renumbered(modules, layers) for name, modules in left.items() if isinstance(modules, list)}
         hf["quantization_config"] = quantization | lists
     result.json("config.json", hf | _changes(said, cfg))
     return result
