@@ -16,6 +16,8 @@ Sort = Literal["harmless", "shell", "guess", "cause"]
 SORTS: tuple[Sort, ...] = get_args(Sort)  # one to the right is the answer, wherever in the text it stands
 Language = Literal["en", "zh"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
+COLOUR = re.compile(r"\x1b\[[0-9;]{0,20}m")
+QUOTES = str.maketrans(dict.fromkeys('"`´‘’“”', "'"))  # as programs, mails and web pages write them
 PERHAPS = {"en": "perhaps: ", "zh": "可能是："}
 UNKNOWN = {
     "en": "not known. 'dsv3 doctor --report' prints what a bug report needs.",
@@ -28,7 +30,8 @@ class Failure(NamedTuple):
 
     Attributes:
         name: of the case, for tests and the appendix.
-        pattern: a regular expression that finds it in an error line or a traceback; case does not matter.
+        pattern: a regular expression that finds it in an error line or a traceback; neither case nor the kind of quotes
+            matters.
         cause, cure: one to three sentences; one that says what the command does.
         command: what to run; capitals stand for your own folders.
         thread: where it was reported in public.
@@ -63,9 +66,14 @@ def failures() -> tuple[Failure, ...]:
 
 @cache
 def compiled(pattern: str) -> re.Pattern[str]:
-    """``pattern`` for text in small letters: a search without regard to case takes four times as long."""
+    """``pattern`` for text from ``plain``: a search without regard to case takes four times as long."""
     small = re.sub(r"\\.|[A-Z]", lambda found: found[0] if found[0][0] == "\\" else found[0].lower(), pattern)
-    return re.compile(small, re.MULTILINE)
+    return re.compile(small.translate(QUOTES), re.MULTILINE)
+
+
+def plain(text: str) -> str:
+    """The end of ``text`` in small letters, with one kind of quotes, without a terminal's colours."""
+    return COLOUR.sub("", text[-LONGEST:]).lower().translate(QUOTES)
 
 
 def explain(text: str) -> Failure | None:
@@ -74,7 +82,7 @@ def explain(text: str) -> Failure | None:
     Of several a cause before a guess, a guess before an outer shell, and a harmless line last; of one sort the one that
     ends last, where a traceback says what happened; of those that end together the longest.
     """
-    text = text[-LONGEST:].lower()
+    text = plain(text)
     best: tuple[tuple[int, int, int], Failure] | None = None
     for failure in failures():
         for match in compiled(failure.pattern).finditer(text):
