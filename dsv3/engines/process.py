@@ -77,7 +77,7 @@ class Process:
             if code - 128 == signal.SIGKILL:
                 ended += " (the kernel does that when memory runs out)"
         known = explain(self._end_of_log())
-        cause = f": {known.name}: {known.cause} Try: {known.command}" if known else ""
+        cause = f": {known.text()} Try: {known.command}" if known and known.sort != "harmless" else ""
         return f"the engine {ended}{cause}; log: {self.log}"
 
     def _end_of_log(self) -> str:
