@@ -3,6 +3,7 @@
 import argparse
 import io
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, fields
@@ -269,15 +270,14 @@ def main(argv: list[str]) -> None:
         )  # fmt: skip
         if llm.model.cfg.fp8 and not args.gemm and tp.rank == 0:
             print(pick(llm.model.run.device).why, file=sys.stderr)
-        template = args.chat_template_kwargs
-        if tp.rank == 0 and (unused := llm.tokenizer.unused(template)):
-            print(printable(unused), file=sys.stderr)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.showwarning = lambda message, *_: print(printable(message), file=sys.stderr)
         if args.check_ranks:
             stack.enter_context(compare_layers(cast(Transformer, llm.model)))
         if args.interactive:
-            interactive(llm, tp, sampling, args.system, args.stats, template)
+            interactive(llm, tp, sampling, args.system, args.stats, args.chat_template_kwargs)
         else:
-            batch(llm, tp, sampling, prompts, write, args.stats, template)
+            batch(llm, tp, sampling, prompts, write, args.stats, args.chat_template_kwargs)
 
 
 if __name__ == "__main__":

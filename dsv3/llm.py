@@ -1,6 +1,7 @@
 """From text to text: ``load`` gives an ``LLM``, a model with its tokenizer, which answers."""
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from os import PathLike
@@ -102,6 +103,8 @@ class LLM:
         return opens_thinking(self._prompt(message, chat_template_kwargs), self.tokenizer.think_ids)
 
     def _prompt(self, message: Prompt, template: Mapping[str, Any] | None) -> list[int]:
+        if template and self.model.run.tp.rank == 0 and (unused := self.tokenizer.unused(template)):
+            warnings.warn(unused, stacklevel=2)
         return self.tokenizer.prompt(conversation(message), template)
 
     def _tokens(self, prompts: list[list[int]], sampling: Sampling) -> Iterator[tuple[int, int]]:

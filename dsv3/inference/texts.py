@@ -196,11 +196,12 @@ def template_options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         options = json.loads(given) if isinstance(given, str) else {} if given is None else given
         if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
-            raise ValueError('must be an object of names and values, such as {"thinking": true}')
+            raise ValueError("no object of names and values")
         options = dict(options)
         json.dumps(options, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{what} {printable(repr(given), 60)}: {printable(error, 100)}") from None
+        shown = f"{what} {printable(repr(given), 60)}"
+        raise ValueError(f'{shown}: give JSON such as {{"thinking": true}} ({printable(error, 100)})') from None
     for name in TAKEN:
         if name in options:
             raise ValueError(f"{what}: {name} is not the template's to be told; leave it out")
