@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from .checkpoint import ours
 from .cli import drop_output
-from .inference.chat import END_THINK, split_thinking
+from .inference.chat import END_THINK, THINK, split_thinking
 from .inference.divergence import compare_layers
 from .inference.prompts import Write, answers_file, read_prompts
 from .inference.sampling import Sampling, add_flags
@@ -114,7 +114,7 @@ def _answer(
     messages: list[dict[str, str]],
     sampling: Sampling,
     show: bool,
-    template: Mapping[str, Any] | None,
+    template: Mapping[str, Any] | None = None,
 ) -> str | None:
     """Print the model's turn as it comes -> what of it belongs into the conversation; None if there is nothing.
 
@@ -150,12 +150,16 @@ def _folded(pieces: Iterable[str], opened: bool) -> Iterator[str]:
     """The pieces without the thinking, of which only the beginning and the end are told."""
     if opened:
         yield "(thinking ..."
-    thinking = opened
+    thinking, said = opened, False
     for piece in pieces:
-        if not thinking:
+        if not thinking and not said and piece.strip() == THINK:  # the model opens it itself
+            thinking = True
+            yield "(thinking ..."
+        elif not thinking:
+            said = said or bool(piece.strip())
             yield piece
         elif END_THINK in piece:
-            thinking = False
+            thinking, said = False, True
             yield ")" + piece.split(END_THINK, 1)[1]
     if thinking:
         yield " unfinished)"
