@@ -75,7 +75,7 @@ class Tokenizer:
     Attributes:
         eos_ids: all tokens that end an answer: the tokenizer's, generation_config.json's and config.json's.
         eos_id: the tokenizer's own, else the least of them.
-        think_ids: the tokens ``<think>`` and ``</think>``, if both are tokens.
+        think_ids: the tokens ``<think>`` and ``</think>``, if both are, and the template may open a thought.
 
     Raises:
         FileNotFoundError: the folder has no tokenizer.json; says how to make one.
@@ -113,9 +113,10 @@ class Tokenizer:
         self.eos_id: int = min(ends) if eos is None else eos
         self.eos_ids = frozenset({self.eos_id, *ends})
         begin, end = (self._tokenizer.token_to_id(mark) for mark in (THINK, END_THINK))
-        self.think_ids: tuple[int, int] | None = None if begin is None or end is None else (begin, end)
-        added = self._tokenizer.get_added_tokens_decoder()
-        self._marks = {mark for mark in self.think_ids or () if mark in added and added[mark].special}
+        both = None if begin is None or end is None else (begin, end)
+        self.think_ids = both if THINK in self._template.source else None
+        tokens = self._tokenizer.get_added_tokens_decoder()
+        self._marks = {mark for mark in both or () if mark in tokens and tokens[mark].special}
 
     def check(self, rows: int) -> None:
         """Whether a model with ``rows`` tokens in its embedding knows all of these; it may well have more.

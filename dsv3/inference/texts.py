@@ -60,7 +60,7 @@ def tokenizer_json(folder: Path, settings: Mapping[str, Any]) -> bytes:
     else:
         raise FileNotFoundError(f"{folder}: no tokenizer.json; copy it from the original checkpoint")
     packages, code = WAYS[kind]
-    own = ", which runs the checkpoint's own code" if "trust_remote_code" in code else ""
+    own = " (it runs the checkpoint's own code)" if "trust_remote_code" in code else ""
     raise FileNotFoundError(
         f"{folder}: no tokenizer.json, its tokenizer is {kind}; make one in the original's folder: "
         f"pip install {packages} (in another environment), then{own}: "

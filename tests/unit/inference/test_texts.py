@@ -40,7 +40,7 @@ def same_as_transformers(folder: Path, messages: list[dict], **options: object) 
     theirs, ours = AutoTokenizer.from_pretrained(folder), Tokenizer(folder)
     ids = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False, **options)
     assert ours.prompt(messages, options) == ids
-    marks = ours.think_ids or ()  # a drawn file may call them special; here they stay
+    marks = ours.encode("<think></think>")  # a drawn file may call them special; here they stay
     assert ours.decode(i for i in ids if i not in marks) == theirs.decode(
         [i for i in ids if i not in marks], skip_special_tokens=True
     )
@@ -185,6 +185,12 @@ def test_the_switch_of_the_thinking(options, opened, tmp_path):
         prompt = tokenizer.prompt(messages, options)
         assert opens_thinking(prompt, tokenizer.think_ids) is opened
         assert prompt[-1] == tokenizer.encode("<think>" if opened else "</think>")[0]
+
+
+def test_a_mark_in_a_question_opens_no_thinking_where_the_template_has_none(tmp_path):
+    tokenizer = Tokenizer(folder_with(tmp_path, chat_template_jinja=SIMPLE, special_tokens_map_json={"eos_token": EOS}))
+    prompt = tokenizer.prompt([{"role": "user", "content": "What does <think> do?"}])
+    assert not opens_thinking(prompt, tokenizer.think_ids)
 
 
 def test_an_option_that_is_not_read_is_told(tmp_path):
@@ -349,7 +355,7 @@ def test_an_answer_needs_an_end(eos, tmp_path):
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        ({"tiktoken.model": ""}, "is tiktoken's; .*tiktoken blobfile.*own code: python -c .*trust_remote_code=True"),
+        ({"tiktoken.model": ""}, "is tiktoken's; .*tiktoken blobfile.*own code.*: python -c .*trust_remote_code=True"),
         ({"qwen.tiktoken": ""}, "is tiktoken's"),
         ({"tokenizer_config.json": '{"tokenizer_class": "TikTokenTokenizer"}'}, "is tiktoken's"),
         (
