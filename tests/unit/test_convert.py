@@ -166,6 +166,7 @@ def test_only_what_belongs_to_a_checkpoint_is_carried_over(bf16_folder, tmp_path
         (source / name).write_text("KEY")
     (source / "tokenizer_y.json").symlink_to(tmp_path / "secret")
     carried = {"special_tokens_map.json", "merges.txt", "chat_template.jinja", "README.md", "tokenizer.model"}
+    carried |= {"added_tokens.json", "chat_template.json", "tiktoken.model", "vocab.json"}
     for name in carried - {"merges.txt"}:
         (source / name).write_text("x")
     (source / "merges.txt").symlink_to("README.md")  # a link inside the folder
