@@ -9,6 +9,25 @@ from ..cost import weight_bytes
 from ..paths import ASSETS, TINY_R1
 
 MODELS = ASSETS / "models.json"
+# How a model talks, whatever its shapes and its precision: an upload in another precision is of its model's family.
+FAMILIES = {
+    "r1": "R1, R1-Zero, R1-0528: always think",
+    "v3": "V3, V3-0324: do not think",
+    "v3.1": "V3.1, V3.1-Terminus: think if asked to",
+    "v3.2": "V3.2-Exp, V3.2, V3.2-Speciale",
+    "v4": "V4, V4.1",
+    "v2": "the chat models of V2, V2.5, Coder-V2, V2-Lite",
+    "distill": "Qwen and Llama models that R1 taught: always think",
+    "kimi-k2": "Kimi-K2-Instruct: does not think",
+    "kimi-k2-thinking": "Kimi-K2-Thinking, K2.5, K2.6: think",
+    "kimi-vl": "Kimi-VL, with a vision encoder",
+    "kimi-k3": "Kimi-K3",
+    "moonlight": "Moonlight-Instruct",
+    "gigachat3": "GigaChat3, GigaChat3.1",
+    "glm-4.7-flash": "GLM-4.7-Flash: thinks unless told not to",
+    "prover": "Prover-V2, which writes proofs: neither a thought's marks nor tools",
+    "base": "continues a text; no chat",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +35,7 @@ class Model:
     """A published checkpoint.
 
     Attributes:
+        family: whose way to talk it has, one of ``FAMILIES``: chat template, thinking and tool calls go by it.
         modelscope, huggingface: ids on the two hubs; None for the one that ships with dsv3.
         architecture: model_type of its config.json.
         runs: ``dsv3 generate``, or ``engine`` for what only SGLang, vLLM and the like run.
@@ -25,6 +45,7 @@ class Model:
     """
 
     name: str
+    family: str
     modelscope: str | None
     huggingface: str | None
     architecture: str
