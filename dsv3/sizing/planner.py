@@ -138,7 +138,7 @@ def _of_files(name: str) -> Subject:
     if stored is None or (native and not stored.left):
         return Subject(path.name, cfg, cfg.dtype)
     if stored.kind is None:
-        raise ValueError(f"{name}: weights are stored as {stored}: they cannot be counted; {stored.engines} run them")
+        raise ValueError(f"{name}: weights are stored as {stored}: they cannot be counted")
     return Subject(path.name, cfg, stored.kind, stored)
 
 
