@@ -10,7 +10,7 @@ from dsv3.config import OTHERS
 from dsv3.cost import parameters
 from dsv3.download import Source, catalogue, extra_bytes, source
 from dsv3.hubs.catalogue import FAMILIES, find_model, model_named, models, unknown
-from dsv3.sizing.planner import subject
+from dsv3.sizing.planner import disk, subject
 
 NAMES = {  # as people type them, and whose they are
     "R1": "DeepSeek-R1",
@@ -147,12 +147,14 @@ def test_what_cannot_be_planned_says_why(typed, why):
 
 
 def test_plans_of_quantised_uploads_count_what_they_store():
-    """Kimi-K2-Thinking is published as 594 GB."""
-    from dsv3.sizing.planner import disk
-
+    """Kimi-K2-Thinking: experts in 4 bits and 16 for each 32 weights, each with the shape before packing; the rest in
+    BF16, but for the bias of the gate."""
     thinking = subject("Kimi-K2-Thinking")
+    parts, cfg = parameters(thinking.cfg), thinking.cfg
+    matrices, biases = 3 * 60 * cfg.n_routed_experts, 60 * cfg.n_routed_experts
+    wanted = parts["routed"] * 4.5 / 8 + 16 * matrices + 2 * (parts["total"] - parts["routed"]) + 2 * biases
     assert thinking.published == "int4"
-    assert disk(thinking, "int4")["download"] == pytest.approx(594e9, rel=0.01)
+    assert disk(thinking, "int4")["download"] == wanted
 
 
 def test_download_knows_the_same_names():
