@@ -114,7 +114,8 @@ def subject(name: str) -> Subject:
 def _of_catalogue(model: Model) -> Subject:
     cfg, stored = model.load_config(), quantized.of(model.quantization)
     if model.architecture not in FAMILIES:
-        size = f"; its weights take {model.nbytes / 1e9:.1f} GB" if model.nbytes else ""
+        known = f"{model.nbytes / 1e9:.1f} GB in {model.precision.upper()}" if model.nbytes else ""
+        size = f"; its weights take {known}; KV cache, activations and CUDA come on top" if known else ""
         raise ValueError(f"{model.name}: {elsewhere(model.architecture)}{size}")
     if cfg is None:
         raise ValueError(f"{model.name}: its shapes are not known here; dsv3 plan FOLDER, with its config.json in it")
