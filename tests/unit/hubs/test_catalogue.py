@@ -79,7 +79,9 @@ def test_another_name_is_not_taken_for_a_known_one(typed):
     [
         ("DeepSeek-R2", "no model 'DeepSeek-R2'; did you mean .*DeepSeek-R1"),
         ("R1-Distil-Qwen-7B", "did you mean DeepSeek-R1-Distill-Qwen-7B"),
-        ("kimi-k2", "did you mean .*Kimi-K2"),
+        ("Kimi K2", "did you mean Kimi-K2-Instruct or "),
+        ("DeepSeek-V4", "did you mean DeepSeek-V4-Flash or DeepSeek-V4-Pro"),
+        ("deepseek-r1:671b", "did you mean DeepSeek-R1 or "),
         ("somebody/DeepSeek-V3.1", "did you mean DeepSeek-V3.1"),
         ("qqqqqqqq", "no model 'qqqqqqqq'; known are tiny-r1, DeepSeek-R1, DeepSeek-R1-Zero and .. more"),
         ("\n" + "r1" * 10**6, r"no model '\\nr1r1"),
