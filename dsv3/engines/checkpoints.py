@@ -13,7 +13,7 @@ from ..config import BLOCK, ModelConfig
 from ..hubs.catalogue import find_model
 from ..outside import small_json
 from ..sizing.gpus import GPU
-from ..sizing.needs import Precision
+from ..sizing.needs import PRECISIONS, Precision
 
 METHODS: dict[str, Precision] = {
     "fp8": "fp8",
@@ -48,7 +48,8 @@ def look(model: str) -> Served:
         return _folder(folder)
     known = find_model(model) if is_id(model) else None
     cfg = known.load_config() if known else None
-    return Served(name=folder.name, cfg=cfg, precision=cfg.dtype if cfg else None)
+    precision = next((p for p in PRECISIONS if known and p == known.precision), None)
+    return Served(name=folder.name, cfg=cfg, precision=precision)
 
 
 def is_id(model: str) -> bool:
