@@ -1,8 +1,8 @@
 """Public models' configs, what they differ in, and how they are shrunk until a test can hold them.
 
-Not told apart here, for their config.json has the same numbers: DeepSeek-R1, R1-0528, V3-0324, V3.1 (only its FP8
-scales differ) and Prover-V2-671B from DeepSeek-V3; V2-Chat from V2; V2-Chat-0628, Coder-V2 and V2.5-1210 from V2.5; the
--Chat, -Base and -Instruct forms of each. Fields that ``shrink`` replaces (widths, heads, vocabulary) are left out.
+Not told apart here, for they have the same numbers: DeepSeek-R1, R1-0528 and V3.1 (only its FP8 scales differ) from
+DeepSeek-V3; V2-Chat from V2; the -Chat, -Base and -Instruct forms of each. Fields that ``shrink`` replaces (widths,
+heads, vocabulary) are left out.
 """
 
 YARN = {
@@ -35,10 +35,15 @@ PUBLIC = {
     "DeepSeek-V3": V3,
     "DeepSeek-V2.5": V2_5,
     "DeepSeek-V2": V2_5 | {"rope_scaling": V2_YARN},
-    # V2-Lite's numbers are in test_config.py, too; Coder-V2-Lite's are the same.
+    # config.json of deepseek-ai/DeepSeek-V2-Lite and of DeepSeek-Coder-V2-Lite-Base.
     "DeepSeek-V2-Lite, Coder-V2-Lite": V2_5 | {
         "num_hidden_layers": 27, "n_routed_experts": 64, "n_group": 1, "topk_group": 1, "topk_method": "greedy",
         "routed_scaling_factor": 1.0, "q_lora_rank": None, "rope_scaling": V2_YARN,
+    },
+    # config.json of deepseek-ai/ESFT-token-intent-lite: V2-Lite before its context was stretched.
+    "ESFT-lite": V2_5 | {
+        "num_hidden_layers": 27, "n_routed_experts": 64, "n_group": 1, "topk_group": 1, "topk_method": "greedy",
+        "routed_scaling_factor": 1.0, "q_lora_rank": None, "rope_scaling": None, "max_position_embeddings": 4096,
     },
     "Kimi-K2-Instruct": KIMI,
     "Kimi-K2-Instruct-0905": KIMI | {
@@ -58,13 +63,16 @@ PUBLIC = {
         "n_group": 1, "topk_group": 1, "q_lora_rank": None, "v_head_dim": 192, "rope_theta": 100000.0,
         "rope_scaling": YARN | {"factor": 64.0}, "max_position_embeddings": 262144,
     },
-    # bzantium/tiny-deepseek-v3, transformers' own test model: V3 with 6 layers and 8 experts; its groups are small.
-    "tiny-deepseek-v3": V3 | {"num_hidden_layers": 6, "n_routed_experts": 8, "n_group": 2, "topk_group": 1,
-                              "num_experts_per_tok": 2},
-    # trl-internal-testing/tiny-DeepseekV3ForCausalLM (scripts/generate_tiny_models of huggingface/trl): transformers'
-    # defaults on 2 layers, so that all are dense, and no YaRN.
+    # config.json of mmnga/DeepSeek-V3-slice-jp64: a quarter of V3's experts, half as many of them chosen.
+    "DeepSeek-V3-slice-jp64": V3 | {"n_routed_experts": 64, "num_experts_per_tok": 4},
+    # config.json of trl-internal-testing/tiny-DeepseekV3ForCausalLM: transformers' defaults on 2 layers, all of them
+    # dense; and of asrith05/slm, which is trained like that, has no experts at all, and says so.
     "tiny-DeepseekV3ForCausalLM": V3 | {
         "num_hidden_layers": 2, "rope_theta": 10000.0, "rope_scaling": None, "max_position_embeddings": 4096,
+    },
+    "asrith05/slm": V3 | {
+        "num_hidden_layers": 4, "first_k_dense_replace": 4, "n_routed_experts": 0, "rope_theta": 10000.0,
+        "rope_scaling": None, "max_position_embeddings": 4096, "num_nextn_predict_layers": 0,
     },
 }  # fmt: skip
 NEIGHBOURS = {  # no public model, but each a single step away from one
@@ -72,6 +80,8 @@ NEIGHBOURS = {  # no public model, but each a single step away from one
     "no shared expert": V3 | {"n_shared_experts": 0},
     "one expert a token": V3 | {"num_experts_per_tok": 1},
     "no dense layer": V2_5 | {"first_k_dense_replace": 0},
+    # What transformers 5 makes of asrith05/slm: its default is one MTP layer, of which it saves nothing.
+    "no experts, but an MTP layer": PUBLIC["asrith05/slm"] | {"num_nextn_predict_layers": 1},
     "weights of V3's router as they are": V3 | {"norm_topk_prob": False},
     "YaRN without mscale": V3 | {"rope_scaling": {k: v for k, v in YARN.items() if not k.startswith("mscale")}},
     "YaRN without betas": V3 | {"rope_scaling": {k: v for k, v in YARN.items() if not k.startswith("beta")}},
@@ -85,14 +95,14 @@ def shrink(public: dict) -> dict:
     Three layers at most, and one dense in front where there were some, all where all were; heads a quarter as wide,
     4 of them; an eighth of a group's experts, but 4 at least; contexts of a 32nd. Other widths are the same for all.
     """
-    layers, groups = public["num_hidden_layers"], public["n_group"]
+    layers, groups, experts = (public[name] for name in ("num_hidden_layers", "n_group", "n_routed_experts"))
     dense, rope = public["first_k_dense_replace"], public["rope_scaling"]
     sizes = {
         "vocab_size": 1024, "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32,
         "num_attention_heads": 4, "num_key_value_heads": 4, "kv_lora_rank": 32,
         "q_lora_rank": public["q_lora_rank"] and 24,
         "num_hidden_layers": min(layers, 3), "first_k_dense_replace": min(dense, 1) if dense < layers else dense,
-        "n_routed_experts": groups * max(public["n_routed_experts"] // groups // 8, 4),
+        "n_routed_experts": groups * max(experts // groups // 8, 4) if experts else 0,
         "max_position_embeddings": public["max_position_embeddings"] // SHORTER,
     }  # fmt: skip
     sizes |= {name: public[name] // 4 for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
