@@ -20,12 +20,14 @@ from torch import Tensor
 from dsv3 import load
 from dsv3.cache import Cache
 from dsv3.config import FAMILIES, ModelConfig
+from dsv3.model import inverse_frequencies, turns
 from dsv3.paths import TINY_R1
 
 TOLERANCE = 2e-5  # of the largest logit; up to 1e-5 were measured
 CLEAR = 1e-5  # a choice that is won by less, in parts of the winner's score, may turn over in float32
 PROMPTS = (1, 60, 126, 190)  # YaRN's original context is 128: the third one's decode steps cross it
 STEPS = 5
+ROPE = ("qk_rope_head_dim", "rope_scaling", "max_position_embeddings")
 FORMS = {  # how it is stored, whether a layer's experts are one tensor, and whose config.json it has
     "published": (torch.bfloat16, False, "as published"),
     "float16": (torch.float16, False, "as published"),
@@ -45,6 +47,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensor
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))]
 
 
+def oracle(public: dict, fields: dict, seed: int):
+    """transformers' model; it has no kimi_k2, and writes into the rope_scaling that it is given."""
+    model_type = FAMILIES[public["model_type"]]
+    return build(model_type.removeprefix("deepseek_"), deepcopy(fields) | {"model_type": model_type}, seed)
+
+
 class Draw:
     """A model of transformers, a text, its logits; drawn anew until no choice hangs on a rounding."""
 
@@ -52,12 +60,9 @@ class Draw:
         self.fields = shrink(public)
         self.has_experts = self.fields["first_k_dense_replace"] < self.fields["num_hidden_layers"]
         self.has_bias = self.has_experts and self.fields["topk_method"] == "noaux_tc"
-        family = FAMILIES[public["model_type"]].removeprefix("deepseek_")
         self.x = tokens(1, max(PROMPTS) + STEPS, seed)
         for weights in range(seed, seed + 1000, 100):
-            # transformers has no kimi_k2, and writes into rope_scaling.
-            args = deepcopy(self.fields) | {"model_type": FAMILIES[public["model_type"]]}
-            self.theirs = build(family, args, weights)
+            self.theirs = oracle(public, self.fields, weights)
             self._make_real()
             self.logits, closest = self._run()
             if closest > CLEAR:
@@ -185,6 +190,20 @@ def test_another_value_of_a_field_is_noticed(public, change, both, tmp_path):
     (folder / "config.json").write_text(json.dumps(drawn.fields | change))
     model = load(folder, model="plain", dtype=torch.float32).model
     assert relative(model.logits(model(drawn.x)), drawn.logits) > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_frequencies_equal_transformers_at_full_size(name):
+    """With the rotary width and the contexts as published, not shrunk."""
+    public = PUBLIC[name]
+    args = shrink(public) | {field: public[field] for field in ROPE}
+    rotary = oracle(public, args, 0).model.rotary_emb
+    cfg = ModelConfig.from_hf(args)
+    frequencies = inverse_frequencies(cfg)
+    assert len(frequencies) == 32
+    torch.testing.assert_close(frequencies, rotary.inv_freq, rtol=1e-6, atol=0)
+    length = turns(cfg, frequencies, torch.zeros(1, 1)).abs()
+    torch.testing.assert_close(length, torch.full_like(length, rotary.attention_scaling), rtol=1e-6, atol=0)
 
 
 def test_the_rows_are_different_models():
