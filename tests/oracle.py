@@ -62,19 +62,24 @@ def draw_config(family: str, seed: int) -> dict:
 
 def oracle(family: str, seed: int):
     """A random ``Deepseek..ForCausalLM`` in float32."""
+    return build(family, draw_config(family, seed), seed)
+
+
+def build(family: str, args: dict, seed: int):
+    """The same with the arguments of a config given."""
     import transformers as t
 
     config, model = (t.DeepseekV3Config, t.DeepseekV3ForCausalLM) if family == "v3" else (
         t.DeepseekV2Config, t.DeepseekV2ForCausalLM)  # fmt: skip
     torch.manual_seed(seed)
-    theirs = model(config(**draw_config(family, seed))).eval()
+    theirs = model(config(**args)).eval()
     with torch.no_grad():
         for name, p in [*theirs.named_parameters(), *theirs.named_buffers()]:
             if name.endswith("norm.weight"):
                 p.uniform_(0.5, 1.5)
             elif name.endswith("e_score_correction_bias"):
                 p.normal_(0, 0.3)
-            elif p.dim() >= 2:
+            elif p.dim() >= 2 and p.numel():
                 p.normal_(0, 1.0 if "embed" in name else p.shape[-1] ** -0.5)
     return theirs
 
