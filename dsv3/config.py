@@ -216,6 +216,8 @@ class ModelConfig:
         found = optional | {k: v for k, v in hf.items() if v is not None}
         values: dict[str, Any] = {ours: found.get(theirs) for theirs, ours in _HF_NAMES.items()}
         values = {name: value for name, value in values.items() if value is not None}
+        if values["n_routed_experts"] == 0:  # MTP layers would need some; transformers 5 writes 1 whatever there is
+            values["n_mtp_layers"] = 0
         if values["topk_method"] == "gready":  # the default of DeepSeek's configuration_deepseek.py, for V2
             values["topk_method"] = "greedy"
         try:
@@ -351,6 +353,8 @@ _FIXED = {
     "mlp_bias": False,
     "rope_interleave": True,
 }
+# What transformers reads beside, and no DeepSeek model has: the factor follows from mscale and mscale_all_dim.
+_YARN_FIXED = {"attention_factor": None, "truncate": True, "partial_rotary_factor": 1.0}
 
 
 def _rope(hf: dict[str, Any]) -> dict[str, Any]:
@@ -365,6 +369,9 @@ def _rope(hf: dict[str, Any]) -> dict[str, Any]:
         return theta | {"rope_factor": 1.0}
     if kind not in ("yarn", "deepseek_yarn"):  # the second is vLLM's name for it
         raise ValueError(f"rope_scaling of type {kind!r:.60}: only 'yarn' is supported")
+    for name, computed in _YARN_FIXED.items():
+        if rope.get(name, computed) != computed:
+            raise ValueError(f"rope_scaling.{name} = {rope[name]!r:.60}: only {computed!r} is supported")
     defaults = {"beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 0.0}
     yarn = defaults | {"original_max_position_embeddings": hf["max_position_embeddings"]} | rope
     return theta | {ours: yarn[theirs] for theirs, ours in _YARN_NAMES.items()}

@@ -34,15 +34,6 @@ FORMS = {  # how it is stored, whether a layer's experts are one tensor, and who
     "transformers": (torch.float32, False, "transformers 5"),
     "fused": (torch.bfloat16, True, "transformers 5"),
 }
-# What does not load yet: why, and where. A line goes when it does.
-NOT_YET = {
-    "fused experts are not read": lambda draw, form: form == "fused" and draw.has_experts,
-    "a float16 bias of the gate is not read": lambda draw, form: form == "float16" and draw.has_bias,
-    "an MTP layer that is not there wants experts": lambda draw, form: (
-        draw.fields["num_nextn_predict_layers"] and not draw.fields["n_routed_experts"]
-    ),
-    "tied embeddings are not read": lambda draw, form: "tie_word_embeddings" in draw.fields,
-}
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")  # of no shared expert
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))]
 
@@ -148,10 +139,7 @@ def in_steps(model, x: Tensor, prompt: int) -> Tensor:
 
 @pytest.mark.parametrize("form", FORMS)
 @torch.inference_mode()
-def test_logits_equal_transformers(draw, form, tmp_path, request):
-    for reason, where in NOT_YET.items():
-        if where(draw, form):
-            request.applymarker(pytest.mark.xfail(strict=True, raises=ValueError, reason=reason))
+def test_logits_equal_transformers(draw, form, tmp_path):
     folder = draw.save(tmp_path / "saved", form)
     for kind in ("plain", "fast"):
         model = load(folder, model=kind, dtype=torch.float32).model
