@@ -28,8 +28,7 @@ def _flags(serve: Serve) -> Iterator[Flag]:
     if serve.gpus > 1:
         yield Flag(("--enable-expert-parallel",), "whole experts on each NPU, none is cut", GUIDE)
     yield from vllm.common(serve)
-    if serve.reasoning_parser:
-        yield Flag(("--reasoning-parser", "deepseek_r1"), "thinking and answer apart", vllm.REASONING)
+    yield from vllm.spoken("ascend", serve)
     if serve.mtp:
         yield vllm.mtp(serve.mtp)
     decode = '{"cudagraph_mode": "FULL_DECODE_ONLY"}'

@@ -1,0 +1,234 @@
+"""How a model talks: its family, told from the catalogue for an id, and for a folder from what its chat template does.
+
+Names and model types only help where templates do the same. What is not known gets no parser, and a line that says so.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..cli import describe
+from ..hubs.catalogue import find_model
+from ..inference.template import Template
+from ..outside import TOKENIZER, parse_json, small, small_json, small_text
+from .checkpoints import is_id
+from .command import Engine
+from .options import Serve
+from .parsers import FAMILIES, KIMI_CALLS, TEMPLATES, THOUGHT, names
+
+# Architectures of which every chat model is of one family; of the others the template decides.
+BY_ARCHITECTURE = {
+    "deepseek_v2": "v2",
+    "deepseek_v32": "v3.2",
+    "deepseek_v4": "v4",
+    "deepseek_v41": "v4.1",
+    "glm4_moe_lite": "glm-4.7-flash",
+    "kimi_k25": "kimi-k2-thinking",
+    "kimi_k3": "kimi-k3",
+    "kimi_vl": "kimi-vl",
+}
+TAUGHT = ("qwen2", "qwen3", "llama")  # what R1 taught
+# Families that a name splits: the family, a part of the name, what that is.
+SPLIT = (
+    ("v3.2", "v3.2-exp", "v3.2-exp"),
+    ("v3.2", "speciale", "v3.2-speciale"),
+    ("v4", "v4.1", "v4.1"),
+    ("v3", "prover", "prover"),
+    ("r1", "prover", "prover"),
+    ("kimi-vl", "thinking", "kimi-vl-thinking"),
+)
+TIKTOKEN = ("kimi-", "moonlight-")  # names of models whose tokenizer is Python code of their repository
+QUESTION = {"role": "user", "content": "question"}
+PAST = {"role": "assistant", "content": "HIDDEN</think>shown"}
+SPECIAL = {"bos_token": "", "eos_token": "", "pad_token": "", "unk_token": ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speech:
+    """What is known of how a model talks.
+
+    Attributes:
+        family: one of ``parsers.FAMILIES``; None: not known.
+        why: why not.
+        tokens: the special ones of its tokenizer; None: not known.
+        code: what of its repository is Python that the tokenizer needs; None: nothing.
+        absent: Python files that its folder names and lacks.
+    """
+
+    family: str | None = None
+    why: str = ""
+    tokens: frozenset[str] | None = None
+    code: str | None = None
+    absent: tuple[str, ...] = ()
+
+
+def of(model: str) -> Speech:
+    """How ``model`` talks: a folder, or the id of one on a hub."""
+    folder = Path(model)
+    if folder.is_dir():
+        try:
+            return _of_folder(folder)
+        except (ValueError, OSError) as error:
+            return Speech(why=describe(error))
+    known = find_model(model) if is_id(model) else None
+    if known is None:
+        return Speech(why="neither a folder here nor in the list of models")
+    code = "its tokenizer" if known.name.lower().startswith(TIKTOKEN) else None
+    return Speech(family=_split(known.family, known.name), code=code)
+
+
+def _of_folder(folder: Path) -> Speech:
+    config, file = small_json(folder / "config.json"), folder / "tokenizer_config.json"
+    settings = small_json(file) if os.path.lexists(file) else {}
+    tokens = _tokens(folder, settings)
+    ours, theirs = _python(settings, "AutoTokenizer"), _python(config, "")
+    speech = Speech(
+        tokens=tokens,
+        code=", ".join(ours) or None,
+        absent=tuple(name for name in dict.fromkeys(ours + theirs) if not (folder / name).is_file()),
+    )
+    try:
+        template = _template(folder, settings)
+        family = _family(str(config.get("model_type")), template, tokens)
+    except (ValueError, OSError) as error:
+        return replace(speech, why=describe(error))
+    name = f"{folder.resolve().name} {config.get('_name_or_path', '')}"
+    if family is None:
+        return replace(speech, why="its chat template is none of those that are known")
+    return replace(speech, family=_split(family, name))
+
+
+def _split(family: str, name: str) -> str:
+    return next((fine for whole, part, fine in SPLIT if whole == family and part in name.lower()), family)
+
+
+def _template(folder: Path, settings: dict[str, Any]) -> Template | None:
+    file = folder / "chat_template.jinja"
+    if os.path.lexists(file):
+        return Template(file, small_text(file))
+    found = settings.get("chat_template")
+    if isinstance(found, list):  # several, with names
+        found = next((t.get("template") for t in found if isinstance(t, dict) and t.get("name") == "default"), None)
+    return Template(folder / "tokenizer_config.json", found) if found and isinstance(found, str) else None
+
+
+def _tokens(folder: Path, settings: dict[str, Any]) -> frozenset[str]:
+    """The special tokens; those of tiktoken stand in tokenizer_config.json alone."""
+    file = folder / "tokenizer.json"
+    described = settings.get("added_tokens_decoder")
+    added = list(described.values()) if isinstance(described, dict) else []
+    if os.path.lexists(file):
+        listed = parse_json(small(file, TOKENIZER)).get("added_tokens")
+        added += listed if isinstance(listed, list) else []
+    return frozenset(str(token["content"]) for token in added if isinstance(token, dict) and "content" in token)
+
+
+def _python(values: dict[str, Any], kind: str) -> list[str]:
+    """Files of the folder itself that ``auto_map`` names for classes of ``kind``; with ``--`` they are another's."""
+    found = values.get("auto_map")
+    classes = [c for name, c in found.items() if name.startswith(kind)] if isinstance(found, dict) else []
+    flat = [c for listed in classes for c in (listed if isinstance(listed, list) else [listed])]
+    return [c.rpartition(".")[0] + ".py" for c in flat if isinstance(c, str) and "." in c and "--" not in c]
+
+
+def _family(architecture: str, template: Template | None, tokens: frozenset[str]) -> str | None:
+    """What the template makes of a question, with and without thinking, and of an answer that was thought about."""
+    if architecture in BY_ARCHITECTURE and (template or architecture in ("deepseek_v32", "deepseek_v4")):
+        exp = architecture == "deepseek_v32" and template  # DeepSeek-V3.2 has Python in the place of a template
+        return "v3.2-exp" if exp else BY_ARCHITECTURE[architecture]
+    if template is None:
+        return "base"
+    prompt = _render(template, [QUESTION])
+    if "<|im_assistant|>" in prompt:
+        return _moonshot(template, tokens)
+    if "<|role_sep|>" in prompt:
+        return "gigachat3"
+    if "<｜Assistant｜>" not in prompt:
+        return None
+    if not _opened(prompt) and _opened(_render(template, [QUESTION], thinking=True)):
+        return "v3.1"
+    # R1's template of January 2025 opens no thought, but it leaves those of the past out, as all do that think.
+    if _opened(prompt) or "HIDDEN" not in _render(template, [QUESTION, PAST, QUESTION]):
+        return "distill" if architecture in TAUGHT else "r1"
+    return "v3"
+
+
+def _moonshot(template: Template, tokens: frozenset[str]) -> str:
+    """Kimi-K2 calls tools, and Moonlight does not; the one that thinks puts a thought before each answer."""
+    if KIMI_CALLS[0] not in template.source and KIMI_CALLS[0] not in tokens:
+        return "moonlight"
+    thinks = THOUGHT[0] in _render(template, [QUESTION, {"role": "assistant", "content": "answer"}, QUESTION])
+    return "kimi-k2-thinking" if thinks else "kimi-k2"
+
+
+def _render(template: Template, messages: list[dict[str, str]], **more: bool) -> str:
+    return template.render(SPECIAL | {"messages": messages, "add_generation_prompt": True} | more)
+
+
+def _opened(prompt: str) -> bool:
+    return prompt.rstrip().endswith(THOUGHT[0])
+
+
+# ------------------------------------------------------------------------------------------ what becomes of it
+
+
+def told(serve: Serve, speech: Speech, trust: bool = False) -> Serve:
+    """``serve`` with what ``speech`` says: the family, and only such parsers as the tokenizer has the tokens for.
+
+    ``trust``: for a command that is only printed: with ``--trust-remote-code`` where it is needed.
+    """
+    name = serve.family or speech.family
+    family = FAMILIES[name] if name else None
+
+    def has(tokens: tuple[str, ...]) -> bool:
+        return speech.tokens is None or speech.tokens.issuperset(tokens)
+
+    return replace(
+        serve,
+        family=name,
+        reasoning_parser=serve.reasoning_parser and (family is None or has(family.thought)),
+        tool_call_parser=serve.tool_call_parser and (family is None or has(family.calls)),
+        trust_remote_code=serve.trust_remote_code or trust and speech.code is not None,
+    )
+
+
+def refusals(serve: Serve, speech: Speech) -> Iterator[str]:
+    """What stands against running Python of the repository, or against leaving it out."""
+    if speech.code and not serve.trust_remote_code:
+        yield (
+            f"{serve.model}: its tokenizer is Python code of the model's repository ({speech.code}), which the engine "
+            "would run: read it, then say --trust-remote-code"
+        )
+    elif speech.absent and serve.trust_remote_code:
+        cure = "copy it from the folder that the weights came from"
+        cure += "" if speech.code else ", or leave out --trust-remote-code, which is not needed here"
+        yield f"{serve.model}: auto_map names {speech.absent[0]}, which is not there, and the engine stops: {cure}"
+
+
+def notes(engine: Engine, asked: Serve, speech: Speech) -> Iterator[str]:
+    """What to know of how the model talks and is taken apart; ``asked`` is the order as it was given."""
+    serve = told(asked, speech)
+    if serve.family is None:
+        known = ", ".join(FAMILIES)
+        yield (
+            f"how {serve.model} talks is not known here ({speech.why}): no reasoning or tool-call parser; --family says "
+            f"it: {known}"
+        )
+        return
+    family, chosen = FAMILIES[serve.family], names(engine.name, serve)
+    lost = names(engine.name, replace(asked, family=serve.family))
+    for wanted, got, tokens in zip(lost, chosen, (family.thought, family.calls), strict=True):
+        if wanted and not got:
+            yield f"no parser {wanted}: it looks for {' and '.join(tokens)}, which the tokenizer lacks"
+    if family.switch and chosen.reasoning:
+        request = f'{{"chat_template_kwargs": {family.switch}}}'
+        yield f"{serve.family} thinks {family.thinks}; in a request: {request}"
+    if family.template and chosen.tool and engine.name in TEMPLATES:
+        file = TEMPLATES[engine.name] + family.template
+        yield f"tools reach the prompt with --chat-template {file}, of the engine's repository, not of its package"
+    if speech.code:
+        yield f"--trust-remote-code runs Python of the model's repository ({speech.code}): read it first"
+    elif asked.trust_remote_code:
+        yield "--trust-remote-code: not needed for this model; it lets the engine run Python of the model's repository"
