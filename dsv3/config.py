@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from . import quantized
 from .outside import small_json, some
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -232,8 +233,10 @@ class ModelConfig:
         }
 
     @classmethod
-    def load(cls, path: str | Path) -> "ModelConfig":
+    def load(cls, path: str | Path, shapes: bool = False) -> "ModelConfig":
         """Reads ``path``: a folder with a config.json, a JSON file of either form, or the name of a shipped config.
+
+        ``shapes``: whatever the weights are stored as, which ``quantized.read`` tells; the config is then BF16's.
 
         Raises:
             FileNotFoundError: no such file, listing the shipped configs.
@@ -249,7 +252,9 @@ class ModelConfig:
                     f"{file}: not found; give a checkpoint folder, a config.json, or one of {names}"
                 )
             file = shipped
-        values = small_json(file)
+        values = quantized.declared(small_json(file), file.parent)
+        if shapes:
+            values.pop("quantization_config", None)
         try:
             is_hf = "model_type" in values or "architectures" in values
             return cls.from_hf(values) if is_hf else cls.from_demo(values)
@@ -352,13 +357,12 @@ def _rope(hf: dict[str, Any]) -> dict[str, Any]:
 
 def _quantization(hf: dict[str, Any]) -> dict[str, Any]:
     quant = hf.get("quantization_config")
-    if not quant:
+    found = quantized.of(quant)
+    if quant is None or found is None:
         return {}
-    if not isinstance(quant, dict):
-        raise ValueError(f"quantization_config = {quant!r:.60}: must be an object")
-    if quant.get("quant_method") != "fp8" or quant.get("weight_block_size") != [BLOCK, BLOCK]:
+    if not found.in_blocks_of(BLOCK):
         raise ValueError(
-            f"quantization_config {quant.get('quant_method')!r:.60} with blocks "
-            f"{quant.get('weight_block_size')!r:.60}: only 'fp8' with [{BLOCK}, {BLOCK}] is supported"
+            f"quantization_config {found.method!r}: weights are stored as {found}, which dsv3 generate does not run; "
+            f"{found.engines} do: dsv3 serve"
         )
     return {"dtype": "fp8", "scale_fmt": quant.get("scale_fmt")}

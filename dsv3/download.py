@@ -21,7 +21,7 @@ from .checkpoint.compare import compare
 from .checkpoint.plan import Move, Plan
 from .checkpoint.write import WORKERS, Bar, execute, free_bytes, missing_bytes, open_journal, show
 from .cost import weight_bytes
-from .hubs.catalogue import find_model, models
+from .hubs.catalogue import find_model, hub_id, models, unknown
 from .hubs.clients import HUBS, Hub, HubFile
 from .hubs.folder import MISSING, STAGING, check_content, check_folder, check_names, check_places, make_staging
 from .hubs.transfer import PATIENCE, Listing, Patience, Transfer, leftovers, on_disk
@@ -44,18 +44,20 @@ class Source:
 
 
 def source(name: str, hub: Hub) -> Source:
-    """The source that ``name`` means: a name of the catalogue, or ``owner/name`` at the hub.
+    """The source that ``name`` means: a name of the catalogue, ``owner/name`` at the hub, or the address of its page.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither, or the catalogue knows no id of it at that hub.
     """
     model = find_model(name)
-    if model is None and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        return Source(hub, name)
+    if model is None:
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", hub_id(name)):
+            raise ValueError(f"{unknown(name)}, or give an id owner/name")
+        return Source(hub, hub_id(name))
     ident = getattr(model, hub, None)
     if not ident:
-        known = ", ".join(m.name for m in models())
-        raise ValueError(f"no model {name!r}; known: {known}, or an id owner/name")
+        others = [f"--hub {other} has it" for other in HUBS if getattr(model, other)]
+        raise ValueError(f"{model.name}: no id at {hub} is known; {others[0] if others else 'it ships with dsv3'}")
     return Source(hub, ident)
 
 
@@ -231,6 +233,8 @@ def extra_bytes(name: str, then: Iterable[str]) -> dict[str, int]:
     cfg = model.load_config() if model else None
     if cfg is None:
         raise ValueError(f"{name}: --then knows the DeepSeek-V2/V3 models of the catalogue only")
+    if model and model.runs != "dsv3 generate":
+        raise ValueError(f"{name} is stored in {model.precision}, which dsv3 neither casts nor converts")
     if "cast" in steps and not cfg.fp8:
         raise ValueError(f"{name} is BF16 already: nothing to cast")
     last = "bf16" if "cast" in steps else cfg.dtype
@@ -352,10 +356,11 @@ def show_tiny_r1(target: Path, then: Iterable[str]) -> None:
 
 def catalogue() -> str:
     """The catalogue as a table."""
-    rows = [f"{'model':31}{'type':13}{'':6}{'GB':>8}  {'runs in':15}id: ModelScope, Hugging Face"]
+    rows = [f"{'model':39}{'type':15}{'':10}{'GB':>8}  {'runs in':15}id: ModelScope, Hugging Face"]
     for m in models():
         ids = ", ".join(dict.fromkeys(filter(None, (m.modelscope, m.huggingface)))) or "none, it ships with dsv3"
-        rows.append(f"{m.name:31}{m.architecture:13}{m.precision:6}{m.nbytes / 1e9:8.2f}  {m.runs:15}{ids}")
+        size = f"{m.nbytes / 1e9:.2f}" if m.nbytes else "-"
+        rows.append(f"{m.name:39}{m.architecture:15}{m.precision:10}{size:>8}  {m.runs:15}{ids}")
     return "\n".join(rows)
 
 
@@ -378,7 +383,7 @@ def main(argv: list[str]) -> None:
         return
     if not args.model:
         parser.error("give --model or --list")
-    target = args.local_dir or paths.checkpoint(args.model.rpartition("/")[2])
+    target = args.local_dir or paths.checkpoint(hub_id(args.model).rpartition("/")[2])
     if args.dry_run:
         show_room(args.model, target, args.hub, args.then)
     else:

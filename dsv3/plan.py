@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog="Without --gpus: the smallest number of each kind that fits. Exit code 1: it does not fit.",
     )
-    parser.add_argument("model", help="DeepSeek-R1, V3, V3.1, V2, V2-Lite ..., a checkpoint folder, or a config.json")
+    parser.add_argument("model", help="R1, V3.1, Kimi-K2-Base ... (dsv3 download --list), a folder, or a config.json")
     parser.add_argument("--precision", choices=PRECISIONS, help="of the weights; default: as published")
     parser.add_argument("--gpu", metavar="NAME", help=f"one of {', '.join(g.name for g in gpus())}")
     parser.add_argument("--gpus", type=_count, metavar="N", help="how many there are, in all machines")

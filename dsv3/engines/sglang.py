@@ -78,7 +78,9 @@ def limits(serve: Serve, served: Served) -> Iterable[str]:
 def runs(gpu: GPU, precision: Precision, pipeline: bool) -> tuple[bool, str]:
     """From Ampere on. Source: the checks of quantization/fp8.py, read in SGLang 0.5.23."""
     others = {"int8": "INT8 in 128x128 blocks or channels", "int4": "AWQ or GPTQ"}
-    return gpu.compute >= (8, 0), others.get(precision, by_marlin(gpu, precision))
+    others |= {"nvfp4": "ModelOpt, on Blackwell", "mxfp4": "Quark"}
+    least = (10, 0) if precision == "nvfp4" else (8, 0)
+    return gpu.compute >= least, others.get(precision, by_marlin(gpu, precision))
 
 
 def arguments(serve: Serve) -> dict[str, Any]:

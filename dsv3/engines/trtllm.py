@@ -78,8 +78,9 @@ def limits(serve: Serve, served: Served) -> Iterable[str]:
 
 def runs(gpu: GPU, precision: Precision, pipeline: bool) -> tuple[bool, str]:
     """On Hopper and Blackwell servers. Source: the model's page (``README``)."""
-    server, plain = gpu.compute[0] in (9, 10), gpu.multiplies(precision)
-    note = "" if plain else "INT4 as W4AFP8 only, no INT8"
+    server = gpu.compute[0] in (9, 10)
+    plain = gpu.multiplies(precision) or (precision == "nvfp4" and gpu.compute[0] == 10)
+    note = "" if plain else "INT4 as W4AFP8 only, NVFP4 on Blackwell, no INT8"
     return server and plain, note if server else "made for Hopper and Blackwell servers"
 
 

@@ -1,11 +1,15 @@
-"""The models that people ask for, with ids, precision and size: ``assets/models.json``."""
+"""The models that people ask for, by the names that they type: ``assets/models.json``, a table with a line for each."""
 
+import difflib
 import json
+import re
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any
 
+from ..config import FAMILIES as ARCHITECTURES
 from ..config import ModelConfig
 from ..cost import weight_bytes
+from ..outside import some
 from ..paths import ASSETS, TINY_R1
 
 MODELS = ASSETS / "models.json"
@@ -35,55 +39,95 @@ class Model:
     """A published checkpoint.
 
     Attributes:
+        huggingface, modelscope: ids on the two hubs; None where none is known.
         family: whose way to talk it has, one of ``FAMILIES``: chat template, thinking and tool calls go by it.
-        modelscope, huggingface: ids on the two hubs; None for the one that ships with dsv3.
         architecture: model_type of its config.json.
-        runs: ``dsv3 generate``, or ``engine`` for what only SGLang, vLLM and the like run.
-        config: the shipped config that describes it; None if the tensor table does not cover it.
-        context: max_position_embeddings of its config.json.
+        precision: of its weights as published, one word, or ``unknown``.
+        config: the shipped config with its shapes; None if they are not known, or the tensor table does not cover it.
+        context: max_position_embeddings of its config.json; None: the shipped config's.
         stored: bytes of its tensors where they cannot be summed from the table.
+        quantization: what its config.json says as ``quantization_config``, as far as it decides bits.
+        aliases: further ids of it.
+        source: of what stands here.
     """
 
     name: str
-    family: str
-    modelscope: str | None
     huggingface: str | None
+    modelscope: str | None
+    family: str
     architecture: str
-    precision: Literal["fp8", "bf16"]
-    runs: str
+    precision: str
     config: str | None
     context: int | None
     stored: int | None
+    quantization: dict[str, Any] | None
+    aliases: list[str]
     source: str
 
     @property
+    def runs(self) -> str:
+        """What it runs in: ``dsv3 generate``, or ``engine`` for what only SGLang, vLLM and the like run."""
+        ours = self.architecture in ARCHITECTURES and self.precision in ("fp8", "bf16")
+        return "dsv3 generate" if ours else "engine"
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of its tensors as published; the files' headers add some millions."""
+        """Bytes of its tensors as published, 0 if nothing here says; the files' headers add some millions."""
         cfg = self.load_config()
-        return weight_bytes(cfg, self.precision) if cfg else self.stored or 0
+        return weight_bytes(cfg, cfg.dtype) if cfg and cfg.dtype == self.precision else self.stored or 0
 
     def load_config(self) -> ModelConfig | None:
-        """Its config, or None for an architecture that dsv3 does not run."""
+        """Its config, in BF16 where it is quantised in another way than FP8; None where it is not known. The length of
+        its context is its own, the rest of its RoPE the shipped config's."""
         if self.name == TINY_R1.name:
             return ModelConfig.load(TINY_R1)
         if self.config is None:
             return None
         cfg = ModelConfig.load(self.config)
-        return replace(cfg, max_seq_len=self.context or cfg.max_seq_len, dtype=self.precision)
+        cfg = replace(cfg, dtype="fp8" if self.precision == "fp8" else "bf16")
+        return replace(cfg, max_seq_len=self.context or cfg.max_seq_len)
 
 
 def models() -> list[Model]:
     """Every model of the catalogue."""
-    return [Model(**row) for row in json.loads(MODELS.read_text(encoding="utf-8"))]
+    table = json.loads(MODELS.read_text(encoding="utf-8"))
+    return [Model(**dict(zip(table["columns"], row, strict=True))) for row in table["rows"]]
+
+
+def hub_id(name: str) -> str:
+    """``owner/name`` of a web address of one of the hubs; anything else as it is."""
+    address = r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co|modelscope\.cn/models|modelscope\.ai/models)/"
+    found = re.fullmatch(address + r"([\w.-]+/[\w.-]+)(?:/.*|[?#].*)?", name.strip(), re.IGNORECASE | re.DOTALL)
+    return found[1] if found else name
+
+
+def _plain(name: str) -> str:
+    """How names are compared: letters' case, blanks and underscores, and ``DeepSeek-`` in front do not count."""
+    owner, slash, rest = re.sub(r"[\s_]+", "-", hub_id(name).strip().lower()).rpartition("/")
+    return owner + slash + rest.removeprefix("deepseek-")
 
 
 def find_model(name: str) -> Model | None:
-    """The model that ``name`` means: ``DeepSeek-R1``, ``r1``, ``deepseek-ai/DeepSeek-R1``; None if it is not known."""
+    """The model that ``name`` means; None if it is not known.
 
-    def plain(text: str) -> str:
-        return text.lower().removeprefix("deepseek-ai/").removeprefix("deepseek-").removesuffix("-chat")
+    ``R1``, ``deepseek r1``, ``DeepSeek-R1``, ``deepseek-ai/DeepSeek-R1`` and the address of its page are one. With an
+    owner it must be that owner's: another's upload is not the known one.
+    """
+    wanted = _plain(name[:500])
+    for model in models():
+        ids = (model.name, model.huggingface, model.modelscope, *model.aliases)
+        if wanted in [_plain(known) for known in ids if known]:
+            return model
+    return None
 
-    return next((m for m in models() if plain(m.name) == plain(name)), None)
+
+def unknown(name: str) -> str:
+    """``no model 'R3'; did you mean DeepSeek-R1 or DeepSeek-V3?``, for a message."""
+    known = {_plain(m.name): m.name for m in models()}
+    wanted = _plain(name[:100]).rpartition("/")[2]
+    near = [known[n] for n in difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {some(list(known.values()))}"
+    return f"no model {name!r:.100}; {hint} (all: dsv3 download --list)"
 
 
 def model_named(name: str) -> Model:
@@ -94,5 +138,5 @@ def model_named(name: str) -> Model:
     """
     model = find_model(name)
     if model is None:
-        raise ValueError(f"no model {name!r}; known: {', '.join(m.name for m in models())}")
+        raise ValueError(unknown(name))
     return model

@@ -8,6 +8,7 @@ from ..kernels.hardware import FP8_UNITS
 from ..paths import ASSETS
 
 GPUS = ASSETS / "gpus.json"
+FP4_UNITS = (10, 0)  # Blackwell
 PER_MACHINE = 8  # as servers are rented
 
 
@@ -49,6 +50,14 @@ class GPU:
     def multiplies(self, precision: str) -> bool:
         """Whether weights of ``precision`` are multiplied as they are stored: in BF16, and with FP8 units in FP8."""
         return precision == "bf16" or (precision == "fp8" and self.fp8_units)
+
+    def rate(self, precision: str) -> float | None:
+        """Products a second, 1e12, of weights in ``precision``: None where it is not in the list. Without units of
+        their own, FP8 and 4-bit weights are multiplied in BF16."""
+        if precision == "fp8":
+            return self.fp8_tflops or self.bf16_tflops
+        unlisted = precision == "int8" or (precision in ("nvfp4", "mxfp4") and self.compute >= FP4_UNITS)
+        return None if unlisted else self.bf16_tflops
 
     def tflops(self, fp8: bool) -> float:
         """Dense matrix products a second, 1e12: FP8 if it is asked for and there are units for it, else BF16."""

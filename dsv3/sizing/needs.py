@@ -12,14 +12,22 @@ from typing import Literal, NamedTuple
 from ..config import BLOCK, ModelConfig
 from ..cost import attention_flops, cache_bytes, touched
 from ..layout import Row, check_ranks, layout, owner, shared_out
+from ..quantized import Quantized, Storage
 from .gpus import GPU
 
-Precision = Literal["fp8", "bf16", "int8", "int4"]
-PRECISIONS: tuple[Precision, ...] = ("fp8", "bf16", "int8", "int4")
+Precision = Literal["fp8", "bf16", "int8", "int4", "nvfp4", "mxfp4"]
+PRECISIONS: tuple[Precision, ...] = ("fp8", "bf16", "int8", "int4", "nvfp4", "mxfp4")
+BLOCKED = ("fp8", "int8")  # a scale for each 128 x 128 weights
+FOUR_BITS = {  # every matrix that FP8 has in FP8, where no checkpoint says more
+    "int4": Storage("int4", 4, 16 + 4, (1, 128)),
+    "nvfp4": Storage("nvfp4", 4, 8, (1, 16), matrix=64),
+    "mxfp4": Storage("mxfp4", 4, 8, (1, 32)),
+}
 LARGEST = 1_000_000_000  # context, batch or GPUs that anything is asked about
 RANKS = 100_000  # layers x tensor-parallel ranks that are summed; DeepSeek-R1 on 128 has 7,808
 FORMULAS = {
-    "weights": "the tensor table's bytes on the rank; int8 as fp8; int4 as 4 bits and, for each 128 weights, 20 more",
+    "weights": "the tensor table's bytes on the rank; int8 as fp8; 4 bits and, for int4, 20 more for each 128 weights,"
+    " for nvfp4 and mxfp4 8 more for each 16 or 32; a quantised checkpoint's as its files say",
     "KV cache": "batch x context x layers on the GPU x (kv_lora_rank + qk_rope_head_dim) x 2 bytes, on each tp rank",
     "activations": "2 bytes x (3 T dim + the largest of a, b, c) + 4 bytes x batch x vocab_size,"
     " T = min(chunk, batch x context)",
@@ -72,11 +80,16 @@ class Workload:
 
 
 class Piece(NamedTuple):
-    """Equal tensors of one layer: ``row`` stands for ``number`` of them."""
+    """Equal tensors of one layer: ``row`` stands for ``number`` of them; ``storage`` says how they are quantised."""
 
     layer: int
     row: Row
     number: int
+    storage: Storage | None = None
+
+    def nbytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of one of them if it had ``shape``."""
+        return self.storage.nbytes(shape) if self.storage else self.row._replace(shape=shape).nbytes
 
 
 class Need(NamedTuple):
@@ -105,24 +118,36 @@ class Table:
     """A model's tensors in one precision, condensed: what ``weights`` needs, made once for any number of splits."""
 
     cfg: ModelConfig
-    precision: Precision
     pieces: tuple[Piece, ...]
 
 
-def table(cfg: ModelConfig, precision: Precision) -> Table:
-    """The condensed tensor table of ``cfg``, stored in ``precision``, without MTP's copies of embedding and head."""
+def table(cfg: ModelConfig, precision: Precision, quantized: Quantized | None = None) -> Table:
+    """The condensed tensor table of ``cfg``, stored in ``precision`` or as a ``quantized`` checkpoint has it, without
+    MTP's copies of embedding and head."""
     stored = replace(cfg, dtype="bf16" if precision == "bf16" else "fp8")
+    by_itself = quantized is not None or precision in FOUR_BITS  # scales have no rows of their own
     merged: dict[tuple, tuple[Row, int]] = {}
     last = cfg.n_layers - 1
     for row in layout(stored):
-        if row.copy_of or (precision == "int4" and row.is_scale):
+        if row.copy_of or (by_itself and row.is_scale):
             continue
         head, number = row.name.split(".")[:2]
         layer = int(number) if head == "layers" else 0 if row.part == "embedding" else last
-        key = (layer, row.part, row.shape, row.kind, row.cut, row.unit, row.expert is None, row.is_scale)
+        storage = _storage(row, precision, quantized) if by_itself else None
+        if by_itself and storage is None and row.kind == "fp8":
+            row = row._replace(kind="bf16")
+        key = (layer, row.part, row.shape, row.kind, row.cut, row.unit, row.expert is None, row.is_scale, storage)
         first, count = merged.get(key, (row, 0))
         merged[key] = first, count + 1
-    return Table(stored, precision, tuple(Piece(layer, row, n) for (layer, *_), (row, n) in merged.items()))
+    pieces = tuple(Piece(key[0], row, n, key[-1]) for key, (row, n) in merged.items())
+    return Table(stored, pieces)
+
+
+def _storage(row: Row, precision: Precision, quantized: Quantized | None) -> Storage | None:
+    """How a quantised checkpoint stores a tensor of the table; None for those that it leaves alone."""
+    if row.kind != "fp8" and not (row.part == "head" and quantized and quantized.head):
+        return None
+    return quantized.storage(row.hf.removesuffix(".weight")) if quantized else FOUR_BITS[precision]
 
 
 def check_split(cfg: ModelConfig, precision: Precision, split: Split) -> None:
@@ -131,7 +156,7 @@ def check_split(cfg: ModelConfig, precision: Precision, split: Split) -> None:
     Raises:
         ValueError: heads, experts or FP8 blocks cannot be cut so.
     """
-    blocks = precision in ("fp8", "int8")
+    blocks = precision in BLOCKED
     check_ranks(replace(cfg, dtype="fp8" if blocks else "bf16"), split.tp)
     if not 1 <= split.pp <= cfg.n_layers:
         raise ValueError(f"pp = {split.pp}: must lie between 1 and n_layers = {cfg.n_layers}")
@@ -154,7 +179,7 @@ def check_split(cfg: ModelConfig, precision: Precision, split: Split) -> None:
 
 def _even(cfg: ModelConfig, precision: Precision, tp: int) -> bool:
     """Whether ``tp`` ranks get equal shares of every tensor that is cut."""
-    one_layer = replace(cfg, dtype="bf16" if precision in ("bf16", "int4") else "fp8", n_layers=2, n_mtp_layers=0)
+    one_layer = replace(cfg, dtype="fp8" if precision in BLOCKED else "bf16", n_layers=2, n_mtp_layers=0)
     one_layer = replace(one_layer, n_dense_layers=min(cfg.n_dense_layers, 1))
     return tp == 1 or all(
         row.shape[row.cut] % (tp * row.unit) == 0
@@ -167,7 +192,8 @@ def weights(tensors: Table, split: Split, mtp: bool = False) -> list[Counter[str
     """Bytes of weights by part, for each GPU: stage by stage, in a stage rank by rank."""
     cfg = tensors.cfg
     ranks: list[Counter[str]] = [Counter() for _ in range(split.gpus)]
-    for layer, row, count in tensors.pieces:
+    for piece in tensors.pieces:
+        layer, row, count, _ = piece
         if row.part == "mtp" and not mtp:
             continue
         stage = owner(layer, cfg.n_layers, split.pp)
@@ -175,11 +201,11 @@ def weights(tensors: Table, split: Split, mtp: bool = False) -> list[Counter[str
             shape, n = row.shape, count
             if row.expert is not None:
                 group, part = divmod(rank, split.tp // split.ep)
-                n = count // cfg.n_routed_experts * len(shared_out(cfg.n_routed_experts, group, split.ep))
+                n = count * len(shared_out(cfg.n_routed_experts, group, split.ep)) // cfg.n_routed_experts
                 shape = _extent(_cut_expert(row, cfg).local(part, split.tp // split.ep))
             elif row.cut is not None:
                 shape = _extent(row.local(rank, split.tp))
-            ranks[stage * split.tp + rank][row.part] += n * _nbytes(row._replace(shape=shape), tensors.precision)
+            ranks[stage * split.tp + rank][row.part] += n * piece.nbytes(shape)
     return ranks
 
 
@@ -192,12 +218,6 @@ def _cut_expert(row: Row, cfg: ModelConfig) -> Row:
     weight = row.scales or row
     weight = weight._replace(expert=None, cut=weight.shape.index(cfg.moe_inter_dim), unit=cfg.cut_unit)
     return weight.scale() if row.is_scale else weight
-
-
-def _nbytes(row: Row, precision: Precision) -> int:
-    if precision == "int4" and row.kind == "fp8":
-        return -(-row.numel * (4 * 128 + 16 + 4) // (128 * 8))
-    return row.nbytes
 
 
 def activations(cfg: ModelConfig, split: Split, workload: Workload) -> int:
@@ -252,7 +272,7 @@ def decode(
     workload: Workload,
 ) -> Decode:
     """How fast a step of decoding, a token for each sequence, can be at best; ``multiplied``: ``cost.flops(cfg)``."""
-    rate = {"fp8": gpu.fp8_tflops or gpu.bf16_tflops, "int8": None}.get(precision, gpu.bf16_tflops)
+    rate = gpu.rate(precision)
     a_layer = cache_bytes(cfg) // cfg.n_layers * workload.batch * workload.context
     operations = (multiplied + attention_flops(cfg, workload.context)) * workload.batch / split.tp / cfg.n_layers
     memory_s, compute_s, step = 0.0, 0.0, 0.0

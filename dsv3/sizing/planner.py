@@ -4,18 +4,22 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from ..config import ModelConfig
+from .. import quantized
+from ..config import BLOCK, FAMILIES, ModelConfig, elsewhere
 from ..cost import flops, weight_bytes
-from ..hubs.catalogue import find_model, models
+from ..hubs.catalogue import Model, find_model, unknown
+from ..quantized import Quantized
 from .gpus import GPU
 from .needs import (
     FORMULAS,
+    PRECISIONS,
     Decode,
     Need,
     Precision,
     Split,
+    Table,
     Workload,
     auto_split,
     check_split,
@@ -34,11 +38,13 @@ MOST = 1 << 20  # sequences at once; more than any GPU holds
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to plan for, and the precision that its files have."""
+    """A model to plan for, the precision that its files have, and how they are quantised where the tensor table does
+    not say it all."""
 
     name: str
     cfg: ModelConfig
-    published: Literal["fp8", "bf16"]
+    published: Precision
+    quantized: Quantized | None = None
 
 
 class Counted(NamedTuple):
@@ -67,6 +73,7 @@ class Fit:
         largest_context: with this batch; 0 if not even one token fits.
         largest_batch: with this context.
         disk: bytes by what they are for, in the order in which they are written.
+        stored: how a quantised checkpoint has its weights; empty where the table says it all.
     """
 
     model: str
@@ -81,6 +88,7 @@ class Fit:
     largest_batch: int
     decode: Decode
     disk: dict[str, int]
+    stored: str = ""
 
     @property
     def fullest(self) -> Need:
@@ -100,21 +108,54 @@ def subject(name: str) -> Subject:
         FileNotFoundError: nothing of that name.
     """
     model = find_model(name)
-    if model is None:
-        try:
-            cfg = ModelConfig.load(name)
-        except FileNotFoundError:
-            known = ", ".join(m.name for m in models())
-            raise FileNotFoundError(f"{name}: no such folder or config.json, and not one of {known}") from None
-        return Subject(Path(name).name, cfg, cfg.dtype)
-    published = model.load_config()
-    if published is None:
+    return _of_files(name) if model is None else _of_catalogue(model)
+
+
+def _of_catalogue(model: Model) -> Subject:
+    cfg, stored = model.load_config(), quantized.of(model.quantization)
+    if model.architecture not in FAMILIES:
+        size = f"; its weights take {model.nbytes / 1e9:.1f} GB" if model.nbytes else ""
+        raise ValueError(f"{model.name}: {elsewhere(model.architecture)}{size}")
+    if cfg is None:
+        raise ValueError(f"{model.name}: its shapes are not known here; dsv3 plan FOLDER, with its config.json in it")
+    precision = next((p for p in PRECISIONS if p == model.precision), None)
+    if precision is None or (stored is None and precision != cfg.dtype):
         raise ValueError(
-            f"{model.name} is a {model.architecture} model, and the planner sums DeepSeek-V2/V3 tensors only; what is "
-            f"known: its weights take {model.nbytes / 1e9:.1f} GB in {model.precision.upper()}; KV cache, activations "
-            "and CUDA come on top, and SGLang, vLLM or transformers run it"
+            f"{model.name}: which of its weights are stored in how many bits is not known here; dsv3 plan FOLDER, with "
+            "its config.json in it, counts them"
         )
-    return Subject(model.name, published, published.dtype)
+    return Subject(model.name, cfg, precision, stored)
+
+
+def _of_files(name: str) -> Subject:
+    path = Path(name)
+    try:
+        stored = quantized.read(path)
+        native = stored is None or stored.in_blocks_of(BLOCK)
+        cfg = ModelConfig.load(name, shapes=not native)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name:.200}: no such folder or config.json, and {unknown(name)}") from None
+    if stored is None or (native and not stored.left):
+        return Subject(path.name, cfg, cfg.dtype)
+    if stored.kind is None:
+        raise ValueError(f"{name}: weights are stored as {stored}: they cannot be counted; {stored.engines} run them")
+    return Subject(path.name, cfg, stored.kind, stored)
+
+
+def stored_as(model: Subject, precision: Precision) -> Table:
+    """The table of ``model`` in ``precision``: as its files have it, or as a cast would make it.
+
+    Raises:
+        ValueError: its files are quantised, and ``precision`` is another one.
+    """
+    if precision == model.published:
+        return table(model.cfg, precision, model.quantized)
+    if model.quantized and not model.quantized.in_blocks_of(BLOCK):
+        raise ValueError(
+            f"{model.name} is stored as {model.quantized}: in {precision.upper()} it is another checkpoint; plan for "
+            "the model that it was made from"
+        )
+    return table(model.cfg, precision)
 
 
 def plan(
@@ -154,6 +195,7 @@ def plan(
         largest_batch=largest(MOST, lambda n: works(workload.context, n)),
         decode=decode(cfg, held, multiplied, gpu, precision, split, workload),
         disk=sizes,
+        stored=str(model.quantized or ""),
     )
 
 
@@ -162,7 +204,7 @@ def smallest(
 ) -> Iterator[Fit]:
     """For each kind of GPU the plan with the fewest of ``COUNTS`` that fits; kinds without one are left out."""
     precision = precision or model.published
-    tensors, sizes, multiplied = table(model.cfg, precision), disk(model, precision), flops(model.cfg)
+    tensors, sizes, multiplied = stored_as(model, precision), disk(model, precision), flops(model.cfg)
     least = weights(tensors, Split())[0].total()
     held: dict[Split, list[Counter[str]]] = {}
     for gpu in kinds:
@@ -184,21 +226,24 @@ def smallest(
 def count(model: Subject, split: Split, precision: Precision | None = None, workload: Workload = WORKLOAD) -> Counted:
     """What ``plan`` needs from the tensor table: the part that takes time (half a second for DeepSeek-R1)."""
     precision = precision or model.published
-    return Counted(weights(table(model.cfg, precision), split, workload.mtp), disk(model, precision), flops(model.cfg))
+    held = weights(stored_as(model, precision), split, workload.mtp)
+    return Counted(held, disk(model, precision), flops(model.cfg))
 
 
 def disk(model: Subject, precision: Precision) -> dict[str, int]:
     """Bytes of the files: the download, the cast if ``precision`` needs one, and the conversion for ``dsv3 generate``.
 
-    INT8 and INT4 checkpoints are somebody else's: their size is an estimate from the table.
+    Quantised checkpoints are somebody else's, and none is cast or converted.
     """
-    cfg = model.cfg
-    if precision == "int8" or precision == "int4":
-        return {"download": weights(table(cfg, precision), Split(), mtp=True)[0].total()}
-    sizes = {"download": weight_bytes(cfg, model.published)}
+    whole = weights(stored_as(model, precision), Split(), mtp=True)[0].total()
+    ours = model.quantized is None or model.quantized.in_blocks_of(BLOCK)
+    if not ours or (precision != "fp8" and precision != "bf16"):
+        return {"download": whole}
+    as_it_is = weights(stored_as(model, model.published), Split(), mtp=True)[0].total() if model.quantized else None
+    sizes = {"download": as_it_is or weight_bytes(model.cfg, model.cfg.dtype)}
     if precision != model.published:
-        sizes[f"cast to {precision.upper()}"] = weight_bytes(cfg, precision)
-    return sizes | {"converted": weights(table(cfg, precision), Split(), mtp=True)[0].total()}
+        sizes[f"cast to {precision.upper()}"] = weight_bytes(model.cfg, precision)
+    return sizes | {"converted": whole}
 
 
 def as_json(

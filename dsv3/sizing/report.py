@@ -32,6 +32,8 @@ def text(plan: Fit, runners: Iterable[Runner], rate: float | None = None, price:
         lines.append(f"{LABELS.get(part, part):17}{gigabytes(getattr(need, part)):>9} GB on the fullest GPU")
         if part == "weights":
             lines += [f"  {name:15}{gigabytes(n):>9}" for name, n in plan.parts.items() if n > need.weights / 1000]
+    if plan.stored:
+        lines.append(f"  stored as {plan.stored}")
     lines.append(f"{'sum':17}{gigabytes(need.total):>9} GB of {gigabytes(plan.gpu.nbytes)}: {_room(plan)}")
     lines += [f"{'all GPUs':17}{gigabytes(sum(n.total for n in plan.ranks)):>9} GB", ""]
     lines += [*_limits(plan), *_speed(plan), *_disk(plan, rate)]
@@ -79,7 +81,8 @@ def comparison(
 ) -> str:
     """What each kind of GPU would take: the smallest number that fits, and the kinds that do not come so large."""
     sequences = f"{workload.batch:,} x {workload.context:,} tokens"
-    lines = [f"{subject.name} in {precision.upper()}, {sequences}: the fewest GPUs of each kind that fit", ""]
+    lines = [f"{subject.name} in {precision.upper()}, {sequences}: the fewest GPUs of each kind that fit"]
+    lines += [f"stored as {subject.quantized}", ""] if subject.quantized else [""]
     lines.append(f"{'GPU':18}{'number':>7}{'tp':>4}{'pp':>4}{'GB needed':>11}{'of':>7}{'tokens/s <=':>13}  engines")
     for p, runners in found:
         engines = ", ".join(e.name for e in runners if e.runs)

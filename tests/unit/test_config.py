@@ -71,7 +71,8 @@ def test_shipped_configs_are_found_by_name(name, tmp_path, monkeypatch):
 
 def test_every_shipped_config_loads():
     assert sorted(p.name for p in CONFIGS.glob("*.json")) == [
-        "config_16B.json", "config_236B.json", "config_671B.json", "config_v3.1.json",
+        "config_16B.json", "config_236B.json", "config_671B.json", "config_kimi_k2.json", "config_moonlight.json",
+        "config_v3.1.json",
     ]  # fmt: skip
     for file in CONFIGS.glob("*.json"):
         ModelConfig.load(file)
