@@ -76,7 +76,8 @@ def look(model: str) -> Served:
     known = find_model(model) if is_id(model) else None
     if known is None:
         return Served(name=folder.name)
-    return Served(name=folder.name, cfg=known.load_config(), precision=known.precision)
+    stored, precision = quantized.of(known.quantization), _precision(known.precision)
+    return Served(name=folder.name, cfg=known.load_config(), precision=precision, stored=stored)
 
 
 def is_id(model: str) -> bool:
@@ -107,22 +108,20 @@ def _folder(folder: Path) -> Served:
         cfg = ModelConfig.from_hf({k: v for k, v in values.items() if as_config or k != "quantization_config"})
     except (ValueError, KeyError, TypeError, AttributeError):
         cfg = None  # another architecture, which engines may well run
-    names_mtp = cfg is not None and cfg.n_mtp_layers > 0
+    mtp = f"layers.{cfg.n_layers}.eh_proj" if cfg and cfg.n_mtp_layers else None
     return Served(
         name=name,
         cfg=cfg,
-        precision=_precision(stored),
+        precision=_precision(stored.kind if stored else "bf16"),
         stored=stored,
-        lacks_mtp=names_mtp and not any(f"layers.{cfg.n_layers}.eh_proj" in tensor for tensor in entries),
+        lacks_mtp=mtp is not None and not any(mtp in tensor for tensor in entries),
         wrong=(*_tokenizer(folder), *_types(config, entries, stored), *_lost_fields(config, cfg, values)),
     )
 
 
-def _precision(stored: Quantized | None) -> Precision | None:
+def _precision(kind: str | None) -> Precision | None:
     """What the planner calls it, where it knows it."""
-    if stored is None:
-        return "bf16"
-    return cast(Precision, stored.kind) if stored.kind in get_args(Precision) else None
+    return cast(Precision, kind) if kind in get_args(Precision) else None
 
 
 def _entries(folder: Path) -> Mapping[str, read.Entry]:

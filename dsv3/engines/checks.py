@@ -56,8 +56,8 @@ def _quantization(engine: Engine, serve: Serve, served: Served) -> Iterator[str]
     if wanted == "fp8" and served.precision == "fp8":
         yield "--quantization fp8: config.json says so already, in blocks of 128; the flag would quantise once more"
     if wanted and wanted.startswith(FOUR_BIT) and served.precision in ("fp8", "bf16"):
-        stored = served.precision.upper()
-        yield f"--quantization {wanted}: the weights are {stored}; 4-bit weights are another checkpoint"
+        kind = served.precision.upper()
+        yield f"--quantization {wanted}: the weights are {kind}; 4-bit weights are another checkpoint"
 
 
 def of_gpu(engine: Engine, serve: Serve, served: Served, gpu: GPU) -> Iterator[str]:
@@ -85,7 +85,7 @@ def _holding(serve: Serve, served: Served) -> Held | None:
     if serve.tp > cfg.n_routed_experts:
         return None
     split = Split(tp=serve.tp, pp=serve.pp, ep=serve.tp)  # experts weigh the same, cut or whole
-    parts = weights(table(cfg, served.precision), split, mtp=serve.mtp > 0)
+    parts = weights(table(cfg, served.precision, served.stored), split, mtp=serve.mtp > 0)
 
     def held(gpu: GPU, context: int) -> list[Need]:
         found = needs(cfg, parts, gpu, split, Workload(context=context, mtp=serve.mtp > 0))

@@ -212,10 +212,8 @@ def notes(engine: Engine, asked: Serve, speech: Speech) -> Iterator[str]:
     serve = told(asked, speech)
     if serve.family is None:
         known = ", ".join(FAMILIES)
-        yield (
-            f"how {serve.model} talks is not known here ({speech.why}): no reasoning or tool-call parser; --family says "
-            f"it: {known}"
-        )
+        unknown = f"how {serve.model} talks is not known here ({speech.why}): no reasoning or tool-call parser"
+        yield f"{unknown}; --family says it: {known}"
         return
     family, chosen = FAMILIES[serve.family], names(engine.name, serve)
     lost = names(engine.name, replace(asked, family=serve.family))

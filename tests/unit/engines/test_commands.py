@@ -1,5 +1,6 @@
 """Commands of the engines, against golden files; as text, they are what bash would run."""
 
+import itertools
 import os
 import shlex
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dsv3.engines import check_flags, vllm
+from dsv3.engines.checkpoints import READERS
 from dsv3.engines.command import Command, Flag
 from dsv3.engines.options import Serve
 from dsv3.engines.parsers import FAMILIES, lines
@@ -106,7 +108,8 @@ def parser_words(engine: str, **fields: object) -> str:
 
 def test_every_family_has_its_parsers_in_every_engine():
     table = (GOLDEN / "families.txt").read_text(encoding="utf-8").splitlines()
-    said = [f"{family} {e.name}: {parser_words(e.name, family=family)}".rstrip() for family in FAMILIES for e in ENGINES]
+    pairs = itertools.product(FAMILIES, (e.name for e in ENGINES))
+    said = [f"{family} {engine}: {parser_words(engine, family=family)}".rstrip() for family, engine in pairs]
     assert said == [line for line in table if not line.startswith("#")]
 
 
@@ -199,14 +202,23 @@ def test_the_page_names_the_parsers_and_the_keys_of_the_code():
     for column, e in enumerate(ENGINES):
         words = e.build(Serve(model="M", family="r1")).argv
         flag = next(w for w in words if "reasoning" in w)
-        assert table["reasoning parser"][column].startswith(f"`{words[words.index(flag) + 1]}`")
+        assert table["reasoning parser, for R1"][column].startswith(f"`{words[words.index(flag) + 1]}`")
         if e.name != "trtllm":
             key = e.build(Serve(model="M", api_key_env="K")).key[0]
             assert table["API key"][column].startswith({"K": "flag"}.get(key, f"`{key}`"))
 
 
 def test_the_page_has_the_table_of_families():
-    assert "\n".join(lines()) in PAGE, "python -c 'from dsv3.engines.parsers import lines; print(*lines(), sep=chr(10))'"
+    """``python -c "from dsv3.engines.parsers import lines; print(*lines(), sep=chr(10))"`` writes it."""
+    assert "\n".join(lines()) in PAGE
+
+
+def test_the_page_says_who_reads_which_quantisation():
+    table = rows("Quantised checkpoints")
+    titles = {e.name: e.title for e in ENGINES}
+    assert {method.strip("`"): cells[0] for method, cells in table.items() if method.startswith("`")} == {
+        method: ", ".join(titles[name] for name in readers) for method, readers in READERS.items()
+    }
 
 
 def test_the_pages_commands_are_commands():
