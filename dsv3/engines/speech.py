@@ -29,12 +29,15 @@ BY_ARCHITECTURE = {
     "kimi_k3": "kimi-k3",
     "kimi_vl": "kimi-vl",
 }
+NO_TEMPLATE = ("deepseek_v32", "deepseek_v4", "deepseek_v41")  # Python takes its place; V3.2-Exp has one
 TAUGHT = ("qwen2", "qwen3", "llama")  # what R1 taught
 # Families that a name splits: the family, a part of the name, what that is.
 SPLIT = (
     ("v3.2", "v3.2-exp", "v3.2-exp"),
     ("v3.2", "speciale", "v3.2-speciale"),
+    ("v3.2", "-base", "base"),
     ("v4", "v4.1", "v4.1"),
+    ("v4", "-base", "base"),
     ("v3", "prover", "prover"),
     ("r1", "prover", "prover"),
     ("kimi-vl", "thinking", "kimi-vl-thinking"),
@@ -52,7 +55,7 @@ class Speech:
     Attributes:
         family: one of ``parsers.FAMILIES``; None: not known.
         why: why not.
-        tokens: the special ones of its tokenizer; None: not known.
+        tokens: of its tokenizer, of tiktoken's the special ones; None: not known.
         code: what of its repository is Python that the tokenizer needs; None: nothing.
         absent: Python files that its folder names and lacks.
     """
@@ -114,15 +117,16 @@ def _template(folder: Path, settings: dict[str, Any]) -> Template | None:
     return Template(folder / "tokenizer_config.json", found) if found and isinstance(found, str) else None
 
 
-def _tokens(folder: Path, settings: dict[str, Any]) -> frozenset[str]:
-    """The special tokens; those of tiktoken stand in tokenizer_config.json alone."""
+def _tokens(folder: Path, settings: dict[str, Any]) -> frozenset[str] | None:
+    """Of tiktoken's the special ones, which stand in tokenizer_config.json; None where neither file says."""
     file = folder / "tokenizer.json"
-    described = settings.get("added_tokens_decoder")
+    whole = parse_json(small(file, TOKENIZER)) if os.path.lexists(file) else {}
+    described, listed, model = settings.get("added_tokens_decoder"), whole.get("added_tokens"), whole.get("model")
     added = list(described.values()) if isinstance(described, dict) else []
-    if os.path.lexists(file):
-        listed = parse_json(small(file, TOKENIZER)).get("added_tokens")
-        added += listed if isinstance(listed, list) else []
-    return frozenset(str(token["content"]) for token in added if isinstance(token, dict) and "content" in token)
+    added += listed if isinstance(listed, list) else []
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    special = (str(token["content"]) for token in added if isinstance(token, dict) and "content" in token)
+    return frozenset(special).union(vocab if isinstance(vocab, dict) else ()) or None
 
 
 def _python(values: dict[str, Any], kind: str) -> list[str]:
@@ -133,11 +137,10 @@ def _python(values: dict[str, Any], kind: str) -> list[str]:
     return [c.rpartition(".")[0] + ".py" for c in flat if isinstance(c, str) and "." in c and "--" not in c]
 
 
-def _family(architecture: str, template: Template | None, tokens: frozenset[str]) -> str | None:
+def _family(architecture: str, template: Template | None, tokens: frozenset[str] | None) -> str | None:
     """What the template makes of a question, with and without thinking, and of an answer that was thought about."""
-    if architecture in BY_ARCHITECTURE and (template or architecture in ("deepseek_v32", "deepseek_v4")):
-        exp = architecture == "deepseek_v32" and template  # DeepSeek-V3.2 has Python in the place of a template
-        return "v3.2-exp" if exp else BY_ARCHITECTURE[architecture]
+    if architecture in BY_ARCHITECTURE and (template or architecture in NO_TEMPLATE):
+        return "v3.2-exp" if template and architecture == "deepseek_v32" else BY_ARCHITECTURE[architecture]
     if template is None:
         return "base"
     prompt = _render(template, [QUESTION])
@@ -155,9 +158,9 @@ def _family(architecture: str, template: Template | None, tokens: frozenset[str]
     return "v3"
 
 
-def _moonshot(template: Template, tokens: frozenset[str]) -> str:
+def _moonshot(template: Template, tokens: frozenset[str] | None) -> str:
     """Kimi-K2 calls tools, and Moonlight does not; the one that thinks puts a thought before each answer."""
-    if KIMI_CALLS[0] not in template.source and KIMI_CALLS[0] not in tokens:
+    if KIMI_CALLS[0] not in template.source and KIMI_CALLS[0] not in (tokens or ()):
         return "moonlight"
     thinks = THOUGHT[0] in _render(template, [QUESTION, {"role": "assistant", "content": "answer"}, QUESTION])
     return "kimi-k2-thinking" if thinks else "kimi-k2"

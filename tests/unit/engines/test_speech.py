@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dsv3 import launch
 from dsv3 import serve as verb
 from dsv3.engines import speech
 from dsv3.engines.options import Serve
@@ -96,6 +97,9 @@ def test_tiktoken_says_its_special_tokens_in_the_settings(folder):
         ("v3", {"_name_or_path": "deepseek-ai/DeepSeek-R1"}, "v3"),  # the template's word counts
         (None, {}, "base"),
         (None, {"model_type": "deepseek_v32"}, "v3.2"),
+        (None, {"model_type": "deepseek_v41"}, "v4.1"),
+        (None, {"model_type": "deepseek_v4", "_name_or_path": "deepseek-ai/DeepSeek-V4-Flash-Base"}, "base"),
+        (None, {"model_type": "deepseek_v2"}, "base"),
         (None, {"model_type": "deepseek_v32", "_name_or_path": "DeepSeek-V3.2-Speciale"}, "v3.2-speciale"),
     ],
 )
@@ -224,6 +228,56 @@ def test_python_that_is_not_needed(folder, capsys):
         verb.main([*flags, "--dry-run"])
     assert "configuration_deepseek.py, which is not there" in (said := capsys.readouterr().err)
     assert "or leave out --trust-remote-code" in said
+
+
+def test_a_script_for_several_hosts_wants_the_yes_too(tiktoken, capsys):
+    flags = ["--ssh", "--engine", "vllm", "--hosts", "a,b", "--gpus-per-host", "1", "--model", str(tiktoken), "--"]
+    flags += ["--tp", "1", "--pp", "2"]
+    with pytest.raises(SystemExit):
+        launch.main(flags)
+    assert "read it, then say --trust-remote-code" in capsys.readouterr().err
+    launch.main([*flags, "--trust-remote-code"])
+    said = capsys.readouterr()
+    assert said.out.count("--trust-remote-code") == said.out.count("--reasoning-parser deepseek_r1") == 2
+    assert "runs Python of the model's repository" in said.err
+
+
+def test_a_script_for_a_folder_of_the_hosts_says_that_it_knows_nothing_of_it(capsys):
+    flags = ["--slurm", "--engine", "sglang", "--hosts", "a,b", "--gpus-per-host", "8", "--model", "/data/R1", "--"]
+    launch.main([*flags, "--tp", "16"])
+    said = capsys.readouterr()
+    assert "how /data/R1 talks is not known here" in said.err
+    assert "parser" not in said.out
+    launch.main([*flags, "--tp", "16", "--family", "r1"])
+    said = capsys.readouterr()
+    assert "not known" not in said.err
+    assert "--reasoning-parser deepseek-r1 --tool-call-parser deepseekv3" in said.out
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("moonshotai/Kimi-K2-Instruct", "--tool-call-parser kimi_k2 --enable-auto-tool-choice --trust-remote-code"),
+        (
+            "moonshotai/Kimi-K2-Thinking",
+            "--reasoning-parser kimi_k2 --tool-call-parser kimi_k2 --enable-auto-tool-choice --trust-remote-code",
+        ),
+        ("moonshotai/Moonlight-16B-A3B", "--trust-remote-code"),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "--reasoning-parser deepseek_r1"),
+        ("nvidia/DeepSeek-R1-FP4", "--reasoning-parser deepseek_r1 --tool-call-parser deepseek_v3"),
+        ("ai-sage/GigaChat3-10B-A1.8B", "--tool-call-parser gigachat3 --enable-auto-tool-choice"),
+        ("zai-org/GLM-4.7-Flash", "--reasoning-parser glm45 --tool-call-parser glm47"),
+        ("deepseek-ai/DeepSeek-V3.2", "--reasoning-parser deepseek_v3 --tool-call-parser deepseek_v32"),
+        ("deepseek-ai/DeepSeek-V3.2-Exp-Base", ""),
+        ("deepseek-ai/DeepSeek-V4.1-Flash", "--reasoning-parser deepseek_v41 --tool-call-parser deepseek_v41"),
+    ],
+)
+def test_ids_of_the_catalogue_are_served(capsys, model, words):
+    """All of them, whether dsv3 runs their architecture itself or not."""
+    _, command = printed(capsys, "--engine", "vllm", "--model", model)
+    about = " ".join(w for w in command if w.startswith(("--reasoning", "--tool", "--enable-auto", "--trust")))
+    assert about.startswith(words)
+    assert bool(about) == bool(words)
 
 
 def test_another_folders_python_is_not_looked_for_here():
