@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 from .engines.client import Answer, Client, Options, Piece
 from .inference.chat import END_THINK
+from .inference.texts import template_options
 from .outside import secret
 
 BASE_URL = "http://127.0.0.1:8000/v1"
@@ -25,6 +26,7 @@ def main(argv: list[str]) -> None:
     add("--stream", action=argparse.BooleanOptionalAction, default=True, help="show the answer as it comes; default")
     add("--temperature", type=float, metavar="T", help="0 is greedy; default: the server's")
     add("--max-tokens", type=int, metavar="N", help="the longest completion; default: the server's")
+    add("--chat-template-kwargs", metavar="JSON", help="for the chat template, as '{\"thinking\": true}' for V3.1")
     add("--hide-thinking", action="store_true", help="show the answer alone")
     add("--json", action="store_true", help="one JSON document: thinking, answer, counts and times")
     add("--api-key-env", metavar="NAME", help="the variable that holds the key, if the server wants one")
@@ -35,12 +37,18 @@ def main(argv: list[str]) -> None:
         parser.error("--temperature must be 0 or more")
     if args.max_tokens is not None and args.max_tokens < 1:
         parser.error("--max-tokens must be 1 or more")
+    try:
+        template = template_options(args.chat_template_kwargs)
+    except ValueError as error:
+        parser.error(str(error))
     client = Client(args.base_url, key(args.api_key_env))
     options: Options = {}
     if args.temperature is not None:
         options["temperature"] = args.temperature
     if args.max_tokens is not None:
         options["max_tokens"] = args.max_tokens
+    if template:
+        options["extra_body"] = {"chat_template_kwargs": template}
     if args.stream:
         for text in shown(client.stream(args.question, args.model, **options), args.hide_thinking):
             if not args.json:

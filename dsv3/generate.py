@@ -3,20 +3,23 @@
 import argparse
 import io
 import sys
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, fields
-from typing import cast
+from typing import Any, cast
 
 from .checkpoint import ours
 from .cli import drop_output
-from .inference.chat import END_THINK, split_thinking
+from .inference.chat import END_THINK, THINK, split_thinking
 from .inference.divergence import compare_layers
 from .inference.prompts import Write, answers_file, read_prompts
 from .inference.sampling import Sampling, add_flags
+from .inference.texts import template_options
 from .kernels import pick
 from .llm import CHOICES, LLM, check_sizes, load
 from .model import Transformer
+from .outside import printable
 from .ranks.join import launch
 from .ranks.parallel import Parallel, agree
 from .ranks.traffic import Traffic
@@ -45,12 +48,20 @@ def need_terminal(keyboard: bool, screen: bool) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def interactive(llm: LLM, tp: Parallel, sampling: Sampling, system: str | None = None, stats: bool = False) -> None:
+def interactive(
+    llm: LLM,
+    tp: Parallel,
+    sampling: Sampling,
+    system: str | None = None,
+    stats: bool = False,
+    template: Mapping[str, Any] | None = None,
+) -> None:
     """A chat; ``HELP`` lists its commands.
 
     Args:
         system: a system prompt, which ``/clear`` keeps.
         stats: print after each answer what it took.
+        template: what the chat template is told.
 
     Raises:
         KeyboardInterrupt: Ctrl-C while nothing is being answered.
@@ -73,7 +84,7 @@ def interactive(llm: LLM, tp: Parallel, sampling: Sampling, system: str | None =
             continue
         messages.append({"role": "user", "content": prompt})
         sent = tp.traffic.copy()
-        answer = _answer(llm, tp.rank == 0, messages, sampling, show)
+        answer = _answer(llm, tp.rank == 0, messages, sampling, show, template)
         if stats and tp.rank == 0:
             _tell(llm, tp, sent)
         if answer is None:
@@ -97,16 +108,23 @@ def _ask() -> str:
         return line
 
 
-def _answer(llm: LLM, speak: bool, messages: list[dict[str, str]], sampling: Sampling, show: bool) -> str | None:
+def _answer(
+    llm: LLM,
+    speak: bool,
+    messages: list[dict[str, str]],
+    sampling: Sampling,
+    show: bool,
+    template: Mapping[str, Any] | None = None,
+) -> str | None:
     """Print the model's turn as it comes -> what of it belongs into the conversation; None if there is nothing.
 
     Only the answer does: a thought that was cut off must not come back as if it had been said.
     """
     pieces: list[str] = []
-    opened = llm.opens_thinking(messages)
+    opened = llm.opens_thinking(messages, template)
 
     def kept() -> Iterator[str]:
-        for piece in llm.stream(messages, **asdict(sampling)):
+        for piece in llm.stream(messages, chat_template_kwargs=template, **asdict(sampling)):
             pieces.append(piece)
             yield piece
 
@@ -132,12 +150,16 @@ def _folded(pieces: Iterable[str], opened: bool) -> Iterator[str]:
     """The pieces without the thinking, of which only the beginning and the end are told."""
     if opened:
         yield "(thinking ..."
-    thinking = opened
+    thinking, said = opened, False
     for piece in pieces:
-        if not thinking:
+        if not thinking and not said and piece.strip() == THINK:  # the model opens it itself
+            thinking = True
+            yield "(thinking ..."
+        elif not thinking:
+            said = said or bool(piece.strip())
             yield piece
         elif END_THINK in piece:
-            thinking = False
+            thinking, said = False, True
             yield ")" + piece.split(END_THINK, 1)[1]
     if thinking:
         yield " unfinished)"
@@ -157,11 +179,18 @@ def _tell(llm: LLM, tp: Parallel, before: Traffic) -> None:
 
 
 def batch(
-    llm: LLM, tp: Parallel, sampling: Sampling, prompts: list[str], write: Write | None = None, stats: bool = False
+    llm: LLM,
+    tp: Parallel,
+    sampling: Sampling,
+    prompts: list[str],
+    write: Write | None = None,
+    stats: bool = False,
+    template: Mapping[str, Any] | None = None,
 ) -> None:
     """Answer ``prompts``; print each answer as soon as it and those before it are whole, and ``write`` it."""
     sent = tp.traffic.copy()
-    for prompt, reply in zip(prompts, llm.answers(prompts, **asdict(sampling)), strict=True):
+    answers = llm.answers(prompts, chat_template_kwargs=template, **asdict(sampling))
+    for prompt, reply in zip(prompts, answers, strict=True):
         if tp.rank > 0:
             continue
         if write:
@@ -199,6 +228,7 @@ def asked(argv: list[str], prog: str) -> argparse.Namespace:
     )  # fmt: skip
     add_flags(parser, DEMO)
     add("--system", metavar="TEXT", help="system prompt of the chat")
+    add("--chat-template-kwargs", metavar="JSON", help="tell the chat template, as '{\"thinking\": true}' for V3.1")
     add("--mtp", type=int, nargs="?", const=1, default=0, metavar="K", help="guess K tokens ahead with the MTP layer")
     add("--max-batch-size", type=int, metavar="N", help="prompts computed together")
     add("--max-seq-len", type=int, metavar="N", help="context: prompt and answer together")
@@ -217,6 +247,7 @@ def asked(argv: list[str], prog: str) -> argparse.Namespace:
         parser.error("--output-file needs --input-file")
     try:
         _sampling(args)
+        args.chat_template_kwargs = template_options(args.chat_template_kwargs)
         check_sizes(args.mtp, args.max_batch_size, args.max_seq_len)
     except ValueError as error:
         parser.error(str(error))
@@ -243,12 +274,14 @@ def main(argv: list[str]) -> None:
         )  # fmt: skip
         if llm.model.cfg.fp8 and not args.gemm and tp.rank == 0:
             print(pick(llm.model.run.device).why, file=sys.stderr)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.showwarning = lambda message, *_: print(printable(message), file=sys.stderr)
         if args.check_ranks:
             stack.enter_context(compare_layers(cast(Transformer, llm.model)))
         if args.interactive:
-            interactive(llm, tp, sampling, args.system, args.stats)
+            interactive(llm, tp, sampling, args.system, args.stats, args.chat_template_kwargs)
         else:
-            batch(llm, tp, sampling, prompts, write, args.stats)
+            batch(llm, tp, sampling, prompts, write, args.stats, args.chat_template_kwargs)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """From text to text: ``load`` gives an ``LLM``, a model with its tokenizer, which answers."""
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from os import PathLike
@@ -40,6 +41,8 @@ MOST_DRAFTS = 64  # no model guesses as many tokens well
 class LLM:
     """A model with its tokenizer: ``chat``, ``stream``, ``generate``; ``Sampling`` lists the options of all three.
 
+    All of them also take ``chat_template_kwargs``, what the chat template is told: ``{"thinking": True}`` for V3.1.
+
     Attributes:
         model: ``Fast``, or the ``Transformer`` of ``model.py``.
         drafts: tokens that the MTP layer guesses in each step.
@@ -66,11 +69,13 @@ class LLM:
         """The answers to separate questions, computed in batches of ``cfg.max_batch_size``."""
         return list(self.answers(prompts, **options))
 
-    def answers(self, prompts: Iterable[Prompt], **options: Any) -> Iterator[Reply]:
+    def answers(
+        self, prompts: Iterable[Prompt], *, chat_template_kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Iterator[Reply]:
         """The same one by one, in the order of ``prompts``, each as soon as it and those before it are whole."""
         if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
             raise ValueError(f"prompts = {prompts!r:.40}: give a list of prompts; chat answers a single one")
-        ids = [self._prompt(prompt) for prompt in prompts]
+        ids = [self._prompt(prompt, chat_template_kwargs) for prompt in prompts]
         sampling = Sampling(**options)
         tokens = self._tokens(ids, sampling)
         limits = [longest(self.model.cfg, p, sampling.max_new_tokens) for p in ids]
@@ -86,34 +91,39 @@ class LLM:
 
         return whole_ones()
 
-    def stream(self, message: Prompt, **options: Any) -> Iterator[str]:
+    def stream(
+        self, message: Prompt, *, chat_template_kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Iterator[str]:
         """The completion piece by piece, thinking first, ``</think>`` between; never half a character."""
-        tokens = self._tokens([self._prompt(message)], Sampling(**options))
-        return self.tokenizer.stream(token for _, token in tokens)
+        tokens = self._tokens([self._prompt(message, chat_template_kwargs)], Sampling(**options))
+        return self.tokenizer.stream(token for _, token in tokens if token not in self.tokenizer.eos_ids)
 
-    def opens_thinking(self, message: Prompt) -> bool:
+    def opens_thinking(self, message: Prompt, chat_template_kwargs: Mapping[str, Any] | None = None) -> bool:
         """Whether the answer begins inside a thought, as R1's does; ``split_thinking`` wants to know."""
-        return opens_thinking(self._prompt(message), self.tokenizer.think_ids)
+        return opens_thinking(self._prompt(message, chat_template_kwargs), self.tokenizer.think_ids)
 
-    def _prompt(self, message: Prompt) -> list[int]:
-        return self.tokenizer.prompt(conversation(message))
+    def _prompt(self, message: Prompt, template: Mapping[str, Any] | None) -> list[int]:
+        if template and self.model.run.tp.rank == 0 and (unused := self.tokenizer.unused(template)):
+            warnings.warn(unused, stacklevel=2)
+        return self.tokenizer.prompt(conversation(message), template)
 
     def _tokens(self, prompts: list[list[int]], sampling: Sampling) -> Iterator[tuple[int, int]]:
         self.stats = Stats()
         return generate(
-            self.model, prompts, eos_id=self.tokenizer.eos_id, think_ids=self.tokenizer.think_ids, drafts=self.drafts,
+            self.model, prompts, eos_id=self.tokenizer.eos_ids, think_ids=self.tokenizer.think_ids, drafts=self.drafts,
             stats=self.stats, **asdict(sampling),
         )  # fmt: skip
 
     def _stopped(self, tokens: list[int]) -> bool:
-        return tokens[-1:] == [self.tokenizer.eos_id]
+        return bool(tokens) and tokens[-1] in self.tokenizer.eos_ids
 
     def _reply(self, prompt: list[int], tokens: list[int]) -> Reply:
         finish = "stop" if self._stopped(tokens) else "length"
         if finish == "length" and len(prompt) + len(tokens) >= self.model.cfg.max_seq_len:
             finish = "context"
         opened = opens_thinking(prompt, self.tokenizer.think_ids)
-        return Reply(*split_thinking(self.tokenizer.decode(tokens), opened), len(tokens), finish)
+        said = tokens[:-1] if finish == "stop" else tokens  # not every token that ends an answer is a special one
+        return Reply(*split_thinking(self.tokenizer.decode(said), opened), len(tokens), finish)
 
 
 def conversation(message: Prompt) -> list[dict[str, str]]:
@@ -220,6 +230,7 @@ def load(
     agree(tp, asdict(cfg) | forms, "config")
     tokenizer = Tokenizer(folder)
     tokenizer.check(cfg.vocab_size)
+    agree(tp, {"tokens that end an answer": sorted(tokenizer.eos_ids)}, "tokenizer")
     used = cfg if mtp else replace(cfg, n_mtp_layers=0)
     source = find(folder, cfg, used.n_mtp_layers, run)  # before the model takes its memory
     plain = Transformer(used, run)

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -29,12 +29,13 @@ COUNT = range(1 << 53)  # tokens that a server may count
 
 
 class Options(TypedDict, total=False):
-    """What a request may say; what it does not is the server's to choose."""
+    """What a request may say; what it does not is the server's to choose. Beyond OpenAI's interface: extra_body."""
 
     temperature: float
     top_p: float
     max_tokens: int
     seed: int
+    extra_body: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -299,10 +300,9 @@ class Client:
             raise (ValueError if error.status_code < 500 else OSError)(what) from None
 
     def _not_found(self, model: str, message: str) -> str:
-        try:
+        names: list[str] = []
+        with suppress(OSError, ValueError):
             names = self.models() if model else []
-        except (OSError, ValueError):
-            names = []
         if not names:
             return f"{self.shown_url}: no OpenAI interface there ({message}); addresses mostly end in /v1"
         served = printable(", ".join(names))

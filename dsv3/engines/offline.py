@@ -108,9 +108,10 @@ def _run(python: str, request: dict[str, Any], folder: Path, env: dict[str, str]
 
 def _reply(tokenizer: Tokenizer, prompt: list[int], ids: list[int], finish: str) -> Reply:
     """Some engines give the final token, too, and some do not: here it counts, as in ``LLM``."""
-    given = finish == "stop" and (not ids or ids[-1] != tokenizer.eos_id)
+    given = finish == "stop" and (not ids or ids[-1] not in tokenizer.eos_ids)
     opened = opens_thinking(prompt, tokenizer.think_ids)
-    return Reply(*split_thinking(tokenizer.decode(ids), opened), len(ids) + given, finish)
+    said = tokenizer.decode(token for token in ids if token not in tokenizer.eos_ids)
+    return Reply(*split_thinking(said, opened), len(ids) + given, finish)
 
 
 def main(argv: list[str]) -> None:

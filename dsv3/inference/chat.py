@@ -3,17 +3,26 @@
 Uses ``tokenizers`` and ``jinja2`` directly: no release of transformers can then lose a prompt's spaces.
 """
 
-import os
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..outside import TOKENIZER, small, small_json, small_text
+from ..outside import some
 from .template import Template
+from .texts import (
+    SETTINGS,
+    added_tokens,
+    chat_template,
+    end_ids,
+    settings_of,
+    special_tokens,
+    template_options,
+    tokenizer_json,
+)
 
 THINK, END_THINK = "<think>", "</think>"
-SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,10 @@ def split_thinking(text: str, opened: bool = True) -> tuple[str, str]:
     if END_THINK in text:
         thinking, answer = text.split(END_THINK, 1)
         return thinking.removeprefix(THINK), answer
-    return (text, "") if opened else ("", text)
+    if opened:
+        return text, ""
+    begun = text.lstrip().startswith(THINK)  # by the model itself
+    return (text.lstrip().removeprefix(THINK), "") if begun else ("", text)
 
 
 def opens_thinking(prompt: list[int], think_ids: tuple[int, int] | None) -> bool:
@@ -60,19 +72,22 @@ def opens_thinking(prompt: list[int], think_ids: tuple[int, int] | None) -> bool
 class Tokenizer:
     """The tokenizer in a checkpoint folder, with its chat template.
 
+    Attributes:
+        eos_ids: all tokens that end an answer: the tokenizer's, generation_config.json's and config.json's.
+        eos_id: the tokenizer's own, else the least of them.
+        think_ids: the tokens ``<think>`` and ``</think>``, if both are tokens.
+
     Raises:
-        FileNotFoundError: the folder has no tokenizer.json or tokenizer_config.json.
-        ValueError: one of them is damaged, or has no chat template or end-of-sentence token.
+        FileNotFoundError: the folder has no tokenizer.json; says how to make one.
+        ValueError: a file is damaged; or there is no chat template, or no token that ends an answer.
     """
 
     def __init__(self, folder: Path):
         import tokenizers
 
-        self.file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
-        for file in (self.file, settings):
-            if not os.path.lexists(file):
-                raise FileNotFoundError(f"{folder}: no {file.name}; copy it from the original checkpoint")
-        data, config = small(self.file, TOKENIZER), small_json(settings)
+        self.file = folder / "tokenizer.json"
+        config = settings_of(folder)
+        data = tokenizer_json(folder, config)
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(data)
         except (KeyboardInterrupt, SystemExit):
@@ -81,29 +96,40 @@ class Tokenizer:
             raise ValueError(f"{self.file}: damaged, or no tokenizer ({str(error)[:200]}); fetch it again") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        template = folder / "chat_template.jinja"
-        if os.path.lexists(template):
-            self._template = Template(template, small_text(template))
-        else:
-            self._template = Template(settings, _default_template(settings, config.get("chat_template")))
-        self._special = {name: _content(settings, name, config.get(name)) for name in SPECIAL if config.get(name)}
-        eos = self._special.get("eos_token")
-        eos_id = None if eos is None else self._tokenizer.token_to_id(eos)
-        if eos_id is None:
-            raise ValueError(f"{settings}: eos_token {eos!r:.60} is not in tokenizer.json")
-        self.eos_id: int = eos_id
+        named, more = special_tokens(folder / SETTINGS, config)
+        special = [*named.values(), *more]
+        self._tokenizer.add_tokens(added_tokens(folder, config, {token.content for token in special}))
+        eos = self._tokenizer.token_to_id(named["eos_token"].content) if "eos_token" in named else None
+        known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
+        self._tokenizer.add_tokens([token for token in special if token.content not in known])
+        self._special = {name: token.content for name, token in named.items()}
+        self._template = Template(*chat_template(folder, config))
+        ends = end_ids(folder)
+        if eos is None and not ends:
+            raise ValueError(
+                f"{folder}: no token ends an answer: eos_token {self._special.get('eos_token')!r:.60} is not in "
+                "tokenizer.json, and no eos_token_id in generation_config.json or config.json"
+            )
+        self.eos_id: int = min(ends) if eos is None else eos
+        self.eos_ids = frozenset({self.eos_id, *ends})
         begin, end = (self._tokenizer.token_to_id(mark) for mark in (THINK, END_THINK))
         self.think_ids: tuple[int, int] | None = None if begin is None or end is None else (begin, end)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._marks = {mark for mark in self.think_ids or () if mark in added and added[mark].special}
 
     def check(self, rows: int) -> None:
         """Whether a model with ``rows`` tokens in its embedding knows all of these; it may well have more.
 
+        Tokens that were added behind the last row, such as some that are only reserved, are none of the model's.
+
         Raises:
-            ValueError: a token behind its last row.
+            ValueError: a token of the vocabulary behind its last row, or none before that ends an answer.
         """
-        last = max(self._tokenizer.get_vocab().values(), default=0)
+        last = max(self._tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
         if last >= rows:
             raise ValueError(f"{self.file}: has a token {last}, but the model {rows} rows; take the checkpoint's own")
+        if min(self.eos_ids) >= rows:
+            raise ValueError(f"{self.file}: token {min(self.eos_ids)} ends an answer, but the model has {rows} rows")
 
     def encode(self, text: str) -> list[int]:
         """Token ids; special tokens in the text are recognised, none is added."""
@@ -113,12 +139,29 @@ class Tokenizer:
             raise ValueError(f"{self.file}: cannot encode the text ({str(error)[:200]})") from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text without special tokens; ``<think>`` and ``</think>`` stay."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        """Text without special tokens; ``<think>`` and ``</think>`` stay, also where a file calls them special."""
+        pieces = itertools.groupby(ids, self._marks.__contains__)
+        return "".join(self._tokenizer.decode(list(piece), skip_special_tokens=not mark) for mark, piece in pieces)
 
-    def prompt(self, messages: list[dict[str, str]]) -> list[int]:
-        """A conversation (``role`` and ``content`` each) -> ids, ready for the assistant's next turn."""
-        return self.encode(self._template.render(self._special | {"messages": messages, "add_generation_prompt": True}))
+    def prompt(self, messages: list[dict[str, Any]], options: Mapping[str, Any] | None = None) -> list[int]:
+        """A conversation (``role`` and ``content`` each) -> ids, ready for the assistant's next turn.
+
+        Args:
+            options: what the template is told beside, such as V3.1's ``thinking``.
+
+        Raises:
+            ValueError: the template does not take it, or an option's name is taken.
+        """
+        turns = [_turn(message) for message in messages]
+        fixed = {"messages": turns, "tools": None, "documents": None, "add_generation_prompt": True}
+        return self.encode(self._template.render(self._special | template_options(options) | fixed))
+
+    def unused(self, options: Mapping[str, Any]) -> str | None:
+        """A line about the options that the chat template does not read; None if it reads all."""
+        names = sorted(options.keys() - self._template.variables)
+        if not names:
+            return None
+        return f"{self._template.file}: the chat template does not use {some(names)}; it stays without effect"
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Text piece by piece as ids arrive, and never half a character."""
@@ -133,20 +176,8 @@ class Tokenizer:
             yield self.decode(pending)
 
 
-def _content(file: Path, name: str, token: Any) -> str:
-    """Older files describe a special token as an object."""
-    text = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(text, str):
-        raise ValueError(f"{file}: {name} is {token!r:.60}, must be text")
-    return text
-
-
-def _default_template(file: Path, template: Any) -> str:
-    """The template for a plain conversation; some files have several, with names."""
-    if isinstance(template, list):
-        template = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-    if isinstance(template, dict):
-        template = template.get("default")
-    if not template or not isinstance(template, str):
-        raise ValueError(f"{file}: has no chat_template, or none that is named default")
-    return template
+def _turn(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as transformers gives it to a template: without what is None, and its thought by each of its names."""
+    turn = {name: value for name, value in message.items() if value is not None}
+    thoughts = [turn[name] for name in ("reasoning_content", "thinking", "reasoning") if name in turn]
+    return {"thinking": thoughts[0]} | turn | {"reasoning_content": thoughts[0]} if thoughts else turn

@@ -1,7 +1,7 @@
 """From token ids to token ids: prefill, decode, batches in waves, speculative decoding with the MTP layer."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ def generate(
     model: Transformer | Fast,
     prompts: list[list[int]],
     *,
-    eos_id: int,
+    eos_id: int | Collection[int],
     think_ids: tuple[int, int] | None = None,
     drafts: int = 0,
     chunk: int = CHUNK,
@@ -62,6 +62,7 @@ def generate(
     Prompts may have any lengths; more than ``cfg.max_batch_size`` are answered in waves.
 
     Args:
+        eos_id: the token that ends a sequence, or several that do.
         think_ids: the tokens ``<think>`` and ``</think>``; a ``think_budget`` needs them.
         drafts: tokens that the MTP layer guesses in each step; the model checks them in one pass.
         chunk: prompt tokens that are read at once.
@@ -69,7 +70,8 @@ def generate(
         options: those of ``Sampling``.
 
     Raises:
-        ValueError: at once: a prompt that is empty or fills the context, or an option out of its range.
+        ValueError: at once: a prompt that is empty, fills the context or has a token that the model does not know, or
+            an option out of its range.
         TypeError: there is no such option.
     """
     sampling = Sampling(**options)
@@ -83,9 +85,13 @@ def generate(
             raise ValueError(
                 f"prompt {i + 1} has {len(prompt)} tokens, the context {limit}: no room for an answer; shorten it"
             )
+        if max(prompt) >= model.cfg.vocab_size:
+            rows = model.cfg.vocab_size
+            raise ValueError(f"prompt {i + 1} has the token {max(prompt)}, but the model {rows} rows: leave it out")
     if drafts and not len(model.mtp):
         raise ValueError("drafts need the MTP layer: load the model with mtp")
     stats = stats or Stats()
+    ends = frozenset([eos_id] if isinstance(eos_id, int) else eos_id)
 
     @torch.inference_mode()
     def waves() -> Iterator[tuple[int, int]]:
@@ -94,7 +100,7 @@ def generate(
             some = prompts[first : first + wave]
             seeds = range(sampling.seed + first, sampling.seed + first + len(some))
             chooser = Chooser(model.run.tp, model.run.device, some, seeds, sampling, think_ids)
-            for i, token in _wave(model, some, chooser, eos_id, sampling.max_new_tokens, drafts, chunk, stats):
+            for i, token in _wave(model, some, chooser, ends, sampling.max_new_tokens, drafts, chunk, stats):
                 yield first + i, token
 
     return waves()
@@ -104,7 +110,7 @@ def _wave(
     model: Transformer | Fast,
     prompts: list[list[int]],
     chooser: Chooser,
-    eos_id: int,
+    ends: frozenset[int],
     max_new_tokens: int,
     drafts: int,
     chunk: int,
@@ -135,7 +141,7 @@ def _wave(
                 yield rows[row], token
                 stats.tokens += 1
                 length += 1
-                if token == eos_id or length == limits[row]:
+                if token in ends or length == limits[row]:
                     break
             else:
                 going.append(row)

@@ -23,6 +23,9 @@ LONGEST = 1_000_000  # characters that a template may add to the messages
 class Template:
     """The template ``source``, compiled; ``file`` is where it stands, for messages.
 
+    Attributes:
+        variables: the names that it reads.
+
     Raises:
         ValueError: it is too long, or no template; or compiling it hits a limit.
     """
@@ -51,7 +54,7 @@ class Template:
         )  # fmt: skip
         self._stdin, self._stdout = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
         weakref.finalize(self, _end, self._process)
-        self._ask(self.source)
+        self.variables = frozenset(json.loads(self._ask(self.source)))
 
     def _ask(self, what: object) -> str:
         process, line = self._process, b""
@@ -86,6 +89,7 @@ def _end(process: subprocess.Popen) -> None:
 def main() -> None:
     """A template on the first line, the values of a rendering on each that follows, all JSON; an answer to each."""
     import jinja2
+    from jinja2 import meta
 
     _limit_memory()
     template: jinja2.Template | None = None
@@ -93,7 +97,9 @@ def main() -> None:
         try:
             _limit_time(SECONDS)
             if template is None:
-                template, text = _environment().from_string(json.loads(line)), ""
+                environment, source = _environment(), json.loads(line)
+                template = environment.from_string(source)
+                text = json.dumps(sorted(meta.find_undeclared_variables(environment.parse(source))))
             else:
                 text = template.render(json.loads(line))
                 if len(text) > LONGEST + len(line):

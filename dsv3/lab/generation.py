@@ -31,7 +31,7 @@ class Choice:
 
 def label(tokenizer: Tokenizer, token: int) -> str:
     """A token's text, made visible."""
-    text = "<end>" if token == tokenizer.eos_id else tokenizer.decode([token])
+    text = "<end>" if token in tokenizer.eos_ids else tokenizer.decode([token])
     return "".join(SHOWN.get(c, c) for c in text) or f"#{token}"
 
 
@@ -39,8 +39,8 @@ def tokens(llm: LLM, message: Prompt, **options: Any) -> tuple[list[int], Iterat
     """The prompt's ids and, as they come, those of the completion: ``LLM.stream`` before it is text."""
     messages = [{"role": "user", "content": message}] if isinstance(message, str) else message
     prompt = llm.tokenizer.prompt(messages)
-    eos_id, think_ids = llm.tokenizer.eos_id, llm.tokenizer.think_ids
-    done = generate(llm.model, [prompt], eos_id=eos_id, think_ids=think_ids, **options)
+    eos_ids, think_ids = llm.tokenizer.eos_ids, llm.tokenizer.think_ids
+    done = generate(llm.model, [prompt], eos_id=eos_ids, think_ids=think_ids, **options)
     return prompt, (token for _, token in done)
 
 

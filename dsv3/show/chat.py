@@ -101,7 +101,7 @@ def turn(
     except KeyboardInterrupt:
         note = "(stopped)"
     thought, said = split_thinking(text, opened)
-    if not note and new[-1] != llm.tokenizer.eos_id:
+    if not note and new[-1] not in llm.tokenizer.eos_ids:
         note = f"(cut off after {len(new)} tokens)"
     _show(thinking, answer, thought, said, len(new), note)
     if said.strip():

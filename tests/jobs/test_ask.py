@@ -22,6 +22,19 @@ def test_the_verb_in_a_process_of_its_own(server):
     assert server.requests[0]["temperature"] == 0
 
 
+@pytest.mark.parametrize("flag", ["--stream", "--no-stream"])
+def test_options_of_the_chat_template_are_sent(flag, server):
+    options = ["--chat-template-kwargs", '{"thinking": true}']
+    assert dsv3("ask", "?", "--base-url", server.url, flag, *options).returncode == 0
+    assert dsv3("ask", "?", "--base-url", server.url, flag).returncode == 0
+    told, plain = server.requests
+    assert told["chat_template_kwargs"] == {"thinking": True}
+    assert "chat_template_kwargs" not in plain
+    done = dsv3("ask", "?", "--base-url", server.url, "--chat-template-kwargs", "{")
+    assert done.returncode == 2
+    assert "give JSON such as" in done.stderr.splitlines()[-1]
+
+
 def test_without_openai():
     code = "import sys; sys.modules['openai'] = None; from dsv3 import ask, cli; cli.run(ask.main, ['?'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

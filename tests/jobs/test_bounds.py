@@ -82,7 +82,10 @@ def test_special_files_are_not_waited_for(tiny, tmp_path, name, kind):
 
 @pytest.mark.parametrize("kind", ["pipe", "link to a device", "link in a circle"])
 def test_special_files_and_the_other_readers(tiny, tmp_path, kind):
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    for name in (
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+        "generation_config.json", "config.json",
+    ):  # fmt: skip
         folder = shutil.copytree(TINY_R1, tmp_path / name)
         (folder / name).unlink(missing_ok=True)
         SPECIAL[kind](folder / name)

@@ -18,3 +18,7 @@ def test_folding_hides_only_the_thought():
     assert "".join(_folded(["a", "b</think>", "c"], opened=True)) == "(thinking ...)c"
     assert "".join(_folded(["a", "b"], opened=True)) == "(thinking ... unfinished)"
     assert "".join(_folded(["a", "b"], opened=False)) == "ab"
+    assert (
+        "".join(_folded(["\n", "<think>", "a", "</think>", "b", "<think>"], opened=False)) == "\n(thinking ...)b<think>"
+    )
+    assert "".join(_folded(["a", "<think>", "b"], opened=False)) == "a<think>b"

@@ -1,9 +1,14 @@
 """Generation on tiny-r1: the same tokens alone, in a batch, in waves, in chunks and in every split."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
 from dsv3 import llm as g
+from dsv3.convert import convert
 from dsv3.download import TINY_R1
 from dsv3.fp8_cast_bf16 import cast
 from dsv3.generate import main
@@ -49,6 +54,68 @@ def test_chunked_prefill_equals_one_shot(llm, alone, chunk):
     for i, token in generate(llm.model, prompts, eos_id=llm.tokenizer.eos_id, chunk=chunk):
         done[i].append(token)
     assert [llm.tokenizer.decode(tokens) for tokens in done] == [reply.text for reply in alone]
+
+
+@pytest.fixture(scope="module")
+def two_ends(tmp_path_factory) -> Path:
+    """tiny-r1 with a second token that ends an answer: the line feed, which is not special."""
+    folder = tmp_path_factory.mktemp("ends") / "tiny-r1"
+    shutil.copytree(TINY_R1, folder)
+    feed = g.Tokenizer(TINY_R1).encode("\n")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, *feed]}))
+    return folder
+
+
+@pytest.mark.parametrize("form", [{}, {"model": "plain"}, {"mtp": 2}, {"max_batch_size": 3}])
+def test_any_of_several_tokens_ends_an_answer(form, alone, two_ends):
+    llm = g.load(two_ends, **form)
+    replies = llm.generate(QUESTIONS, temperature=0)
+    firsts = [reply.text.split("\n")[0] for reply in alone]
+    assert [reply.text for reply in replies] == firsts
+    assert {reply.finish for reply in replies} == {"stop"}
+    assert [reply.tokens for reply in replies] == [len(llm.tokenizer.encode(first)) + 1 for first in firsts]
+    assert "".join(llm.stream(QUESTIONS[0], temperature=0)) == firsts[0]
+
+
+@pytest.mark.parametrize("make", [cast, lambda source, target: convert(source, target, 1)], ids=["cast", "convert"])
+def test_all_ends_arrive_in_what_is_made_of_a_checkpoint(make, two_ends, tmp_path):
+    make(two_ends, tmp_path / "made")
+    assert g.Tokenizer(tmp_path / "made").eos_ids == g.Tokenizer(two_ends).eos_ids != {1}
+
+
+def test_a_token_that_the_model_does_not_know_is_refused(llm):
+    with pytest.raises(ValueError, match="prompt 2 has the token 1024, but the model 1024 rows"):
+        generate(llm.model, [[5], [5, 1024]], eos_id=1)
+
+
+@pytest.fixture(scope="module")
+def switched(tmp_path_factory) -> Path:
+    """tiny-r1 with a switch like V3.1's: without ``thinking`` the prompt ends in ``</think>``."""
+    folder = tmp_path_factory.mktemp("switch") / "tiny-r1"
+    shutil.copytree(TINY_R1, folder)
+    own = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]
+    switch = r"' }}{% if thinking %}{{ '<think>\n' }}{% else %}{{ '</think>' }}{% endif %}"
+    source = own.replace(r"<think>\n' }}", switch)
+    (folder / "chat_template.jinja").write_text(source, encoding="utf-8")
+    return folder
+
+
+def test_options_reach_the_chat_template(switched, alone):
+    llm, told = g.load(switched), {"chat_template_kwargs": {"thinking": True}}
+    assert llm.generate(QUESTIONS, temperature=0, **told) == alone
+    assert llm.chat(QUESTIONS[0], temperature=0, **told) == alone[0]
+    assert "".join(llm.stream(QUESTIONS[0], temperature=0, **told)) == alone[0].text
+    assert llm.opens_thinking(QUESTIONS[0], **told)
+    assert not llm.opens_thinking(QUESTIONS[0])
+    assert llm.chat(QUESTIONS[0], temperature=0, max_new_tokens=5).thinking == ""
+
+
+def test_an_option_that_the_template_does_not_read_is_told(switched, llm):
+    with pytest.warns(UserWarning, match="tokenizer_config.json: the chat template does not use thinking"):
+        llm.chat("1 + 1 = ?", max_new_tokens=1, chat_template_kwargs={"thinking": True})
+    for ask in (llm.chat, llm.stream, llm.opens_thinking):
+        with pytest.raises(ValueError, match="chat_template_kwargs: messages is not the template's"):
+            ask("1 + 1 = ?", chat_template_kwargs={"messages": []})
 
 
 def test_naive_attention_equals_absorbed(alone):

@@ -58,7 +58,7 @@ def test_the_field_sends_on_enter_and_not_when_it_is_empty(llm):
 def test_only_answers_go_into_the_conversation(llm, monkeypatch):
     seen = []
     prompt = llm.tokenizer.prompt
-    monkeypatch.setattr(llm.tokenizer, "prompt", lambda messages: seen.append(messages) or prompt(messages))
+    monkeypatch.setattr(llm.tokenizer, "prompt", lambda m, options=None: seen.append(m) or prompt(m))
     user = User(chat(llm, max_new_tokens=20))
     _, thinking, answer = user.ask("37 + 48 = ?")
     assert "cut off after 20 tokens" in answer
