@@ -363,6 +363,6 @@ def _quantization(hf: dict[str, Any]) -> dict[str, Any]:
     if not found.in_blocks_of(BLOCK):
         raise ValueError(
             f"quantization_config {found.method!r}: weights are stored as {found}, which dsv3 generate does not run; "
-            f"{found.engines} do: dsv3 serve"
+            f"dsv3 serve does, by {found.engines}"
         )
     return {"dtype": "fp8", "scale_fmt": quant.get("scale_fmt")}

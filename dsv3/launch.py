@@ -185,7 +185,7 @@ def _serving(args: argparse.Namespace, rest: list[str]) -> str:
     serve.add_options(parser)
     given = parser.parse_args(rest)
     asked = replace(serve.asked(given, args.ckpt_path), master_port=args.master_port, python=args.python)
-    engine, heard = find(args.engine), speech.of(args.ckpt_path)
+    engine, heard = find(args.engine), speech.of(asked.model)
     wanted = speech.told(asked, heard)
     job = cluster.Cluster(engine=engine, serve=wanted, hosts=hosts, gpus=args.gpus_per_host, folder=str(Path.cwd()))
     wrong = checks.of_arguments(engine, job.placed, find_gpu(given.gpu) if given.gpu else None)

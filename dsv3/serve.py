@@ -12,6 +12,7 @@ from .engines.command import Engine, comment
 from .engines.options import Serve
 from .engines.parsers import FAMILIES
 from .engines.table import ENGINES, find
+from .hubs.catalogue import hub_id
 from .outside import printable
 from .sizing.gpus import GPU, find_gpu, gpus
 from .sizing.machine import Machine
@@ -47,9 +48,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def asked(args: argparse.Namespace, model: str) -> Serve:
-    """What ``add_options`` read, for ``model``."""
+    """What ``add_options`` read, for ``model``, of which a web address is taken for its id."""
     return Serve(
-        model=model,
+        model=hub_id(model),
         tp=args.tp,
         pp=args.pp,
         dp=args.dp,
@@ -101,7 +102,7 @@ def main(argv: list[str]) -> None:
         master_port=args.master_port,
     )
     gpu = find_gpu(args.gpu) if args.gpu else None
-    heard = speech.of(args.model)
+    heard = speech.of(wanted.model)
     serve = speech.told(wanted, heard, trust=args.dry_run)
     refuse("serve", [*checks.of_arguments(engine, serve, gpu), *speech.refusals(serve, heard)])
     notes = list(speech.notes(engine, wanted, heard))

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 from .. import quantized
 from ..checkpoint import read
@@ -15,10 +15,10 @@ from ..hubs.catalogue import find_model
 from ..outside import small_json
 from ..quantized import Quantized
 from ..sizing.gpus import GPU
-from ..sizing.needs import Precision
+from ..sizing.needs import PRECISIONS, Precision
 
-# Files of which one at least holds a tokenizer; Kimi's and Moonlight's is tiktoken's.
 PLAIN = {"BF16", "F16", "F32"}
+# Files of which one at least holds a tokenizer; Kimi's and Moonlight's is tiktoken's.
 TOKENIZERS = ("tokenizer.json", "tiktoken.model", "tokenizer.model", "vocab.json")
 # Who reads which quantisation, of the checkpoint's own. Sources: layers/quantization/__init__.py of vLLM 0.33.0 and
 # SGLang 0.5.23; pytorch/config.py and supported_models.md of LMDeploy 0.18.0; TensorRT-LLM's page of the model;
@@ -121,7 +121,7 @@ def _folder(folder: Path) -> Served:
 
 def _precision(kind: str | None) -> Precision | None:
     """What the planner calls it, where it knows it."""
-    return cast(Precision, kind) if kind in get_args(Precision) else None
+    return next((p for p in PRECISIONS if p == kind), None)
 
 
 def _entries(folder: Path) -> Mapping[str, read.Entry]:

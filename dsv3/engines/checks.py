@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config import ModelConfig
+from ..hubs.catalogue import find_model
 from ..sizing.gpus import GPU, gpus
 from ..sizing.machine import Machine
 from ..sizing.needs import Need, Split, Workload, fits, largest, needs, table, weights
@@ -135,7 +136,11 @@ def of_machine(engine: Engine, serve: Serve, command: Command, m: Machine, gpu: 
     """What this machine rules out; a named ``gpu`` takes the place of the ones that it has."""
     found = list(installed(engine, serve, command)[1])
     if not is_id(serve.model) and not Path(serve.model).is_dir():
-        found.append(f"{serve.model}: no such folder; an id has an owner, as in deepseek-ai/DeepSeek-R1")
+        known = find_model(serve.model)
+        cure = "an id has an owner, as in deepseek-ai/DeepSeek-R1"
+        if known and (known.huggingface or known.modelscope):
+            cure = f"the id of {known.name} is {known.huggingface or known.modelscope}"
+        found.append(f"{serve.model}: no such folder; {cure}")
     if engine.spread != "nodes" and serve.nnodes > 1:
         launcher = {"ray": "Ray", "mpi": "MPI"}[engine.spread]
         found.append(

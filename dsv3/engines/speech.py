@@ -11,8 +11,9 @@ from typing import Any
 
 from ..cli import describe
 from ..hubs.catalogue import find_model
+from ..inference import texts
 from ..inference.template import Template
-from ..outside import TOKENIZER, parse_json, small, small_json, small_text
+from ..outside import TOKENIZER, parse_json, small, small_json
 from .checkpoints import is_id
 from .command import Engine
 from .options import Serve
@@ -45,7 +46,6 @@ SPLIT = (
 TIKTOKEN = ("kimi-", "moonlight-")  # names of models whose tokenizer is Python code of their repository
 QUESTION = {"role": "user", "content": "question"}
 PAST = {"role": "assistant", "content": "HIDDEN</think>shown"}
-SPECIAL = {"bos_token": "", "eos_token": "", "pad_token": "", "unk_token": ""}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +83,7 @@ def of(model: str) -> Speech:
 
 
 def _of_folder(folder: Path) -> Speech:
-    config, file = small_json(folder / "config.json"), folder / "tokenizer_config.json"
-    settings = small_json(file) if os.path.lexists(file) else {}
+    config, settings = small_json(folder / "config.json"), texts.settings_of(folder)
     tokens = _tokens(folder, settings)
     ours, theirs = _python(settings, "AutoTokenizer"), _python(config, "")
     speech = Speech(
@@ -92,41 +91,51 @@ def _of_folder(folder: Path) -> Speech:
         code=", ".join(ours) or None,
         absent=tuple(name for name in dict.fromkeys(ours + theirs) if not (folder / name).is_file()),
     )
-    try:
-        template = _template(folder, settings)
-        family = _family(str(config.get("model_type")), template, tokens)
-    except (ValueError, OSError) as error:
-        return replace(speech, why=describe(error))
     name = f"{folder.resolve().name} {config.get('_name_or_path', '')}"
+    architecture = str(config.get("model_type"))
+    try:
+        talk = Talk(folder, settings)
+        family = BY_ARCHITECTURE.get(architecture) or _family(talk, architecture in TAUGHT, tokens or frozenset())
+    except (ValueError, OSError) as error:
+        if architecture not in NO_TEMPLATE:
+            return replace(speech, why=describe(error))
+        return replace(speech, family=_split(BY_ARCHITECTURE[architecture], name))
     if family is None:
         return replace(speech, why="its chat template is none of those that are known")
-    return replace(speech, family=_split(family, name))
+    return replace(speech, family="v3.2-exp" if architecture == "deepseek_v32" else _split(family, name))
 
 
 def _split(family: str, name: str) -> str:
     return next((fine for whole, part, fine in SPLIT if whole == family and part in name.lower()), family)
 
 
-def _template(folder: Path, settings: dict[str, Any]) -> Template | None:
-    file = folder / "chat_template.jinja"
-    if os.path.lexists(file):
-        return Template(file, small_text(file))
-    found = settings.get("chat_template")
-    if isinstance(found, list):  # several, with names
-        found = next((t.get("template") for t in found if isinstance(t, dict) and t.get("name") == "default"), None)
-    return Template(folder / "tokenizer_config.json", found) if found and isinstance(found, str) else None
+class Talk:
+    """What the chat template of ``folder`` makes of conversations.
+
+    Raises:
+        OSError, ValueError: there is none, or it is none.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]):
+        named, _ = texts.special_tokens(folder / texts.SETTINGS, settings)
+        self.special = {"bos_token": "", "eos_token": ""} | {name: token.content for name, token in named.items()}
+        self.template = Template(*texts.chat_template(folder, settings))
+
+    def of(self, *messages: dict[str, str], **options: bool) -> str:
+        """The prompt."""
+        values = {"messages": list(messages), "add_generation_prompt": True}
+        return self.template.render(self.special | values | options)
 
 
 def _tokens(folder: Path, settings: dict[str, Any]) -> frozenset[str] | None:
-    """Of tiktoken's the special ones, which stand in tokenizer_config.json; None where neither file says."""
+    """Of tiktoken's those that stand beside it; None where nothing here says."""
     file = folder / "tokenizer.json"
     whole = parse_json(small(file, TOKENIZER)) if os.path.lexists(file) else {}
-    described, listed, model = settings.get("added_tokens_decoder"), whole.get("added_tokens"), whole.get("model")
-    added = list(described.values()) if isinstance(described, dict) else []
-    added += listed if isinstance(listed, list) else []
+    listed, model = whole.get("added_tokens"), whole.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
-    special = (str(token["content"]) for token in added if isinstance(token, dict) and "content" in token)
-    return frozenset(special).union(vocab if isinstance(vocab, dict) else ()) or None
+    found = {token.content for token in texts.added_tokens(folder, settings, set())}
+    found.update(str(t.get("content")) for t in (listed if isinstance(listed, list) else []) if isinstance(t, dict))
+    return frozenset(found.union(vocab if isinstance(vocab, dict) else ())) or None
 
 
 def _python(values: dict[str, Any], kind: str) -> list[str]:
@@ -137,37 +146,29 @@ def _python(values: dict[str, Any], kind: str) -> list[str]:
     return [c.rpartition(".")[0] + ".py" for c in flat if isinstance(c, str) and "." in c and "--" not in c]
 
 
-def _family(architecture: str, template: Template | None, tokens: frozenset[str] | None) -> str | None:
-    """What the template makes of a question, with and without thinking, and of an answer that was thought about."""
-    if architecture in BY_ARCHITECTURE and (template or architecture in NO_TEMPLATE):
-        return "v3.2-exp" if template and architecture == "deepseek_v32" else BY_ARCHITECTURE[architecture]
-    if template is None:
-        return "base"
-    prompt = _render(template, [QUESTION])
+def _family(talk: Talk, taught: bool, tokens: frozenset[str]) -> str | None:
+    """By what becomes of a question, with and without thinking, and of an answer that was thought about."""
+    prompt = talk.of(QUESTION)
     if "<|im_assistant|>" in prompt:
-        return _moonshot(template, tokens)
+        return _moonshot(talk, tokens)
     if "<|role_sep|>" in prompt:
         return "gigachat3"
     if "<｜Assistant｜>" not in prompt:
         return None
-    if not _opened(prompt) and _opened(_render(template, [QUESTION], thinking=True)):
+    if not _opened(prompt) and _opened(talk.of(QUESTION, thinking=True)):
         return "v3.1"
     # R1's template of January 2025 opens no thought, but it leaves those of the past out, as all do that think.
-    if _opened(prompt) or "HIDDEN" not in _render(template, [QUESTION, PAST, QUESTION]):
-        return "distill" if architecture in TAUGHT else "r1"
+    if _opened(prompt) or "HIDDEN" not in talk.of(QUESTION, PAST, QUESTION):
+        return "distill" if taught else "r1"
     return "v3"
 
 
-def _moonshot(template: Template, tokens: frozenset[str] | None) -> str:
+def _moonshot(talk: Talk, tokens: frozenset[str]) -> str:
     """Kimi-K2 calls tools, and Moonlight does not; the one that thinks puts a thought before each answer."""
-    if KIMI_CALLS[0] not in template.source and KIMI_CALLS[0] not in (tokens or ()):
+    if KIMI_CALLS[0] not in talk.template.source and KIMI_CALLS[0] not in tokens:
         return "moonlight"
-    thinks = THOUGHT[0] in _render(template, [QUESTION, {"role": "assistant", "content": "answer"}, QUESTION])
+    thinks = THOUGHT[0] in talk.of(QUESTION, {"role": "assistant", "content": "answer"}, QUESTION)
     return "kimi-k2-thinking" if thinks else "kimi-k2"
-
-
-def _render(template: Template, messages: list[dict[str, str]], **more: bool) -> str:
-    return template.render(SPECIAL | {"messages": messages, "add_generation_prompt": True} | more)
 
 
 def _opened(prompt: str) -> bool:
@@ -223,9 +224,12 @@ def notes(engine: Engine, asked: Serve, speech: Speech) -> Iterator[str]:
     for wanted, got, tokens in zip(lost, chosen, (family.thought, family.calls), strict=True):
         if wanted and not got:
             yield f"no parser {wanted}: it looks for {' and '.join(tokens)}, which the tokenizer lacks"
-    if family.switch and chosen.reasoning:
+    if serve.reasoning_parser and not lost.reasoning and any(n.reasoning for n in family.engines.values()):
+        ends = family.thought[1]
+        yield f"{engine.title} has no reasoning parser for {serve.family}: a thought stands in the answer, up to {ends}"
+    if family.switch:
         request = f'{{"chat_template_kwargs": {family.switch}}}'
-        yield f"{serve.family} thinks {family.thinks}; in a request: {request}"
+        yield f"{serve.family} thinks {family.thinks}; in a request: {request}; dsv3 ask: --chat-template-kwargs"
     if family.template and chosen.tool and engine.name in TEMPLATES:
         file = TEMPLATES[engine.name] + family.template
         yield f"tools reach the prompt with --chat-template {file}, of the engine's repository, not of its package"

@@ -4,7 +4,8 @@ import difflib
 import json
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 
 from ..config import FAMILIES as ARCHITECTURES
 from ..config import ModelConfig
@@ -73,8 +74,17 @@ class Model:
     @property
     def nbytes(self) -> int:
         """Bytes of its tensors as published, 0 if nothing here says; the files' headers add some millions."""
-        cfg = self.load_config()
-        return weight_bytes(cfg, cfg.dtype) if cfg and cfg.dtype == self.precision else self.stored or 0
+        if self.name == TINY_R1.name:
+            return _nbytes(str(TINY_R1), "fp8")
+        if self.config and (self.precision == "fp8" or self.precision == "bf16"):
+            return _nbytes(self.config, self.precision)
+        return self.stored or 0
+
+    @property
+    def counted(self) -> bool:
+        """Whether the tensor table and what is known of its quantisation tell what each of its matrices takes."""
+        known = self.quantization is not None or self.precision in ("fp8", "bf16")
+        return known and (self.config is not None or self.name == TINY_R1.name)
 
     def load_config(self) -> ModelConfig | None:
         """Its config, in BF16 where it is quantised in another way than FP8; None where it is not known. The length of
@@ -86,6 +96,11 @@ class Model:
         cfg = ModelConfig.load(self.config)
         cfg = replace(cfg, dtype="fp8" if self.precision == "fp8" else "bf16")
         return replace(cfg, max_seq_len=self.context or cfg.max_seq_len)
+
+
+@cache  # a sum over up to 91,991 tensors, the same for many lines of the table
+def _nbytes(config: str, precision: Literal["fp8", "bf16"]) -> int:
+    return weight_bytes(ModelConfig.load(config), precision)
 
 
 def models() -> list[Model]:

@@ -127,7 +127,9 @@ def of(config: Any) -> Quantized | None:
     known = METHODS.get(method)
     left, head = names_in(config, *LEFT), bool(config.get("lm_head"))
     if known is None:
-        return Quantized(method=f"{method:.60}", words="something unknown here", engines="vLLM or transformers may")
+        return Quantized(
+            method=f"{method:.60}", words="something unknown here", engines="vLLM or transformers, if at all"
+        )
     words, engines, read_storage = known
     stored = tuple(read_storage(config)) if read_storage else ()
     if method == "modelopt" and isinstance(algo := config.get("quant_algo"), str):

@@ -36,6 +36,6 @@ class Storage(NamedTuple):
 
     def __str__(self) -> str:
         high, wide = self.block
-        every = {(1, None): "a row", (None, None): "a matrix", (1, wide): f"{wide} weights"}
-        share = every.get(self.block, f"{high} x {wide} weights")
+        row = f"{wide} weights" if wide else "a row"
+        share = "a matrix" if high is None else row if high == 1 else f"{high} x {wide} weights"
         return f"{self.bits} bits" + (f" and a scale for {share}" if self.scale else "")

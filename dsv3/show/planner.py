@@ -28,7 +28,7 @@ def planner(model: str = "DeepSeek-R1", gpu: str = "H20-96G", n: int = 8) -> "VB
         ImportError: ipywidgets is not installed.
     """
     widgets = ipywidgets()
-    names = [m.name for m in models() if m.load_config() is not None]
+    names = [m.name for m in models() if m.counted]
     choices = {
         "model": widgets.Dropdown(options=names, value=model, description="model"),
         "precision": widgets.Dropdown(options=["as published", *PRECISIONS], description="precision"),

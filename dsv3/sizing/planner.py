@@ -119,7 +119,7 @@ def _of_catalogue(model: Model) -> Subject:
     if cfg is None:
         raise ValueError(f"{model.name}: its shapes are not known here; dsv3 plan FOLDER, with its config.json in it")
     precision = next((p for p in PRECISIONS if p == model.precision), None)
-    if precision is None or (stored is None and precision != cfg.dtype):
+    if precision is None or not model.counted:
         raise ValueError(
             f"{model.name}: which of its weights are stored in how many bits is not known here; dsv3 plan FOLDER, with "
             "its config.json in it, counts them"
@@ -138,7 +138,7 @@ def _of_files(name: str) -> Subject:
     if stored is None or (native and not stored.left):
         return Subject(path.name, cfg, cfg.dtype)
     if stored.kind is None:
-        raise ValueError(f"{name}: weights are stored as {stored}: they cannot be counted; {stored.engines} run them")
+        raise ValueError(f"{name}: weights are stored as {stored}: they cannot be counted")
     return Subject(path.name, cfg, stored.kind, stored)
 
 

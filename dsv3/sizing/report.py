@@ -31,9 +31,8 @@ def text(plan: Fit, runners: Iterable[Runner], rate: float | None = None, price:
     for part in Need._fields:
         lines.append(f"{LABELS.get(part, part):17}{gigabytes(getattr(need, part)):>9} GB on the fullest GPU")
         if part == "weights":
+            lines += [f"  stored as {plan.stored}"] if plan.stored else []
             lines += [f"  {name:15}{gigabytes(n):>9}" for name, n in plan.parts.items() if n > need.weights / 1000]
-    if plan.stored:
-        lines.append(f"  stored as {plan.stored}")
     lines.append(f"{'sum':17}{gigabytes(need.total):>9} GB of {gigabytes(plan.gpu.nbytes)}: {_room(plan)}")
     lines += [f"{'all GPUs':17}{gigabytes(sum(n.total for n in plan.ranks)):>9} GB", ""]
     lines += [*_limits(plan), *_speed(plan), *_disk(plan, rate)]

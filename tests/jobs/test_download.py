@@ -638,7 +638,12 @@ def test_the_command_line(hub, target):
     assert dsv3("download").returncode == 2
     assert "a path is empty" in dsv3("download", "--model", "x", "--local-dir", "").stderr
     assert dsv3("download", "--model", "x", "--list", "--dry-run").returncode == 2
-    fails(dsv3("download", "--model", "R9", "--local-dir", target), "download", "no model 'R9'", "DeepSeek-R1-Zero")
+    fails(
+        dsv3("download", "--model", "R9", "--local-dir", target),
+        "download",
+        "no model 'R9'",
+        "did you mean DeepSeek-R1",
+    )
     done = dsv3("download", "--model", "tiny-r1", DSV3_HOME=str(target))
     assert done.returncode == 0, done.stderr
     assert (target / "tiny-r1" / "config.json").is_file()

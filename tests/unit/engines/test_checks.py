@@ -218,6 +218,15 @@ def test_quantised_folders_go_to_the_engines_that_read_them(r1, config, beside, 
     assert "is not checked here" in next(iter(checks.advice(Serve(model=str(r1)), None)))
 
 
+def test_ascend_is_told_of_modelslims_weights_alone(bf16_folder, r1):
+    ascend = find("ascend")
+    assert refused("ascend", model=str(bf16_folder)) == []
+    assert "--quantization" not in ascend.build(Serve(model=str(bf16_folder))).argv
+    (r1 / "quant_model_description.json").write_text("{}")
+    for model in (str(r1), "vllm-ascend/DeepSeek-R1-W8A8", "/data/elsewhere"):
+        assert "ascend" in ascend.build(Serve(model=model)).argv
+
+
 def test_quantisation_that_the_weights_do_not_have(r1):
     """An engine would take BF16 for something else."""
     edit(r1, quantization_config=AWQ)
@@ -314,6 +323,7 @@ def test_engines_that_another_launcher_spreads(tmp_path, engine, launcher):
 
 def test_a_folder_that_is_not_there(tmp_path):
     assert says(here("vllm", machine(tmp_path), model="R1-typo"), "R1-typo: no such folder; an id has an owner")
+    assert says(here("vllm", machine(tmp_path), model="kimi k2 instruct"), "the id of Kimi-K2-Instruct is moonshotai/")
     assert not says(here("vllm", machine(tmp_path)), "no such folder")
 
 

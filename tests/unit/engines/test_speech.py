@@ -95,11 +95,11 @@ def test_tiktoken_says_its_special_tokens_in_the_settings(folder):
         ("v3", {"model_type": "kimi_vl", "_name_or_path": "moonshotai/Kimi-VL-A3B-Thinking"}, "kimi-vl-thinking"),
         ("v3", {"_name_or_path": "deepseek-ai/DeepSeek-Prover-V2-671B"}, "prover"),
         ("v3", {"_name_or_path": "deepseek-ai/DeepSeek-R1"}, "v3"),  # the template's word counts
-        (None, {}, "base"),
+        (None, {}, None),
         (None, {"model_type": "deepseek_v32"}, "v3.2"),
         (None, {"model_type": "deepseek_v41"}, "v4.1"),
         (None, {"model_type": "deepseek_v4", "_name_or_path": "deepseek-ai/DeepSeek-V4-Flash-Base"}, "base"),
-        (None, {"model_type": "deepseek_v2"}, "base"),
+        (None, {"model_type": "deepseek_v2"}, None),
         (None, {"model_type": "deepseek_v32", "_name_or_path": "DeepSeek-V3.2-Speciale"}, "v3.2-speciale"),
     ],
 )
@@ -187,6 +187,15 @@ def test_v31_is_told_how_to_think(folder, capsys):
     assert any('{"chat_template_kwargs": {"thinking": true}}' in note for note in notes)
 
 
+def test_an_engine_without_a_parser_for_a_model_that_thinks(folder, capsys):
+    give(folder, TEMPLATES["v3.1"])
+    notes, words = printed(capsys, "--engine", "trtllm", "--model", str(folder))
+    assert not any("parser" in word for word in words)
+    assert "# TensorRT-LLM has no reasoning parser for v3.1: a thought stands in the answer, up to </think>" in notes
+    notes, _ = printed(capsys, "--engine", "trtllm", "--model", "deepseek-ai/DeepSeek-V3", "--tp", "8")
+    assert not any("reasoning" in note for note in notes)
+
+
 @pytest.fixture
 def tiktoken(folder: Path) -> Path:
     """As Kimi-K2 and Moonlight come: a tokenizer that is Python code."""
@@ -264,6 +273,7 @@ def test_a_script_for_a_folder_of_the_hosts_says_that_it_knows_nothing_of_it(cap
         ),
         ("moonshotai/Moonlight-16B-A3B", "--trust-remote-code"),
         ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "--reasoning-parser deepseek_r1"),
+        ("https://huggingface.co/deepseek-ai/DeepSeek-V3.1", "--reasoning-parser deepseek_v3"),
         ("nvidia/DeepSeek-R1-FP4", "--reasoning-parser deepseek_r1 --tool-call-parser deepseek_v3"),
         ("ai-sage/GigaChat3-10B-A1.8B", "--tool-call-parser gigachat3 --enable-auto-tool-choice"),
         ("zai-org/GLM-4.7-Flash", "--reasoning-parser glm45 --tool-call-parser glm47"),
