@@ -58,7 +58,7 @@ def asked(args: argparse.Namespace, model: str) -> Serve:
         reasoning_parser=args.reasoning_parser,
         tool_call_parser=args.tool_call_parser,
         family=args.family,
-        trust_remote_code=args.trust_remote_code,
+        remote_code=args.trust_remote_code,
         fp8_kv_cache=args.fp8_kv_cache,
         quantization=args.quantization,
         context=args.context,

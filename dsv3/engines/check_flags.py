@@ -29,7 +29,7 @@ def written(engine: Engine) -> set[str]:
 
 
 def _samples() -> Iterator[Serve]:
-    every = Serve(model="M", tp=2, mtp=1, fp8_kv_cache=True, quantization="x", context=4096, trust_remote_code=True)
+    every = Serve(model="M", tp=2, mtp=1, fp8_kv_cache=True, quantization="x", context=4096, remote_code=True)
     for family in FAMILIES:
         yield replace(every, cpu=True, family=family)
     for dp, node_rank in itertools.product((1, 2), (0, 1)):

@@ -56,7 +56,7 @@ def _flags(serve: Serve) -> Iterator[Flag]:
     if serve.tp > 1:
         yield Flag(("--tp", str(serve.tp)), f"every layer cut over {serve.tp} GPUs", UTILS)
     yield from flags("lmdeploy", serve, *PARSERS)
-    if serve.trust_remote_code:
+    if serve.remote_code:
         yield Flag(("--trust-remote-code",), CODE, UTILS)
     if serve.mtp:
         yield Flag(("--speculative-algorithm", "deepseek_mtp"), "speculative decoding with the MTP layer", UTILS)

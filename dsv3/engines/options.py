@@ -19,7 +19,7 @@ class Serve:
         family: how the model talks, one of ``parsers.FAMILIES``; None: not known, so no parser.
         reasoning_parser: have the server send the thinking and the answer apart, if the family has a parser for it.
         tool_call_parser: likewise the calls of tools.
-        trust_remote_code: let the engine run Python files of the model's repository.
+        remote_code: let the engine run Python files of the model's repository.
         quantization: the engine's name for it; None: as config.json says.
         context: tokens of prompt and answer together; None: as config.json says.
         port: None: the engine's own.
@@ -43,7 +43,7 @@ class Serve:
     family: str | None = None
     reasoning_parser: bool = True
     tool_call_parser: bool = True
-    trust_remote_code: bool = False
+    remote_code: bool = False
     fp8_kv_cache: bool = False
     quantization: str | None = None
     context: int | None = None

@@ -45,7 +45,7 @@ def _flags(serve: Serve) -> Iterator[Flag]:
         address = f"{serve.master_addr}:{serve.master_port}"
         yield Flag(("--dist-init-addr", address), "node 0, where the machines meet", PARALLEL)
     yield from flags("sglang", serve, *PARSERS)
-    if serve.trust_remote_code:
+    if serve.remote_code:
         yield Flag(("--trust-remote-code",), CODE, MODEL)
     if serve.mtp:
         yield Flag(("--speculative-algorithm", "EAGLE"), "speculative decoding with the MTP layer", SPEC)

@@ -194,18 +194,18 @@ def told(serve: Serve, speech: Speech, trust: bool = False) -> Serve:
         family=name,
         reasoning_parser=serve.reasoning_parser and (family is None or has(family.thought)),
         tool_call_parser=serve.tool_call_parser and (family is None or has(family.calls)),
-        trust_remote_code=serve.trust_remote_code or trust and speech.code is not None,
+        remote_code=serve.remote_code or trust and speech.code is not None,
     )
 
 
 def refusals(serve: Serve, speech: Speech) -> Iterator[str]:
     """What stands against running Python of the repository, or against leaving it out."""
-    if speech.code and not serve.trust_remote_code:
+    if speech.code and not serve.remote_code:
         yield (
             f"{serve.model}: its tokenizer is Python code of the model's repository ({speech.code}), which the engine "
             "would run: read it, then say --trust-remote-code"
         )
-    elif speech.absent and serve.trust_remote_code:
+    elif speech.absent and serve.remote_code:
         cure = "copy it from the folder that the weights came from"
         cure += "" if speech.code else ", or leave out --trust-remote-code, which is not needed here"
         yield f"{serve.model}: auto_map names {speech.absent[0]}, which is not there, and the engine stops: {cure}"
@@ -235,5 +235,5 @@ def notes(engine: Engine, asked: Serve, speech: Speech) -> Iterator[str]:
         yield f"tools reach the prompt with --chat-template {file}, of the engine's repository, not of its package"
     if speech.code:
         yield f"--trust-remote-code runs Python of the model's repository ({speech.code}): read it first"
-    elif asked.trust_remote_code:
+    elif asked.remote_code:
         yield "--trust-remote-code: not needed for this model; it lets the engine run Python of the model's repository"

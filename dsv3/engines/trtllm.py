@@ -40,7 +40,7 @@ def _flags(serve: Serve, config: str | None) -> Iterator[Flag]:
     if serve.pp > 1:
         yield Flag(("--pp_size", str(serve.pp)), f"layers in {serve.pp} stages", SERVE)
     yield from flags("trtllm", serve, *PARSERS)
-    if serve.trust_remote_code:
+    if serve.remote_code:
         yield Flag(("--trust_remote_code",), CODE, SERVE)
     if serve.context:
         yield Flag(("--max_seq_len", str(serve.context)), "tokens of prompt and answer together", SERVE)

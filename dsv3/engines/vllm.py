@@ -109,7 +109,7 @@ def spoken(engine: str, serve: Serve) -> Iterator[Flag]:
     yield from flags(engine, serve, *PARSERS)
     if names(engine, serve).tool:
         yield Flag(("--enable-auto-tool-choice",), "the model chooses whether it calls a tool", CLI)
-    if serve.trust_remote_code:
+    if serve.remote_code:
         yield Flag(("--trust-remote-code",), CODE, ARGS)
 
 

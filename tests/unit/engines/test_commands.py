@@ -126,7 +126,7 @@ def test_no_parser_for_what_is_not_known_or_not_wanted(engine):
     quiet = parser_words(engine, family="r1", reasoning_parser=False)
     assert "reasoning" not in quiet
     assert "tool" not in parser_words(engine, family="r1", tool_call_parser=False)
-    assert parser_words(engine, trust_remote_code=True).replace("_", "-") == "--trust-remote-code"
+    assert parser_words(engine, remote_code=True).replace("_", "-") == "--trust-remote-code"
 
 
 @pytest.mark.parametrize(
