@@ -22,13 +22,13 @@ PLAIN = {"BF16", "F16", "F32"}
 TOKENIZERS = ("tokenizer.json", "tiktoken.model", "tokenizer.model", "vocab.json")
 # Who reads which quantisation, of the checkpoint's own. Sources: layers/quantization/__init__.py of vLLM 0.33.0 and
 # SGLang 0.5.23; pytorch/config.py and supported_models.md of LMDeploy 0.18.0; TensorRT-LLM's page of the model;
-# vLLM-Ascend's guides. A method that is not here is left to the engine.
+# vllm_ascend/quantization/. A method that is not here, and what is in doubt, is left to the engine.
 READERS: dict[str, tuple[str, ...]] = {
     "fp8": ("sglang", "vllm", "lmdeploy", "trtllm"),
-    "awq": ("sglang", "vllm"),  # LMDeploy, too, but not for this model
-    "gptq": ("sglang", "vllm"),
+    "awq": ("sglang", "vllm", "ascend"),  # LMDeploy, too, but not for this model
+    "gptq": ("sglang", "vllm", "ascend"),
     "auto-round": ("sglang", "vllm"),
-    "compressed-tensors": ("sglang", "vllm", "lmdeploy", "ascend"),
+    "compressed-tensors": ("sglang", "vllm", "lmdeploy", "trtllm", "ascend"),
     "modelopt": ("sglang", "vllm", "trtllm"),
     "modelopt_fp4": ("sglang", "vllm", "trtllm"),
     "modelopt_fp8": ("sglang", "vllm", "trtllm"),

@@ -197,9 +197,9 @@ KIMI = {"quant_method": "compressed-tensors", "format": "pack-quantized", "confi
 @pytest.mark.parametrize(
     ("config", "beside", "engines"),
     [
-        (AWQ, {}, "sglang vllm"),
-        (AWQ | {"quant_method": "gptq"}, {}, "sglang vllm"),
-        (KIMI, {}, "sglang vllm lmdeploy ascend"),
+        (AWQ, {}, "sglang vllm ascend"),
+        (AWQ | {"quant_method": "gptq"}, {}, "sglang vllm ascend"),
+        (KIMI, {}, "sglang vllm lmdeploy trtllm ascend"),
         (None, {"hf_quant_config.json": NVFP4}, "sglang vllm trtllm"),
         ({"quant_method": "blockwise_int8", "weight_block_size": [128, 128]}, {}, "sglang"),
         ({"quant_method": "w8a8_int8"}, {}, "sglang"),
