@@ -139,8 +139,9 @@ def find_model(name: str) -> Model | None:
 def unknown(name: str) -> str:
     """``no model 'R3'; did you mean DeepSeek-R1 or DeepSeek-V3?``, for a message."""
     known = {_plain(m.name): m.name for m in models()}
-    wanted = _plain(name[:100]).rpartition("/")[2]
-    near = [known[n] for n in difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)]
+    wanted = _plain(name[:100]).rpartition("/")[2].partition(":")[0]  # as in deepseek-r1:671b
+    longer = [n for n in known if wanted and n.startswith(wanted)][:3]
+    near = [known[n] for n in longer or difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"known are {some(list(known.values()))}"
     return f"no model {name!r:.100}; {hint} (all: dsv3 download --list)"
 

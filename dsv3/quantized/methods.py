@@ -7,7 +7,6 @@ bitsandbytes, msModelSlim, transformers (``utils/quantization_config.py``); vLLM
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..outside import some
 from .fields import group_size, names_in, objects, whole
 from .names import Names
 from .storage import Kind, Storage
@@ -29,9 +28,8 @@ def _awq(config: dict[str, Any]) -> Read:
 
 def _gptq(config: dict[str, Any]) -> Read:
     bits = whole(config, "bits", 4, most=8)
-    plus = [name for name in objects(config, "dynamic") if not name.startswith("-:")]
-    if plus:
-        raise ValueError(f"quantization_config: dynamic gives {some(plus)} bits of their own, which are not read here")
+    if not all(name.startswith("-:") for name in objects(config, "dynamic")):
+        return []  # some have bits of their own
     return [(ALL, _packed(bits, 16 + bits, (1, group_size(config, "group_size", default=128)), column=32))]
 
 
@@ -105,9 +103,10 @@ def _strategy(weights: dict[str, Any]) -> tuple[int | None, int | None] | None:
         high, wide = (whole({"block_structure": n}, "block_structure") for n in block)
         return high, wide
     group = group_size(weights, "group_size")
-    found: dict[Any, tuple[int | None, int | None]] = {"tensor": (None, None), "channel": (1, None)}
-    found |= {"group": (1, group), "tensor_group": (1, group), None: (1, group) if group else (None, None)}
-    return found.get(strategy)
+    if strategy is None:
+        return (1, group) if group else (None, None)
+    by_name = {"tensor": (None, None), "channel": (1, None), "group": (1, group), "tensor_group": (1, group)}
+    return by_name.get(str(strategy))
 
 
 def _compressed(config: dict[str, Any]) -> Read:
@@ -157,9 +156,9 @@ def _quark(config: dict[str, Any]) -> Read:
     for name, scheme in schemes:
         weight = scheme.get("weight") if isinstance(scheme, dict) else None
         weight = weight[-1] if isinstance(weight, list) and weight else weight
-        if not isinstance(weight, dict) or weight.get("dtype") not in QUARK:
+        if not isinstance(weight, dict) or str(weight.get("dtype")) not in QUARK:
             return []
-        kind, bits = QUARK[weight["dtype"]]
+        kind, bits = QUARK[str(weight["dtype"])]
         scheme_of = {"per_group": (1, group_size(weight, "group_size")), "per_channel": (1, None)}
         block = scheme_of.get(str(weight.get("qscheme")), (None, None))
         scale = 8 if kind == "mxfp4" else 32

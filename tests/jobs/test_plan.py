@@ -23,7 +23,7 @@ def test_the_command(tmp_path, fp8_folder):
     for model in (fp8_folder, fp8_folder / "config.json", "config_16B.json"):
         assert dsv3("plan", model, "--gpu", "4090", "--gpus", 2).returncode == 0
     need = dsv3("plan", "V2-Lite", "--gpu", "L20")
-    assert need.stdout.startswith("DeepSeek-V2-Lite-Chat in BF16 on 1 x L20-48G (tp 1, pp 1, ep 1)")
+    assert need.stdout.startswith("DeepSeek-V2-Lite in BF16 on 1 x L20-48G (tp 1, pp 1, ep 1)")
     table = dsv3("plan", "V2-Lite", "--rate", 100)
     assert "L20-48G                 1" in table.stdout
     assert "download         0.1 hours at 100 MB/s" in table.stdout
@@ -35,6 +35,8 @@ def test_the_command(tmp_path, fp8_folder):
 def test_mistakes_on_the_command_line():
     fails(dsv3("plan", "R2"), "plan", "R2: no such folder", "DeepSeek-R1")
     fails(dsv3("plan", "R1-Distill-Qwen-7B"), "plan", "qwen2", "15.2 GB in BF16", "come on top")
+    fails(dsv3("plan", "V3.2-Exp"), "plan", "DeepSeek-V3.2-Exp: model_type is 'deepseek_v32'", "indexer")
+    fails(dsv3("plan", "R1-AWQ", "--precision", "bf16"), "plan", "stored as AWQ", "another checkpoint")
     fails(dsv3("plan", "R1", "--gpu", "H20", "--gpus", 8), "plan", "H20-96G, H20-141G")
     fails(dsv3("plan", "R1", "--gpu", "H100", "--gpus", 8, "--tp", 3), "plan", "--tp 3 x --pp 2 are 6 GPUs")
     fails(dsv3("plan", "R1", "--gpu", "H100", "--gpus", 8, "--context", 200000), "plan", "has 163840")
