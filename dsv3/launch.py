@@ -6,13 +6,14 @@ dsv3 launch --ssh --engine vllm --hosts gpu01,gpu02 --gpus-per-host 8 --model /d
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import generate, outside, serve
 from .checkpoint import read
-from .engines import checks, cluster
+from .engines import checks, cluster, speech
 from .engines.options import check_port
 from .engines.table import ENGINES, find
 from .ranks.address import MOST_NODES
@@ -183,11 +184,14 @@ def _serving(args: argparse.Namespace, rest: list[str]) -> str:
     parser = argparse.ArgumentParser(prog="dsv3 launch ... --", usage="%(prog)s OPTIONS OF SERVE")
     serve.add_options(parser)
     given = parser.parse_args(rest)
-    wanted = replace(serve.asked(given, args.ckpt_path), master_port=args.master_port, python=args.python)
-    job = cluster.Cluster(
-        engine=find(args.engine), serve=wanted, hosts=hosts, gpus=args.gpus_per_host, folder=str(Path.cwd())
-    )
-    serve.refuse("launch", checks.of_arguments(job.engine, job.placed, find_gpu(given.gpu) if given.gpu else None))
+    asked = replace(serve.asked(given, args.ckpt_path), master_port=args.master_port, python=args.python)
+    engine, heard = find(args.engine), speech.of(asked.model)
+    wanted = speech.told(asked, heard)
+    job = cluster.Cluster(engine=engine, serve=wanted, hosts=hosts, gpus=args.gpus_per_host, folder=str(Path.cwd()))
+    wrong = checks.of_arguments(engine, job.placed, find_gpu(given.gpu) if given.gpu else None)
+    serve.refuse("launch", [*wrong, *speech.refusals(wanted, heard)])
+    for note in speech.notes(engine, asked, heard):
+        print(outside.printable(note), file=sys.stderr)
     make = cluster.lws if args.lws else cluster.slurm if args.slurm else cluster.ssh
     return make(job)
 

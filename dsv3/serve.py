@@ -3,13 +3,16 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .engines import checks, vllm
+from .engines import checks, speech, vllm
 from .engines.command import Engine, comment
 from .engines.options import Serve
+from .engines.parsers import FAMILIES
 from .engines.table import ENGINES, find
+from .hubs.catalogue import hub_id
 from .outside import printable
 from .sizing.gpus import GPU, find_gpu, gpus
 from .sizing.machine import Machine
@@ -25,8 +28,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--reasoning-parser",
         action=argparse.BooleanOptionalAction,
         default=Serve.reasoning_parser,
-        help="send the thinking apart from the answer",
+        help="send the thinking apart from the answer, where the model thinks",
     )
+    parser.add_argument(
+        "--tool-call-parser",
+        action=argparse.BooleanOptionalAction,
+        default=Serve.tool_call_parser,
+        help="send calls of tools apart from the text, where the engine has a parser for the model's",
+    )
+    parser.add_argument("--family", choices=FAMILIES, metavar="NAME", help="how the model talks; default: it is told")
+    parser.add_argument("--trust-remote-code", action="store_true", help="the engine may run the repository's Python")
     parser.add_argument("--fp8-kv-cache", action="store_true", help="half the memory for each cached token")
     parser.add_argument("--quantization", metavar="NAME", help="as the engine names it; default: as config.json says")
     parser.add_argument("--context", type=int, metavar="TOKENS", help="of prompt and answer; default: the model's")
@@ -37,14 +48,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def asked(args: argparse.Namespace, model: str) -> Serve:
-    """What ``add_options`` read, for ``model``."""
+    """What ``add_options`` read, for ``model``, of which a web address is taken for its id."""
     return Serve(
-        model=model,
+        model=hub_id(model),
         tp=args.tp,
         pp=args.pp,
         dp=args.dp,
         mtp=args.mtp,
         reasoning_parser=args.reasoning_parser,
+        tool_call_parser=args.tool_call_parser,
+        family=args.family,
+        remote_code=args.trust_remote_code,
         fp8_kv_cache=args.fp8_kv_cache,
         quantization=args.quantization,
         context=args.context,
@@ -78,7 +92,7 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--cpu: only vLLM has a build for CPUs that runs this model: --engine {vllm.ENGINE.name}")
     if args.cpu:
         engine = vllm.CPU_ENGINE
-    serve = replace(
+    wanted = replace(
         asked(args, args.model),
         python=args.python,
         cpu=args.cpu,
@@ -88,11 +102,14 @@ def main(argv: list[str]) -> None:
         master_port=args.master_port,
     )
     gpu = find_gpu(args.gpu) if args.gpu else None
-    refuse("serve", checks.of_arguments(engine, serve, gpu))
+    heard = speech.of(wanted.model)
+    serve = speech.told(wanted, heard, trust=args.dry_run)
+    refuse("serve", [*checks.of_arguments(engine, serve, gpu), *speech.refusals(serve, heard)])
+    notes = list(speech.notes(engine, wanted, heard))
     if args.dry_run:
-        print(dry_run(engine, serve, gpu), end="")
+        print(dry_run(engine, serve, gpu, notes), end="")
     else:
-        run(engine, serve, gpu, args.folder)
+        run(engine, serve, gpu, args.folder, notes)
 
 
 def refuse(verb: str, reasons: list[str]) -> None:
@@ -103,23 +120,23 @@ def refuse(verb: str, reasons: list[str]) -> None:
         sys.exit(1)
 
 
-def dry_run(engine: Engine, serve: Serve, gpu: GPU | None = None) -> str:
-    """The command as text; what this machine lacks for it, as comments."""
+def dry_run(engine: Engine, serve: Serve, gpu: GPU | None = None, notes: Sequence[str] = ()) -> str:
+    """The command as text; ``notes`` and what this machine lacks for it, as comments."""
     command, m = engine.build(serve), Machine()
     here = checks.of_machine(engine, serve, command, m, gpu)
-    notes = [*checks.advice(serve, gpu or checks.seen_gpu(m)), *(f"not on this machine: {reason}" for reason in here)]
-    return "".join(map(comment, notes)) + command.text()
+    said = [*notes, *checks.advice(serve, gpu or checks.seen_gpu(m))]
+    return "".join(map(comment, said + [f"not on this machine: {reason}" for reason in here])) + command.text()
 
 
-def run(engine: Engine, serve: Serve, gpu: GPU | None, folder: Path) -> None:
-    """Check this machine, start the server, say where it answers, and wait for its end or Ctrl-C."""
+def run(engine: Engine, serve: Serve, gpu: GPU | None, folder: Path, notes: Sequence[str] = ()) -> None:
+    """Check this machine, start the server, say where it answers and ``notes``, and wait for its end or Ctrl-C."""
     from .engines.server import start
 
     serve, m = absolute(serve), Machine()
     command = engine.build(serve)
     refuse("serve", checks.of_machine(engine, serve, command, m, gpu))
     version = checks.installed(engine, serve, command)[0]
-    for note in [*checks.advice(serve, gpu or checks.seen_gpu(m)), checks.version_note(engine, version)]:
+    for note in [*notes, *checks.advice(serve, gpu or checks.seen_gpu(m)), checks.version_note(engine, version)]:
         if note:
             print(printable(note), file=sys.stderr)
     answers = serve.node_rank == 0

@@ -1,6 +1,7 @@
 """vLLM on Huawei's Ascend NPUs, by the plugin vLLM-Ascend."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from . import vllm
 from .checkpoints import Served
@@ -9,6 +10,7 @@ from .options import Serve
 
 VERSION = "0.23.0"
 W8A8 = "vllm-ascend/DeepSeek-R1-W8A8"  # on modelscope.cn
+MODELSLIM = "quant_model_description.json"
 GUIDE = "docs/source/tutorials/models/DeepSeek-R1.md"
 
 
@@ -24,16 +26,22 @@ def build(serve: Serve) -> Command:
 
 def _flags(serve: Serve) -> Iterator[Flag]:
     yield from vllm.parallel(serve)
-    yield Flag(("--quantization", serve.quantization or "ascend"), "weights in W8A8, as ModelSlim makes them", GUIDE)
+    if serve.quantization or _by_modelslim(Path(serve.model)):
+        method = serve.quantization or "ascend"
+        yield Flag(("--quantization", method), "weights in W8A8, as ModelSlim makes them", GUIDE)
     if serve.gpus > 1:
         yield Flag(("--enable-expert-parallel",), "whole experts on each NPU, none is cut", GUIDE)
     yield from vllm.common(serve)
-    if serve.reasoning_parser:
-        yield Flag(("--reasoning-parser", "deepseek_r1"), "thinking and answer apart", vllm.REASONING)
+    yield from vllm.spoken("ascend", serve)
     if serve.mtp:
         yield vllm.mtp(serve.mtp)
     decode = '{"cudagraph_mode": "FULL_DECODE_ONLY"}'
     yield Flag(("--compilation-config", decode), "decoding as one graph", GUIDE)
+
+
+def _by_modelslim(folder: Path) -> bool:
+    """Whether the weights are ModelSlim's; of what is not here that is taken for granted."""
+    return not folder.is_dir() or (folder / MODELSLIM).is_file()
 
 
 def limits(serve: Serve, served: Served) -> Iterable[str]:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from . import vllm
 from .command import PYTHON, Engine, beside
 from .options import Serve
+from .parsers import FAMILIES
 from .table import ENGINES, find
 
 PATIENCE = 300  # seconds; engines import much before they print their help
@@ -28,8 +29,9 @@ def written(engine: Engine) -> set[str]:
 
 
 def _samples() -> Iterator[Serve]:
-    every = Serve(model="M", tp=2, mtp=1, fp8_kv_cache=True, quantization="x", context=4096)
-    yield replace(every, cpu=True)
+    every = Serve(model="M", tp=2, mtp=1, fp8_kv_cache=True, quantization="x", context=4096, remote_code=True)
+    for family in FAMILIES:
+        yield replace(every, cpu=True, family=family)
     for dp, node_rank in itertools.product((1, 2), (0, 1)):
         yield replace(every, pp=2, dp=dp, nnodes=2, node_rank=node_rank, master_addr="A")
 

@@ -2,25 +2,43 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import quantized
 from ..checkpoint import read
 from ..cli import describe
 from ..config import BLOCK, ModelConfig
 from ..hubs.catalogue import find_model
 from ..outside import small_json
+from ..quantized import Quantized
 from ..sizing.gpus import GPU
 from ..sizing.needs import PRECISIONS, Precision
 
-METHODS: dict[str, Precision] = {
-    "fp8": "fp8",
-    "awq": "int4",
-    "gptq": "int4",
-    "compressed-tensors": "int4",
-    "ascend": "int8",
+PLAIN = {"BF16", "F16", "F32"}
+# Files of which one at least holds a tokenizer; Kimi's and Moonlight's is tiktoken's.
+TOKENIZERS = ("tokenizer.json", "tiktoken.model", "tokenizer.model", "vocab.json")
+# Who reads which quantisation, of the checkpoint's own. Sources: layers/quantization/__init__.py of vLLM 0.33.0 and
+# SGLang 0.5.23; pytorch/config.py and supported_models.md of LMDeploy 0.18.0; TensorRT-LLM's page of the model;
+# vllm_ascend/quantization/. A method that is not here, and what is in doubt, is left to the engine.
+READERS: dict[str, tuple[str, ...]] = {
+    "fp8": ("sglang", "vllm", "lmdeploy", "trtllm"),
+    "awq": ("sglang", "vllm", "ascend"),  # LMDeploy, too, but not for this model
+    "gptq": ("sglang", "vllm", "ascend"),
+    "auto-round": ("sglang", "vllm"),
+    "compressed-tensors": ("sglang", "vllm", "lmdeploy", "trtllm", "ascend"),
+    "modelopt": ("sglang", "vllm", "trtllm"),
+    "modelopt_fp4": ("sglang", "vllm", "trtllm"),
+    "modelopt_fp8": ("sglang", "vllm", "trtllm"),
+    "quark": ("sglang", "vllm"),
+    "mxfp4": ("sglang", "vllm"),
+    "w4afp8": ("sglang", "trtllm"),
+    "w8a8_fp8": ("sglang",),
+    "w8a8_int8": ("sglang",),
+    "blockwise_int8": ("sglang",),
+    "ascend": ("ascend",),
 }
 
 
@@ -30,14 +48,23 @@ class Served:
 
     Attributes:
         cfg: None where nothing here says: an id that the catalogue lacks, or another architecture.
-        precision: of the weights; None likewise.
+        precision: of the weights; None likewise, or for one that the planner does not know.
+        stored: how the folder says that its weights are quantised; None: not at all, or not known.
+        lacks_mtp: the config names an MTP layer, and the weights have none.
         wrong: what is wrong with the folder, each with what to do.
     """
 
     name: str
     cfg: ModelConfig | None = None
     precision: Precision | None = None
+    stored: Quantized | None = None
+    lacks_mtp: bool = False
     wrong: tuple[str, ...] = ()
+
+    @property
+    def blocks(self) -> bool:
+        """Whether it has FP8 weights in blocks, as DeepSeek publishes them."""
+        return self.stored.in_blocks_of(BLOCK) if self.stored else self.precision == "fp8"
 
 
 def look(model: str) -> Served:
@@ -47,9 +74,10 @@ def look(model: str) -> Served:
     if folder.is_dir():
         return _folder(folder)
     known = find_model(model) if is_id(model) else None
-    cfg = known.load_config() if known else None
-    precision = next((p for p in PRECISIONS if known and p == known.precision), None)
-    return Served(name=folder.name, cfg=cfg, precision=precision)
+    if known is None:
+        return Served(name=folder.name)
+    stored, precision = quantized.of(known.quantization), _precision(known.precision)
+    return Served(name=folder.name, cfg=known.load_config(), precision=precision, stored=stored)
 
 
 def is_id(model: str) -> bool:
@@ -71,19 +99,52 @@ def _folder(folder: Path) -> Served:
         values = small_json(config)
     except (ValueError, OSError) as error:
         return Served(name=name, wrong=(describe(error),))
-    method = _method(values)
-    precision = "bf16" if method is None else METHODS.get(method)
     try:
-        cfg = ModelConfig.from_hf({k: v for k, v in values.items() if k != "quantization_config" or precision == "fp8"})
+        stored, entries = quantized.read(folder), _entries(folder)
+    except (ValueError, OSError) as error:
+        return Served(name=name, wrong=(*_tokenizer(folder), describe(error)))
+    as_config = stored is None or stored.in_blocks_of(BLOCK)
+    try:
+        cfg = ModelConfig.from_hf({k: v for k, v in values.items() if as_config or k != "quantization_config"})
     except (ValueError, KeyError, TypeError, AttributeError):
         cfg = None  # another architecture, which engines may well run
-    wrong = tuple(_files(folder, cfg, precision)) + tuple(_lost_fields(config, cfg, values))
-    return Served(name=name, cfg=cfg, precision=precision, wrong=wrong)
+    mtp = f"layers.{cfg.n_layers}.eh_proj" if cfg and cfg.n_mtp_layers else None
+    return Served(
+        name=name,
+        cfg=cfg,
+        precision=_precision(stored.kind if stored else "bf16"),
+        stored=stored,
+        lacks_mtp=mtp is not None and not any(mtp in tensor for tensor in entries),
+        wrong=(*_tokenizer(folder), *_types(config, entries, stored), *_lost_fields(config, cfg, values)),
+    )
 
 
-def _method(values: dict[str, Any]) -> str | None:
-    found = values.get("quantization_config")
-    return str(found.get("quant_method")) if isinstance(found, dict) else None
+def _precision(kind: str | None) -> Precision | None:
+    """What the planner calls it, where it knows it."""
+    return next((p for p in PRECISIONS if p == kind), None)
+
+
+def _entries(folder: Path) -> Mapping[str, read.Entry]:
+    """The tensors; none where they are in files of another kind, which some engines read."""
+    return read.open_folder(folder) if any(folder.glob("*.safetensors*")) else {}
+
+
+def _tokenizer(folder: Path) -> Iterable[str]:
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        yield f"{folder}: no tokenizer.json, nor another tokenizer; copy it from the folder that the weights came from"
+
+
+def _types(config: Path, entries: Mapping[str, read.Entry], stored: Quantized | None) -> Iterable[str]:
+    """A config that says that the weights are quantised, and weights that are not, or the other way round: an engine
+    would compute with wrong numbers."""
+    types = {e.dtype for e in entries.values()}
+    if stored and types and types <= PLAIN:
+        fp8, kinds = stored.method == "fp8", " and ".join(sorted(types - {"F32"} or types))
+        what = "has a quantization_config" if fp8 else f"says {stored.words}, by itself or in a file beside it"
+        cure = "remove it, or cast with dsv3 fp8_cast_bf16, which does" if fp8 else "take the one of these weights"
+        yield f"{config}: {what}, but the weights are {kinds}, as the official cast leaves it: {cure}"
+    if stored is None and "F8_E4M3" in types:
+        yield f"{config}: has no quantization_config, but the weights are FP8: take the original one"
 
 
 def _lost_fields(config: Path, cfg: ModelConfig | None, values: dict[str, Any]) -> Iterable[str]:
@@ -91,28 +152,6 @@ def _lost_fields(config: Path, cfg: ModelConfig | None, values: dict[str, Any]) 
     lost = [name for name in ("topk_method", "scoring_func") if name not in values]
     if cfg and values.get("model_type") == "deepseek_v3" and lost:
         yield f'{config}: lacks {" and ".join(lost)}; add "topk_method": "noaux_tc", "scoring_func": "sigmoid"'
-
-
-def _files(folder: Path, cfg: ModelConfig | None, precision: Precision | None) -> Iterable[str]:
-    if not (folder / "tokenizer.json").is_file():
-        yield f"{folder}: no tokenizer.json; copy it from the folder that the weights came from"
-    if cfg is None or precision not in ("fp8", "bf16"):
-        return  # stored in types that dsv3 does not read
-    try:
-        entries = read.open_folder(folder)
-    except (ValueError, OSError) as error:
-        yield describe(error)
-        return
-    stored = {e.dtype for name, e in entries.items() if name.endswith(".o_proj.weight")}
-    if precision == "fp8" and "F8_E4M3" not in stored:
-        yield (
-            f"{folder / 'config.json'}: has a quantization_config, but the weights are {' and '.join(sorted(stored))}, "
-            "as the official cast leaves it: remove it, or cast with dsv3 fp8_cast_bf16, which does"
-        )
-    if precision == "bf16" and "F8_E4M3" in stored:
-        yield f"{folder / 'config.json'}: has no quantization_config, but the weights are FP8: take the original one"
-    if cfg.n_mtp_layers and not any(f"layers.{cfg.n_layers}.eh_proj" in name for name in entries):
-        yield f"{folder / 'config.json'}: names an MTP layer that the weights lack; set num_nextn_predict_layers to 0"
 
 
 def uncut_blocks(cfg: ModelConfig, tp: int, whole_experts: bool) -> Iterable[str]:

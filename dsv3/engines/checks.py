@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config import ModelConfig
+from ..hubs.catalogue import find_model
 from ..sizing.gpus import GPU, gpus
 from ..sizing.machine import Machine
 from ..sizing.needs import Need, Split, Workload, fits, largest, needs, table, weights
 from ..sizing.planner import WORKLOAD
-from .checkpoints import Served, is_id, look
+from .checkpoints import READERS, Served, is_id, look
 from .command import PYTHON, Command, Engine
 from .options import Serve
 from .server import check_port
@@ -25,32 +26,39 @@ def of_arguments(engine: Engine, serve: Serve, gpu: GPU | None = None) -> list[s
     served = look(serve.model)
     found = list(served.wrong)
     if served.cfg:
-        found += _shape(serve, served.name, served.cfg)
-    found += _quantization(serve, served)
+        found += _shape(serve, served, served.cfg)
+    found += _quantization(engine, serve, served)
     found += engine.limits(serve, served)
     if gpu:
         found += of_gpu(engine, serve, served, gpu)
     return found
 
 
-def _shape(serve: Serve, name: str, cfg: ModelConfig) -> Iterator[str]:
+def _shape(serve: Serve, served: Served, cfg: ModelConfig) -> Iterator[str]:
+    name = served.name
     if cfg.n_heads % serve.tp:
         yield f"--tp {serve.tp}: {name} has {cfg.n_heads} attention heads, and each GPU needs as many"
     if serve.pp > cfg.n_layers:
         yield f"--pp {serve.pp}: {name} has {cfg.n_layers} layers"
     if serve.mtp and not cfg.n_mtp_layers:
         yield f"--mtp: {name} has no MTP layer (num_nextn_predict_layers in config.json)"
+    elif serve.mtp and served.lacks_mtp:
+        yield f"--mtp: {name} has no MTP layer: config.json names one (num_nextn_predict_layers), the weights lack it"
     if serve.context and serve.context > cfg.max_seq_len:
         yield f"--context {serve.context}: {name} has {cfg.max_seq_len} (max_position_embeddings)"
 
 
-def _quantization(serve: Serve, served: Served) -> Iterator[str]:
-    wanted = serve.quantization
+def _quantization(engine: Engine, serve: Serve, served: Served) -> Iterator[str]:
+    wanted, stored = serve.quantization, served.stored
+    readers = READERS.get(stored.method, ()) if stored else ()
+    if stored and readers and engine.name not in readers:
+        others = ", ".join(readers)
+        yield f"{served.name} is stored as {stored.words}, which {engine.title} does not read; --engine: {others}"
     if wanted == "fp8" and served.precision == "fp8":
         yield "--quantization fp8: config.json says so already, in blocks of 128; the flag would quantise once more"
     if wanted and wanted.startswith(FOUR_BIT) and served.precision in ("fp8", "bf16"):
-        stored = served.precision.upper()
-        yield f"--quantization {wanted}: the weights are {stored}; 4-bit weights are another checkpoint"
+        kind = served.precision.upper()
+        yield f"--quantization {wanted}: the weights are {kind}; 4-bit weights are another checkpoint"
 
 
 def of_gpu(engine: Engine, serve: Serve, served: Served, gpu: GPU) -> Iterator[str]:
@@ -78,7 +86,7 @@ def _holding(serve: Serve, served: Served) -> Held | None:
     if serve.tp > cfg.n_routed_experts:
         return None
     split = Split(tp=serve.tp, pp=serve.pp, ep=serve.tp)  # experts weigh the same, cut or whole
-    parts = weights(table(cfg, served.precision), split, mtp=serve.mtp > 0)
+    parts = weights(table(cfg, served.precision, served.stored), split, mtp=serve.mtp > 0)
 
     def held(gpu: GPU, context: int) -> list[Need]:
         found = needs(cfg, parts, gpu, split, Workload(context=context, mtp=serve.mtp > 0))
@@ -104,8 +112,12 @@ def _memory(serve: Serve, cfg: ModelConfig, gpu: GPU, held: Held, unfit: str) ->
 def advice(serve: Serve, gpu: GPU | None) -> Iterator[str]:
     """What is worth knowing though it does not stand in the way."""
     served = look(serve.model)
+    if served.stored and not served.blocks:
+        yield f"{served.name} is stored as {served.stored.words}: whether the engine takes these is not checked here"
     if served.cfg is None:
         yield f"{served.name}: not a DeepSeek-V3 that is known here; its shape and its memory are not checked"
+    elif served.precision is None:
+        yield f"{served.name}: its memory is not checked"
     elif serve.dp > 1:
         yield "memory is not checked: the planner does not know data parallelism"
     elif gpu and not serve.context and (held := _holding(serve, served)):
@@ -124,7 +136,11 @@ def of_machine(engine: Engine, serve: Serve, command: Command, m: Machine, gpu: 
     """What this machine rules out; a named ``gpu`` takes the place of the ones that it has."""
     found = list(installed(engine, serve, command)[1])
     if not is_id(serve.model) and not Path(serve.model).is_dir():
-        found.append(f"{serve.model}: no such folder; an id has an owner, as in deepseek-ai/DeepSeek-R1")
+        known = find_model(serve.model)
+        cure = "an id has an owner, as in deepseek-ai/DeepSeek-R1"
+        if known and (known.huggingface or known.modelscope):
+            cure = f"the id of {known.name} is {known.huggingface or known.modelscope}"
+        found.append(f"{serve.model}: no such folder; {cure}")
     if engine.spread != "nodes" and serve.nnodes > 1:
         launcher = {"ray": "Ray", "mpi": "MPI"}[engine.spread]
         found.append(

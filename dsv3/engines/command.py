@@ -152,6 +152,10 @@ class Engine:
     arguments: Callable[[Serve], dict[str, Any]] | None = None
 
 
+REASONING, TOOLS = "thinking and answer apart", "calls of tools apart from the text"  # what the parsers are for
+CODE = "the model's repository has Python files, its tokenizer's, which the engine runs"
+
+
 def beside(python: str | None, console: str) -> str:
     """The console script of the interpreter's environment; just its name without one, to be found on the PATH."""
     return str(Path(python).parent / console) if python else console

@@ -6,13 +6,18 @@ from typing import Any
 from ..sizing.gpus import GPU
 from ..sizing.needs import Precision
 from .checkpoints import Served
-from .command import Command, Engine, Flag, beside, keyed, tensor_parallel
+from .command import CODE, REASONING, TOOLS, Command, Engine, Flag, beside, keyed, tensor_parallel
 from .options import Serve
+from .parsers import flags
 
 VERSION = "0.18.0"
 SERVE, UTILS = "lmdeploy/cli/serve.py", "lmdeploy/cli/utils.py"
 NODES = "docs/en/advance/pytorch_multinodes.md"
 RAY_PORT = 6379
+PARSERS = (
+    Flag(("--reasoning-parser",), REASONING, "lmdeploy/serve/parsers/reasoning_parser"),
+    Flag(("--tool-call-parser",), TOOLS, "lmdeploy/serve/parsers/tool_parser"),
+)
 
 
 def build(serve: Serve) -> Command:
@@ -50,8 +55,9 @@ def _flags(serve: Serve) -> Iterator[Flag]:
     yield Flag(("--backend", "pytorch"), "the other engine, TurboMind, lacks this model", UTILS)
     if serve.tp > 1:
         yield Flag(("--tp", str(serve.tp)), f"every layer cut over {serve.tp} GPUs", UTILS)
-    if serve.reasoning_parser:
-        yield Flag(("--reasoning-parser", "default"), "thinking and answer apart", UTILS)
+    yield from flags("lmdeploy", serve, *PARSERS)
+    if serve.remote_code:
+        yield Flag(("--trust-remote-code",), CODE, UTILS)
     if serve.mtp:
         yield Flag(("--speculative-algorithm", "deepseek_mtp"), "speculative decoding with the MTP layer", UTILS)
         yield Flag(("--speculative-num-draft-tokens", str(serve.mtp)), "tokens that it drafts", UTILS)
@@ -71,7 +77,7 @@ def limits(serve: Serve, served: Served) -> Iterable[str]:
         yield f"--tp {serve.tp}: LMDeploy takes powers of two (cli/utils.py)"
     if serve.fp8_kv_cache:
         yield "--fp8-kv-cache: LMDeploy's table says no to a quantized KV cache for DeepSeek-V3 (supported_models.md)"
-    if serve.quantization or served.precision == "int4":
+    if serve.quantization:
         yield "LMDeploy's table says no to 4-bit weights for DeepSeek-V3 (supported_models.md); it takes FP8 and BF16"
 
 

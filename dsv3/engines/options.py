@@ -16,7 +16,10 @@ class Serve:
         tp, pp, dp: tensor-parallel ranks, pipeline stages, data-parallel groups; their product is the number of GPUs.
         nnodes, node_rank, master_addr, master_port: of several machines, as torchrun names them.
         mtp: tokens that the MTP layer drafts at each step; 0: no speculative decoding.
-        reasoning_parser: have the server send the thinking and the answer apart.
+        family: how the model talks, one of ``parsers.FAMILIES``; None: not known, so no parser.
+        reasoning_parser: have the server send the thinking and the answer apart, if the family has a parser for it.
+        tool_call_parser: likewise the calls of tools.
+        remote_code: let the engine run Python files of the model's repository.
         quantization: the engine's name for it; None: as config.json says.
         context: tokens of prompt and answer together; None: as config.json says.
         port: None: the engine's own.
@@ -37,7 +40,10 @@ class Serve:
     master_addr: str | None = None
     master_port: int = 29500
     mtp: int = 0
+    family: str | None = None
     reasoning_parser: bool = True
+    tool_call_parser: bool = True
+    remote_code: bool = False
     fp8_kv_cache: bool = False
     quantization: str | None = None
     context: int | None = None

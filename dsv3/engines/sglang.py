@@ -6,12 +6,17 @@ from typing import Any
 from ..sizing.gpus import GPU
 from ..sizing.needs import Precision
 from .checkpoints import Served, by_marlin, uncut_blocks
-from .command import Command, Engine, Flag, beside, keyed, tensor_parallel
+from .command import CODE, REASONING, TOOLS, Command, Engine, Flag, beside, keyed, tensor_parallel
 from .options import Serve
+from .parsers import flags
 
 VERSION = "0.5.23"
 FIELDS = "sglang/srt/arg_groups/fields/"
 PARALLEL, SERVING, MODEL, SPEC = (FIELDS + f"{name}.py" for name in ("parallel", "serving", "model", "spec"))
+PARSERS = (
+    Flag(("--reasoning-parser",), REASONING, "sglang/srt/parser/reasoning_parser_names.py"),
+    Flag(("--tool-call-parser",), TOOLS, "sglang/srt/function_call/parser_names.py"),
+)
 
 
 def build(serve: Serve) -> Command:
@@ -39,9 +44,9 @@ def _flags(serve: Serve) -> Iterator[Flag]:
         yield Flag(("--node-rank", str(serve.node_rank)), "which of them this is; 0 answers requests", PARALLEL)
         address = f"{serve.master_addr}:{serve.master_port}"
         yield Flag(("--dist-init-addr", address), "node 0, where the machines meet", PARALLEL)
-    if serve.reasoning_parser:
-        source = "sglang/srt/parser/reasoning_parser.py"
-        yield Flag(("--reasoning-parser", "deepseek-r1"), "thinking and answer apart", source)
+    yield from flags("sglang", serve, *PARSERS)
+    if serve.remote_code:
+        yield Flag(("--trust-remote-code",), CODE, MODEL)
     if serve.mtp:
         yield Flag(("--speculative-algorithm", "EAGLE"), "speculative decoding with the MTP layer", SPEC)
         yield Flag(("--speculative-num-steps", str(serve.mtp)), "tokens drafted one after another", SPEC)
@@ -64,7 +69,7 @@ def limits(serve: Serve, served: Served) -> Iterable[str]:
     cfg = served.cfg
     if cfg and serve.tp > cfg.n_routed_experts:
         yield f"--tp {serve.tp}: more than the {cfg.n_routed_experts} experts (deepseek_v2.py)"
-    if cfg and served.precision == "fp8":
+    if cfg and served.blocks:
         yield from uncut_blocks(cfg, serve.tp, whole_experts=False)
     if cfg and serve.mtp and cfg.n_mtp_layers > 1:
         yield f"--mtp: SGLang takes one MTP layer, the model has {cfg.n_mtp_layers} (deepseek_weight_loader.py)"

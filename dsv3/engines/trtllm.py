@@ -7,11 +7,13 @@ from typing import Any
 from ..sizing.gpus import GPU
 from ..sizing.needs import Precision
 from .checkpoints import Served
-from .command import Command, Engine, Flag, beside, tensor_parallel
+from .command import CODE, REASONING, TOOLS, Command, Engine, Flag, beside, tensor_parallel
 from .options import Serve
+from .parsers import flags
 
 VERSION = "1.2.1"
 SERVE = "tensorrt_llm/commands/serve.py"
+PARSERS = (Flag(("--reasoning_parser",), REASONING, SERVE), Flag(("--tool_parser",), TOOLS, SERVE))
 README = "examples/models/core/deepseek_v3/README.md"
 
 
@@ -37,8 +39,9 @@ def _flags(serve: Serve, config: str | None) -> Iterator[Flag]:
     yield Flag(("--ep_size", str(serve.tp)), "whole experts on each GPU, none is cut", SERVE)
     if serve.pp > 1:
         yield Flag(("--pp_size", str(serve.pp)), f"layers in {serve.pp} stages", SERVE)
-    if serve.reasoning_parser:
-        yield Flag(("--reasoning_parser", "deepseek-r1"), "thinking and answer apart", SERVE)
+    yield from flags("trtllm", serve, *PARSERS)
+    if serve.remote_code:
+        yield Flag(("--trust_remote_code",), CODE, SERVE)
     if serve.context:
         yield Flag(("--max_seq_len", str(serve.context)), "tokens of prompt and answer together", SERVE)
     if config:
@@ -66,10 +69,10 @@ def limits(serve: Serve, served: Served) -> Iterable[str]:
         )
     if serve.dp > 1:
         yield "--dp: attention of TensorRT-LLM is made data-parallel in its YAML file: not made here"
-    if serve.quantization or served.precision == "int4":
+    if serve.quantization:
         yield "TensorRT-LLM takes 4-bit weights of this model as NVFP4 or W4AFP8 only, and reads that in config.json"
     cfg = served.cfg
-    if cfg and served.precision == "fp8" and cfg.inter_dim % 128:
+    if cfg and served.blocks and cfg.inter_dim % 128:
         yield f"intermediate_size = {cfg.inter_dim}: must be a multiple of 128 (modeling_deepseekv3.py)"
 
 

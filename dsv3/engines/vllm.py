@@ -8,14 +8,18 @@ from typing import Any
 from ..sizing.gpus import GPU, PER_MACHINE
 from ..sizing.needs import Precision
 from .checkpoints import Served, by_marlin, uncut_blocks
-from .command import PYTHON, Command, Engine, Flag, beside, on_machines
+from .command import CODE, PYTHON, REASONING, TOOLS, Command, Engine, Flag, beside, on_machines
 from .options import Serve
+from .parsers import flags, names
 
 VERSION = "0.33.0"
 CPU_VERSION = "0.32.0"
 KEY = "VLLM_API_KEY"  # read by entrypoints/serve/middleware/register.py
 ARGS, CLI = "vllm/engine/arg_utils.py", "vllm/entrypoints/common/cli_args.py"
-REASONING = "vllm/reasoning/__init__.py"
+PARSERS = (
+    Flag(("--reasoning-parser",), REASONING, "vllm/reasoning/__init__.py"),
+    Flag(("--tool-call-parser",), TOOLS, "vllm/tool_parsers/__init__.py"),
+)
 CPU_CACHE_GIB = "1"
 
 
@@ -55,8 +59,7 @@ def _flags(serve: Serve) -> Iterator[Flag]:
     if serve.gpus > 1 and not serve.cpu:
         yield Flag(("--enable-expert-parallel",), "whole experts on each GPU, none is cut", ARGS)
     yield from common(serve)
-    if serve.reasoning_parser:
-        yield Flag(("--reasoning-parser", "deepseek_r1"), "thinking and answer apart", REASONING)
+    yield from spoken("vllm", serve)
     if serve.mtp:
         yield mtp(serve.mtp)
     if serve.fp8_kv_cache:
@@ -101,6 +104,15 @@ def common(serve: Serve) -> Iterator[Flag]:
         yield Flag(("--port", str(serve.port or ENGINE.port)), "of the server", CLI)
 
 
+def spoken(engine: str, serve: Serve) -> Iterator[Flag]:
+    """The model's parsers, and whether its Python may run; vLLM-Ascend has the same flags."""
+    yield from flags(engine, serve, *PARSERS)
+    if names(engine, serve).tool:
+        yield Flag(("--enable-auto-tool-choice",), "the model chooses whether it calls a tool", CLI)
+    if serve.remote_code:
+        yield Flag(("--trust-remote-code",), CODE, ARGS)
+
+
 def mtp(tokens: int) -> Flag:
     """Speculative decoding with the MTP layer; vLLM-Ascend has the same flag."""
     config = json.dumps(_drafts(tokens))
@@ -116,7 +128,7 @@ def _drafts(tokens: int) -> dict[str, Any]:
 def limits(serve: Serve, served: Served) -> Iterable[str]:
     """What vLLM refuses, and where its source says so."""
     yield from node_limits(serve)
-    if served.cfg and served.precision == "fp8":
+    if served.cfg and served.blocks:
         yield from uncut_blocks(served.cfg, serve.tp, whole_experts=not serve.cpu)
         if served.cfg.q_lora_rank % 128:
             yield f"q_lora_rank = {served.cfg.q_lora_rank}: vLLM joins q_a_proj to another, so it must end an FP8 block"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from ..engines import ascend, checks
+from ..engines import ascend, checks, speech
 from ..engines.client import Answer, Client
 from ..engines.options import Serve
 from ..engines.table import find
@@ -70,4 +70,5 @@ def command(engine: str, gpu: str, machines: int = 1, mtp: int = 0, model: str =
     except ValueError as error:
         return f"refused: {error}"
     wrong = checks.of_arguments(chosen, serve, find_gpu(gpu))
-    return "\n".join(f"refused: {reason}" for reason in wrong) or chosen.build(serve).text()
+    told = speech.told(serve, speech.of(serve.model))
+    return "\n".join(f"refused: {reason}" for reason in wrong) or chosen.build(told).text()

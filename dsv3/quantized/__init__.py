@@ -9,7 +9,7 @@ from typing import Any
 from ..outside import small_json
 from .fields import names_in, objects, whole
 from .methods import METHODS
-from .names import Names
+from .names import Names, Unread
 from .storage import Kind, Storage
 
 SIDECARS = ("hf_quant_config.json", "quant_model_description.json")
@@ -125,17 +125,20 @@ def of(config: Any) -> Quantized | None:
         raise ValueError(f"quantization_config.quant_method = {method!r:.60}: must be a name, such as 'fp8' or 'awq'")
     method = method.lower()
     known = METHODS.get(method)
-    left, head = names_in(config, *LEFT), bool(config.get("lm_head"))
     if known is None:
         return Quantized(
             method=f"{method:.60}", words="something unknown here", engines="vLLM or transformers, if at all"
         )
     words, engines, read_storage = known
-    stored = tuple(read_storage(config)) if read_storage else ()
+    try:
+        stored = tuple(read_storage(config)) if read_storage else ()
+        left = names_in(config, *LEFT) | _left(config)
+    except Unread:
+        stored, left = (), Names()
     if method == "modelopt" and isinstance(algo := config.get("quant_algo"), str):
         words = f"{words}'s {algo:.30}"
-    head = head or method in HEADS
-    return Quantized(method=method, words=words, engines=engines, stored=stored, left=left | _left(config), head=head)
+    head = bool(config.get("lm_head")) or method in HEADS
+    return Quantized(method=method, words=words, engines=engines, stored=stored, left=left, head=head)
 
 
 def _left(config: dict[str, Any]) -> Names:

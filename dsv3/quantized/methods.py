@@ -7,7 +7,6 @@ bitsandbytes, msModelSlim, transformers (``utils/quantization_config.py``); vLLM
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..outside import some
 from .fields import group_size, names_in, objects, whole
 from .names import Names
 from .storage import Kind, Storage
@@ -29,9 +28,8 @@ def _awq(config: dict[str, Any]) -> Read:
 
 def _gptq(config: dict[str, Any]) -> Read:
     bits = whole(config, "bits", 4, most=8)
-    plus = [name for name in objects(config, "dynamic") if not name.startswith("-:")]
-    if plus:
-        raise ValueError(f"quantization_config: dynamic gives {some(plus)} bits of their own, which are not read here")
+    if not all(name.startswith("-:") for name in objects(config, "dynamic")):
+        return []  # some have bits of their own
     return [(ALL, _packed(bits, 16 + bits, (1, group_size(config, "group_size", default=128)), column=32))]
 
 

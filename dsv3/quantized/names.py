@@ -13,6 +13,10 @@ LONGEST = 300  # characters of a pattern
 PART = re.compile(r"(?:\\[.\-_d]|\[[\w\-]+\]|[\w\-/.]|\(\?:|[()|^$]|(?<=[\]d])\+)*")
 
 
+class Unread(ValueError):
+    """Names that are not matched here: too many patterns, or expressions that could take time without end."""
+
+
 @dataclass(frozen=True)
 class Names:
     """Modules. ``name in names``: it is one of ``exact``, lies inside one, or contains it as whole parts of its dotted
@@ -33,13 +37,13 @@ class Names:
         """Reads a list: ``re:`` expressions, names with ``*`` or ``?``, and plain ones.
 
         Raises:
-            ValueError: more patterns than can be matched in bounded time, or one of a kind that is not read here.
+            Unread: more patterns than can be matched in bounded time, or one of a kind that is not read here.
         """
         written = tuple(dict.fromkeys(names))
         plain = frozenset(n for n in written if not n.startswith("re:") and not {"*", "?"} & set(n))
         patterns = [_pattern(name) for name in written if name not in plain]
         if len(patterns) > MOST_PATTERNS:
-            raise ValueError(f"quantization_config: {len(patterns)} names with wildcards: {MOST_PATTERNS} at most")
+            raise Unread(f"{len(patterns)} names with wildcards: {MOST_PATTERNS} at most")
         return cls(plain, re.compile("|".join(patterns)) if patterns else None, written)
 
     def __contains__(self, module: str) -> bool:
@@ -63,7 +67,7 @@ class Names:
 def _pattern(name: str) -> str:
     """A regular expression for ``name`` without backtracking over the gaps that ``.*`` leaves."""
     if len(name) > LONGEST:
-        raise ValueError(f"quantization_config: a name of {len(name)} characters: {name:.60}")
+        raise Unread(f"a name of {len(name)} characters: {name:.60}")
     if not name.startswith("re:"):
         return f"(?:{fnmatch.translate(name)})"
     parts = re.split(r"(?<!\\)\.[*+]\??", name.removeprefix("re:"))
@@ -71,6 +75,6 @@ def _pattern(name: str) -> str:
         if not all(PART.fullmatch(part) and re.compile(part) for part in parts):
             raise ValueError
     except (re.error, ValueError):
-        raise ValueError(f"quantization_config: the expression {name!r:.60} is not read here") from None
+        raise Unread(f"the expression {name!r:.60}") from None
     first, *rest = [f"(?:{part.replace('+', '++')})" for part in parts]
     return first + "".join(f"(?>.*?{part})" for part in rest)

@@ -10,6 +10,7 @@ from .. import quantized
 from ..config import BLOCK, FAMILIES, ModelConfig, elsewhere
 from ..cost import flops, weight_bytes
 from ..hubs.catalogue import Model, find_model, unknown
+from ..layout import layout
 from ..quantized import Quantized
 from .gpus import GPU
 from .needs import (
@@ -205,7 +206,8 @@ def smallest(
 ) -> Iterator[Fit]:
     """For each kind of GPU the plan with the fewest of ``COUNTS`` that fits; kinds without one are left out."""
     precision = precision or model.published
-    tensors, sizes, multiplied = stored_as(model, precision), disk(model, precision), flops(model.cfg)
+    tensors, multiplied = stored_as(model, precision), flops(model.cfg)
+    sizes = disk(model, precision, tensors)
     least = weights(tensors, Split())[0].total()
     held: dict[Split, list[Counter[str]]] = {}
     for gpu in kinds:
@@ -227,24 +229,26 @@ def smallest(
 def count(model: Subject, split: Split, precision: Precision | None = None, workload: Workload = WORKLOAD) -> Counted:
     """What ``plan`` needs from the tensor table: the part that takes time (half a second for DeepSeek-R1)."""
     precision = precision or model.published
-    held = weights(stored_as(model, precision), split, workload.mtp)
-    return Counted(held, disk(model, precision), flops(model.cfg))
+    tensors = stored_as(model, precision)
+    return Counted(weights(tensors, split, workload.mtp), disk(model, precision, tensors), flops(model.cfg))
 
 
-def disk(model: Subject, precision: Precision) -> dict[str, int]:
+def disk(model: Subject, precision: Precision, tensors: Table) -> dict[str, int]:
     """Bytes of the files: the download, the cast if ``precision`` needs one, and the conversion for ``dsv3 generate``.
 
-    Quantised checkpoints are somebody else's, and none is cast or converted.
+    ``tensors``: ``stored_as(model, precision)``. Quantised checkpoints are somebody else's, and none is cast or
+    converted.
     """
-    whole = weights(stored_as(model, precision), Split(), mtp=True)[0].total()
+    whole = weights(tensors, Split(), mtp=True)[0].total()
+    copies = sum(row.nbytes for row in layout(replace(model.cfg, n_layers=1)) if row.copy_of)
     ours = model.quantized is None or model.quantized.in_blocks_of(BLOCK)
     if not ours or (precision != "fp8" and precision != "bf16"):
-        return {"download": whole}
-    as_it_is = weights(stored_as(model, model.published), Split(), mtp=True)[0].total() if model.quantized else None
-    sizes = {"download": as_it_is or weight_bytes(model.cfg, model.cfg.dtype)}
-    if precision != model.published:
-        sizes[f"cast to {precision.upper()}"] = weight_bytes(model.cfg, precision)
-    return sizes | {"converted": whole}
+        return {"download": whole + copies}
+    if precision == model.published:
+        return {"download": whole + copies, "converted": whole}
+    published = weights(stored_as(model, model.published), Split(), mtp=True)[0].total()
+    cast = weight_bytes(model.cfg, precision)
+    return {"download": published + copies, f"cast to {precision.upper()}": cast, "converted": whole}
 
 
 def as_json(

@@ -22,7 +22,7 @@ MULTIPLIED = flops(R1.cfg)
 
 
 # Counting takes half a second each time: the table once for a precision, each split once.
-tensors = cache(lambda precision: (table(R1.cfg, precision), disk(R1, precision)))
+tensors = cache(lambda precision: (of := table(R1.cfg, precision), disk(R1, precision, of)))
 
 
 @cache

@@ -73,7 +73,8 @@ def reference(folder):
 
 
 def options(folder: Path, **more: object) -> Serve:
-    return Serve(model=str(folder), python=str(PYTHON), cpu=True, context=CONTEXT, port=free_port(), **more)
+    told = {"family": "r1", "tool_call_parser": False}  # as dsv3 serve tells it: tiny-r1 has no tokens for tools
+    return Serve(model=str(folder), python=str(PYTHON), cpu=True, context=CONTEXT, port=free_port(), **told, **more)
 
 
 def command(serve: Serve, *flags: Flag, **env: str) -> Command:

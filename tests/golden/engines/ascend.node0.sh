@@ -9,6 +9,8 @@
 #   --host 127.0.0.1: by itself it listens on every address [vllm/entrypoints/common/cli_args.py]
 #   --port 8000: of the server [vllm/entrypoints/common/cli_args.py]
 #   --reasoning-parser deepseek_r1: thinking and answer apart [vllm/reasoning/__init__.py]
+#   --tool-call-parser deepseek_v3: calls of tools apart from the text [vllm/tool_parsers/__init__.py]
+#   --enable-auto-tool-choice: the model chooses whether it calls a tool [vllm/entrypoints/common/cli_args.py]
 #   --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}': decoding as one graph [docs/source/tutorials/models/DeepSeek-R1.md]
 vllm serve /data/R1-W8A8 \
     --tensor-parallel-size 4 \
@@ -21,4 +23,6 @@ vllm serve /data/R1-W8A8 \
     --host 127.0.0.1 \
     --port 8000 \
     --reasoning-parser deepseek_r1 \
+    --tool-call-parser deepseek_v3 \
+    --enable-auto-tool-choice \
     --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}'

@@ -9,6 +9,8 @@
 #   --quantization ascend: weights in W8A8, as ModelSlim makes them [docs/source/tutorials/models/DeepSeek-R1.md]
 #   --enable-expert-parallel: whole experts on each NPU, none is cut [docs/source/tutorials/models/DeepSeek-R1.md]
 #   --reasoning-parser deepseek_r1: thinking and answer apart [vllm/reasoning/__init__.py]
+#   --tool-call-parser deepseek_v3: calls of tools apart from the text [vllm/tool_parsers/__init__.py]
+#   --enable-auto-tool-choice: the model chooses whether it calls a tool [vllm/entrypoints/common/cli_args.py]
 #   --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}': decoding as one graph [docs/source/tutorials/models/DeepSeek-R1.md]
 vllm serve /data/R1-W8A8 \
     --tensor-parallel-size 4 \
@@ -21,4 +23,6 @@ vllm serve /data/R1-W8A8 \
     --quantization ascend \
     --enable-expert-parallel \
     --reasoning-parser deepseek_r1 \
+    --tool-call-parser deepseek_v3 \
+    --enable-auto-tool-choice \
     --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}'

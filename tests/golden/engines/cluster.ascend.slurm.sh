@@ -17,10 +17,10 @@ read -r -d '' node << 'NODE' || true
 set -e
 case "$SLURM_NODEID" in
 0)
-exec vllm serve '/data/it'"'"'s R1' --tensor-parallel-size 4 --data-parallel-size 4 --data-parallel-size-local 2 --data-parallel-address "$MASTER_ADDR" --data-parallel-rpc-port 29500 --quantization ascend --enable-expert-parallel --host 127.0.0.1 --port 8000 --reasoning-parser deepseek_r1 --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}'
+exec vllm serve '/data/it'"'"'s R1' --tensor-parallel-size 4 --data-parallel-size 4 --data-parallel-size-local 2 --data-parallel-address "$MASTER_ADDR" --data-parallel-rpc-port 29500 --quantization ascend --enable-expert-parallel --host 127.0.0.1 --port 8000 --reasoning-parser deepseek_r1 --tool-call-parser deepseek_v3 --enable-auto-tool-choice --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}'
 ;;
 1)
-exec vllm serve '/data/it'"'"'s R1' --tensor-parallel-size 4 --data-parallel-size 4 --data-parallel-size-local 2 --data-parallel-address "$MASTER_ADDR" --data-parallel-rpc-port 29500 --data-parallel-start-rank 2 --headless --quantization ascend --enable-expert-parallel --reasoning-parser deepseek_r1 --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}'
+exec vllm serve '/data/it'"'"'s R1' --tensor-parallel-size 4 --data-parallel-size 4 --data-parallel-size-local 2 --data-parallel-address "$MASTER_ADDR" --data-parallel-rpc-port 29500 --data-parallel-start-rank 2 --headless --quantization ascend --enable-expert-parallel --reasoning-parser deepseek_r1 --tool-call-parser deepseek_v3 --enable-auto-tool-choice --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}'
 ;;
 esac
 NODE

@@ -21,14 +21,14 @@ quoted() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
 read -r -d '' node << 'NODE'
 set -e
 cd '/home/me/my course'
-exec vllm serve '/data/it'"'"'s R1' --tensor-parallel-size 4 --data-parallel-size 4 --data-parallel-size-local 2 --data-parallel-address gpu01 --data-parallel-rpc-port 29500 --quantization ascend --enable-expert-parallel --host 127.0.0.1 --port 8000 --reasoning-parser deepseek_r1 --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}'
+exec vllm serve '/data/it'"'"'s R1' --tensor-parallel-size 4 --data-parallel-size 4 --data-parallel-size-local 2 --data-parallel-address gpu01 --data-parallel-rpc-port 29500 --quantization ascend --enable-expert-parallel --host 127.0.0.1 --port 8000 --reasoning-parser deepseek_r1 --tool-call-parser deepseek_v3 --enable-auto-tool-choice --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}'
 NODE
 ssh -o BatchMode=yes me@gpu01 "bash -c $(quoted "$host") node0 $(quoted "$node")" < <(input "") &
 
 read -r -d '' node << 'NODE'
 set -e
 cd '/home/me/my course'
-exec vllm serve '/data/it'"'"'s R1' --tensor-parallel-size 4 --data-parallel-size 4 --data-parallel-size-local 2 --data-parallel-address gpu01 --data-parallel-rpc-port 29500 --data-parallel-start-rank 2 --headless --quantization ascend --enable-expert-parallel --reasoning-parser deepseek_r1 --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}'
+exec vllm serve '/data/it'"'"'s R1' --tensor-parallel-size 4 --data-parallel-size 4 --data-parallel-size-local 2 --data-parallel-address gpu01 --data-parallel-rpc-port 29500 --data-parallel-start-rank 2 --headless --quantization ascend --enable-expert-parallel --reasoning-parser deepseek_r1 --tool-call-parser deepseek_v3 --enable-auto-tool-choice --compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}'
 NODE
 ssh -o BatchMode=yes gpu02 "bash -c $(quoted "$host") node1 $(quoted "$node")" < <(input "") &
 

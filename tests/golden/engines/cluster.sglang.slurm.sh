@@ -17,10 +17,10 @@ read -r -d '' node << 'NODE' || true
 set -e
 case "$SLURM_NODEID" in
 0)
-exec sglang serve --model-path '/data/it'"'"'s R1' --tp-size 16 --nnodes 2 --node-rank 0 --dist-init-addr "$MASTER_ADDR":29500 --reasoning-parser deepseek-r1 --host 127.0.0.1 --port 30000
+exec sglang serve --model-path '/data/it'"'"'s R1' --tp-size 16 --nnodes 2 --node-rank 0 --dist-init-addr "$MASTER_ADDR":29500 --reasoning-parser deepseek-r1 --tool-call-parser deepseekv3 --host 127.0.0.1 --port 30000
 ;;
 1)
-exec sglang serve --model-path '/data/it'"'"'s R1' --tp-size 16 --nnodes 2 --node-rank 1 --dist-init-addr "$MASTER_ADDR":29500 --reasoning-parser deepseek-r1 --host 127.0.0.1 --port 30000
+exec sglang serve --model-path '/data/it'"'"'s R1' --tp-size 16 --nnodes 2 --node-rank 1 --dist-init-addr "$MASTER_ADDR":29500 --reasoning-parser deepseek-r1 --tool-call-parser deepseekv3 --host 127.0.0.1 --port 30000
 ;;
 esac
 NODE

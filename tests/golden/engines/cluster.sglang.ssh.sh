@@ -21,14 +21,14 @@ quoted() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
 read -r -d '' node << 'NODE'
 set -e
 cd '/home/me/my course'
-exec sglang serve --model-path '/data/it'"'"'s R1' --tp-size 16 --nnodes 2 --node-rank 0 --dist-init-addr gpu01:29500 --reasoning-parser deepseek-r1 --host 127.0.0.1 --port 30000
+exec sglang serve --model-path '/data/it'"'"'s R1' --tp-size 16 --nnodes 2 --node-rank 0 --dist-init-addr gpu01:29500 --reasoning-parser deepseek-r1 --tool-call-parser deepseekv3 --host 127.0.0.1 --port 30000
 NODE
 ssh -o BatchMode=yes me@gpu01 "bash -c $(quoted "$host") node0 $(quoted "$node")" < <(input "") &
 
 read -r -d '' node << 'NODE'
 set -e
 cd '/home/me/my course'
-exec sglang serve --model-path '/data/it'"'"'s R1' --tp-size 16 --nnodes 2 --node-rank 1 --dist-init-addr gpu01:29500 --reasoning-parser deepseek-r1 --host 127.0.0.1 --port 30000
+exec sglang serve --model-path '/data/it'"'"'s R1' --tp-size 16 --nnodes 2 --node-rank 1 --dist-init-addr gpu01:29500 --reasoning-parser deepseek-r1 --tool-call-parser deepseekv3 --host 127.0.0.1 --port 30000
 NODE
 ssh -o BatchMode=yes gpu02 "bash -c $(quoted "$host") node1 $(quoted "$node")" < <(input "") &
 

@@ -19,10 +19,10 @@ read -r -d '' node << 'NODE' || true
 set -e
 case "$SLURM_NODEID" in
 0)
-VLLM_API_KEY="$DSV3_API_KEY" exec vllm serve '/data/it'"'"'s R1' --tensor-parallel-size 8 --pipeline-parallel-size 2 --nnodes 2 --node-rank 0 --master-addr "$MASTER_ADDR" --master-port 29500 --enable-expert-parallel --host 0.0.0.0 --port 8000 --reasoning-parser deepseek_r1 --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}'
+VLLM_API_KEY="$DSV3_API_KEY" exec vllm serve '/data/it'"'"'s R1' --tensor-parallel-size 8 --pipeline-parallel-size 2 --nnodes 2 --node-rank 0 --master-addr "$MASTER_ADDR" --master-port 29500 --enable-expert-parallel --host 0.0.0.0 --port 8000 --reasoning-parser deepseek_r1 --tool-call-parser deepseek_v3 --enable-auto-tool-choice --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}'
 ;;
 1)
-exec vllm serve '/data/it'"'"'s R1' --tensor-parallel-size 8 --pipeline-parallel-size 2 --nnodes 2 --node-rank 1 --master-addr "$MASTER_ADDR" --master-port 29500 --headless --enable-expert-parallel --reasoning-parser deepseek_r1 --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}'
+exec vllm serve '/data/it'"'"'s R1' --tensor-parallel-size 8 --pipeline-parallel-size 2 --nnodes 2 --node-rank 1 --master-addr "$MASTER_ADDR" --master-port 29500 --headless --enable-expert-parallel --reasoning-parser deepseek_r1 --tool-call-parser deepseek_v3 --enable-auto-tool-choice --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}'
 ;;
 esac
 NODE

@@ -23,14 +23,14 @@ quoted() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
 read -r -d '' node << 'NODE'
 set -e
 cd '/home/me/my course'
-VLLM_API_KEY="$DSV3_API_KEY" exec vllm serve '/data/it'"'"'s R1' --tensor-parallel-size 8 --pipeline-parallel-size 2 --nnodes 2 --node-rank 0 --master-addr gpu01 --master-port 29500 --enable-expert-parallel --host 0.0.0.0 --port 8000 --reasoning-parser deepseek_r1 --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}'
+VLLM_API_KEY="$DSV3_API_KEY" exec vllm serve '/data/it'"'"'s R1' --tensor-parallel-size 8 --pipeline-parallel-size 2 --nnodes 2 --node-rank 0 --master-addr gpu01 --master-port 29500 --enable-expert-parallel --host 0.0.0.0 --port 8000 --reasoning-parser deepseek_r1 --tool-call-parser deepseek_v3 --enable-auto-tool-choice --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}'
 NODE
 ssh -o BatchMode=yes me@gpu01 "bash -c $(quoted "$host") node0 $(quoted "$node")" < <(input "$DSV3_API_KEY") &
 
 read -r -d '' node << 'NODE'
 set -e
 cd '/home/me/my course'
-exec vllm serve '/data/it'"'"'s R1' --tensor-parallel-size 8 --pipeline-parallel-size 2 --nnodes 2 --node-rank 1 --master-addr gpu01 --master-port 29500 --headless --enable-expert-parallel --reasoning-parser deepseek_r1 --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}'
+exec vllm serve '/data/it'"'"'s R1' --tensor-parallel-size 8 --pipeline-parallel-size 2 --nnodes 2 --node-rank 1 --master-addr gpu01 --master-port 29500 --headless --enable-expert-parallel --reasoning-parser deepseek_r1 --tool-call-parser deepseek_v3 --enable-auto-tool-choice --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}'
 NODE
 ssh -o BatchMode=yes gpu02 "bash -c $(quoted "$host") node1 $(quoted "$node")" < <(input "") &
 

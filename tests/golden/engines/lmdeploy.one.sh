@@ -1,7 +1,7 @@
 # Flags as in LMDeploy 0.18.0:
 #   --backend pytorch: the other engine, TurboMind, lacks this model [lmdeploy/cli/utils.py]
 #   --tp 8: every layer cut over 8 GPUs [lmdeploy/cli/utils.py]
-#   --reasoning-parser default: thinking and answer apart [lmdeploy/cli/utils.py]
+#   --reasoning-parser default: thinking and answer apart [lmdeploy/serve/parsers/reasoning_parser]
 #   --speculative-algorithm deepseek_mtp: speculative decoding with the MTP layer [lmdeploy/cli/utils.py]
 #   --speculative-num-draft-tokens 1: tokens that it drafts [lmdeploy/cli/utils.py]
 #   --session-len 32768: tokens of prompt and answer together [lmdeploy/cli/utils.py]

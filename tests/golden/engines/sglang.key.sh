@@ -1,7 +1,8 @@
 # Flags as in SGLang 0.5.23:
 #   --model-path '/data/it'"'"'s R1': what to serve [sglang/srt/arg_groups/fields/model.py]
 #   --tp-size 8: every layer cut over 8 GPUs [sglang/srt/arg_groups/fields/parallel.py]
-#   --reasoning-parser deepseek-r1: thinking and answer apart [sglang/srt/parser/reasoning_parser.py]
+#   --reasoning-parser deepseek-r1: thinking and answer apart [sglang/srt/parser/reasoning_parser_names.py]
+#   --tool-call-parser deepseekv3: calls of tools apart from the text [sglang/srt/function_call/parser_names.py]
 #   --speculative-algorithm EAGLE: speculative decoding with the MTP layer [sglang/srt/arg_groups/fields/spec.py]
 #   --speculative-num-steps 1: tokens drafted one after another [sglang/srt/arg_groups/fields/spec.py]
 #   --speculative-eagle-topk 1: a chain, not a tree [sglang/srt/arg_groups/fields/spec.py]
@@ -14,6 +15,7 @@ python3 -c 'import os, sys; sys.argv += ["--api-key", os.environ["DSV3_API_KEY"]
     --model-path '/data/it'"'"'s R1' \
     --tp-size 8 \
     --reasoning-parser deepseek-r1 \
+    --tool-call-parser deepseekv3 \
     --speculative-algorithm EAGLE \
     --speculative-num-steps 1 \
     --speculative-eagle-topk 1 \

@@ -4,7 +4,8 @@
 #   --nnodes 2: machines [sglang/srt/arg_groups/fields/parallel.py]
 #   --node-rank 1: which of them this is; 0 answers requests [sglang/srt/arg_groups/fields/parallel.py]
 #   --dist-init-addr gpu01:29501: node 0, where the machines meet [sglang/srt/arg_groups/fields/parallel.py]
-#   --reasoning-parser deepseek-r1: thinking and answer apart [sglang/srt/parser/reasoning_parser.py]
+#   --reasoning-parser deepseek-r1: thinking and answer apart [sglang/srt/parser/reasoning_parser_names.py]
+#   --tool-call-parser deepseekv3: calls of tools apart from the text [sglang/srt/function_call/parser_names.py]
 #   --speculative-algorithm EAGLE: speculative decoding with the MTP layer [sglang/srt/arg_groups/fields/spec.py]
 #   --speculative-num-steps 1: tokens drafted one after another [sglang/srt/arg_groups/fields/spec.py]
 #   --speculative-eagle-topk 1: a chain, not a tree [sglang/srt/arg_groups/fields/spec.py]
@@ -20,6 +21,7 @@ sglang serve \
     --node-rank 1 \
     --dist-init-addr gpu01:29501 \
     --reasoning-parser deepseek-r1 \
+    --tool-call-parser deepseekv3 \
     --speculative-algorithm EAGLE \
     --speculative-num-steps 1 \
     --speculative-eagle-topk 1 \

@@ -9,6 +9,8 @@
 #   --enable-expert-parallel: whole experts on each GPU, none is cut [vllm/engine/arg_utils.py]
 #   --max-model-len 32768: tokens of prompt and answer together [vllm/engine/arg_utils.py]
 #   --reasoning-parser deepseek_r1: thinking and answer apart [vllm/reasoning/__init__.py]
+#   --tool-call-parser deepseek_v3: calls of tools apart from the text [vllm/tool_parsers/__init__.py]
+#   --enable-auto-tool-choice: the model chooses whether it calls a tool [vllm/entrypoints/common/cli_args.py]
 #   --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}': the MTP layer drafts 1 token(s) [vllm/config/speculative.py]
 #   --kv-cache-dtype fp8: half the bytes for each cached token [vllm/config/cache.py]
 vllm serve '/data/it'"'"'s R1' \
@@ -22,5 +24,7 @@ vllm serve '/data/it'"'"'s R1' \
     --enable-expert-parallel \
     --max-model-len 32768 \
     --reasoning-parser deepseek_r1 \
+    --tool-call-parser deepseek_v3 \
+    --enable-auto-tool-choice \
     --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}' \
     --kv-cache-dtype fp8

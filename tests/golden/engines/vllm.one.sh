@@ -5,6 +5,8 @@
 #   --host 127.0.0.1: by itself it listens on every address [vllm/entrypoints/common/cli_args.py]
 #   --port 8000: of the server [vllm/entrypoints/common/cli_args.py]
 #   --reasoning-parser deepseek_r1: thinking and answer apart [vllm/reasoning/__init__.py]
+#   --tool-call-parser deepseek_v3: calls of tools apart from the text [vllm/tool_parsers/__init__.py]
+#   --enable-auto-tool-choice: the model chooses whether it calls a tool [vllm/entrypoints/common/cli_args.py]
 #   --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}': the MTP layer drafts 1 token(s) [vllm/config/speculative.py]
 #   --kv-cache-dtype fp8: half the bytes for each cached token [vllm/config/cache.py]
 vllm serve '/data/it'"'"'s R1' \
@@ -14,5 +16,7 @@ vllm serve '/data/it'"'"'s R1' \
     --host 127.0.0.1 \
     --port 8000 \
     --reasoning-parser deepseek_r1 \
+    --tool-call-parser deepseek_v3 \
+    --enable-auto-tool-choice \
     --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}' \
     --kv-cache-dtype fp8

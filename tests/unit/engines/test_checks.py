@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from dsv3 import serve as verb
 from dsv3.convert import convert
 from dsv3.engines import checks, vllm
 from dsv3.engines.checkpoints import look
 from dsv3.engines.options import Serve
-from dsv3.engines.table import find
+from dsv3.engines.table import ENGINES, find
 from dsv3.lab.jobs import free_port
 from dsv3.paths import TINY_R1
 from dsv3.sizing.gpus import find_gpu
@@ -143,9 +145,12 @@ def test_fp8_without_a_quantization_config(r1):
 
 
 def test_an_mtp_layer_in_name_only(r1):
-    assert look(str(r1)).wrong == ()
+    """As transformers saves them: num_nextn_predict_layers is its default, and the layer is gone."""
+    assert refused("vllm", model=str(r1), mtp=1) == []
     edit(r1, num_hidden_layers=2)  # layer 2 is there, but is no MTP layer
-    assert "names an MTP layer that the weights lack" in wrong(r1)
+    assert refused("vllm", model=str(r1)) == []
+    (line,) = refused("vllm", model=str(r1), mtp=1)
+    assert "--mtp: R1 has no MTP layer: config.json names one (num_nextn_predict_layers), the weights lack it" in line
 
 
 def test_converted(bf16_folder, tmp_path):
@@ -161,8 +166,9 @@ def test_fields_that_transformers_drops(r1, name):
 
 def test_files_missing(r1, tmp_path):
     (r1 / "tokenizer.json").unlink()
-    assert "no tokenizer.json" in wrong(r1)
-    shutil.copy(TINY_R1 / "tokenizer.json", r1)
+    assert "no tokenizer.json, nor another tokenizer" in wrong(r1)
+    (r1 / "tiktoken.model").touch()
+    assert refused("vllm", model=str(r1)) == []
     next(iter(r1.glob("model-00002*"))).unlink()
     assert "missing; download again" in wrong(r1)
     (tmp_path / "empty").mkdir()
@@ -175,15 +181,67 @@ def test_a_config_that_is_none(r1, data):
     assert "config.json: " in wrong(r1)
 
 
-def test_4_bit_weights_are_recognised(r1):
-    edit(r1, quantization_config={"quant_method": "awq", "bits": 4})
-    assert look(str(r1)).precision == "int4"
-    assert any("no to 4-bit weights" in line for line in refused("lmdeploy", model=str(r1)))
-    assert refused("vllm", model=str(r1)) == []
+def store(folder: Path, dtype: torch.dtype) -> None:
+    """The FP8 tensors in another type, as if they were packed."""
+    for file in folder.glob("*.safetensors"):
+        tensors = {n: t.to(dtype) if t.dtype == torch.float8_e4m3fn else t for n, t in load_file(file).items()}
+        save_file(tensors, file, metadata={"format": "pt"})
+
+
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}
+NVFP4 = {"quantization": {"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"]}}
+GROUP = {"targets": ["Linear"], "weights": {"num_bits": 4, "group_size": 32, "strategy": "group"}}
+KIMI = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": GROUP}}
+
+
+@pytest.mark.parametrize(
+    ("config", "beside", "engines"),
+    [
+        (AWQ, {}, "sglang vllm ascend"),
+        (AWQ | {"quant_method": "gptq"}, {}, "sglang vllm ascend"),
+        (KIMI, {}, "sglang vllm lmdeploy trtllm ascend"),
+        (None, {"hf_quant_config.json": NVFP4}, "sglang vllm trtllm"),
+        ({"quant_method": "blockwise_int8", "weight_block_size": [128, 128]}, {}, "sglang"),
+        ({"quant_method": "w8a8_int8"}, {}, "sglang"),
+        (None, {"quant_model_description.json": {"model.layers.0.mlp.up_proj.weight": "W8A8_DYNAMIC"}}, "ascend"),
+        ({"quant_method": "a_new_one"}, {}, "sglang vllm lmdeploy trtllm ascend"),
+    ],
+)
+def test_quantised_folders_go_to_the_engines_that_read_them(r1, config, beside, engines):
+    edit(r1, quantization_config=config)
+    for name, values in beside.items():
+        (r1 / name).write_text(json.dumps(values))
+    store(r1, torch.int8)
+    found = {engine.name: refused(engine.name, model=str(r1)) for engine in ENGINES}
+    assert {name for name, said in found.items() if not said} == set(engines.split())
+    assert all("does not read; --engine: " in line for said in found.values() for line in said)
+    assert "is not checked here" in next(iter(checks.advice(Serve(model=str(r1)), None)))
+
+
+def test_ascend_is_told_of_modelslims_weights_alone(bf16_folder, r1):
+    ascend = find("ascend")
+    assert refused("ascend", model=str(bf16_folder)) == []
+    assert "--quantization" not in ascend.build(Serve(model=str(bf16_folder))).argv
+    (r1 / "quant_model_description.json").write_text("{}")
+    for model in (str(r1), "vllm-ascend/DeepSeek-R1-W8A8", "/data/elsewhere"):
+        assert "ascend" in ascend.build(Serve(model=model)).argv
+
+
+def test_quantisation_that_the_weights_do_not_have(r1):
+    """An engine would take BF16 for something else."""
+    edit(r1, quantization_config=AWQ)
+    store(r1, torch.bfloat16)
+    assert "says AWQ, by itself or in a file beside it, but the weights are BF16" in wrong(r1)
+
+
+def test_quantisation_that_makes_no_sense(r1):
+    edit(r1, quantization_config=AWQ | {"bits": "four"})
+    assert "bits = 'four'" in wrong(r1)
 
 
 def test_another_architecture_is_left_to_the_engine(r1):
-    edit(r1, model_type="qwen2")
+    edit(r1, model_type="qwen2", quantization_config=None)
+    store(r1, torch.bfloat16)
     assert refused("vllm", model=str(r1), tp=3) == []
     assert "its shape and its memory are not checked" in next(iter(checks.advice(Serve(model=str(r1)), None)))
 
@@ -265,6 +323,7 @@ def test_engines_that_another_launcher_spreads(tmp_path, engine, launcher):
 
 def test_a_folder_that_is_not_there(tmp_path):
     assert says(here("vllm", machine(tmp_path), model="R1-typo"), "R1-typo: no such folder; an id has an owner")
+    assert says(here("vllm", machine(tmp_path), model="kimi k2 instruct"), "the id of Kimi-K2-Instruct is moonshotai/")
     assert not says(here("vllm", machine(tmp_path)), "no such folder")
 
 
@@ -276,7 +335,8 @@ def test_dry_run_prints_although_nothing_is_installed(capsys, monkeypatch):
     verb.main(["--engine", "vllm", "--model", str(TINY_R1), "--tp", "2", "--gpu", "4090", "--dry-run"])
     out = capsys.readouterr().out
     assert "# not on this machine: vLLM is not installed here" in out
-    assert out.endswith(find("vllm").build(Serve(model=str(TINY_R1), tp=2)).text())
+    told = Serve(model=str(TINY_R1), family="r1", tool_call_parser=False, tp=2)
+    assert out.endswith(find("vllm").build(told).text())
 
 
 def test_refusals_come_one_a_line_with_exit_code_1(capsys):

@@ -26,7 +26,7 @@ OPEN = {"host": "0.0.0.0", "api_key_env": "DSV3_API_KEY"}
 
 
 def job(engine: str, folder: str = "/home/me/my course", **fields: object) -> Cluster:
-    serve = Serve(**{"model": MODEL} | SPLITS[engine] | fields)
+    serve = Serve(**{"model": MODEL, "family": "r1"} | SPLITS[engine] | fields)
     return Cluster(engine=find(engine), serve=serve, hosts=("me@gpu01", "gpu02"), gpus=serve.gpus // 2, folder=folder)
 
 

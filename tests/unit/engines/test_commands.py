@@ -1,5 +1,6 @@
 """Commands of the engines, against golden files; as text, they are what bash would run."""
 
+import itertools
 import os
 import shlex
 from dataclasses import replace
@@ -8,13 +9,16 @@ from pathlib import Path
 import pytest
 
 from dsv3.engines import check_flags, vllm
+from dsv3.engines.checkpoints import READERS
 from dsv3.engines.command import Command, Flag
 from dsv3.engines.options import Serve
+from dsv3.engines.parsers import FAMILIES, lines
 from dsv3.engines.table import ENGINES, find
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "engines"
-ONE = Serve(model="/data/it's R1", tp=8, mtp=1, fp8_kv_cache=True, context=32768)
+ONE = Serve(model="/data/it's R1", family="r1", tp=8, mtp=1, fp8_kv_cache=True, context=32768)
 TWO = replace(ONE, tp=16, nnodes=2, master_addr="gpu01", master_port=29501)
+NPUS = Serve(model="/data/R1-W8A8", family="r1", tp=4, dp=4)
 CASES = {
     "sglang.one": ("sglang", ONE),
     "sglang.node0": ("sglang", TWO),
@@ -26,16 +30,19 @@ CASES = {
     "vllm.dp.node0": ("vllm", replace(TWO, tp=1, dp=16)),
     "vllm.dp.node1": ("vllm", replace(TWO, tp=1, dp=16, node_rank=1)),
     "vllm.key": ("vllm", replace(ONE, host="0.0.0.0", api_key_env="DSV3_API_KEY")),
-    "vllm.cpu": ("vllm", Serve(model="/data/it's R1", tp=2, mtp=1, cpu=True, python="/opt/vllm-cpu/bin/python")),
+    "vllm.cpu": (
+        "vllm",
+        Serve(model="/data/it's R1", family="r1", tp=2, mtp=1, cpu=True, python="/opt/vllm-cpu/bin/python"),
+    ),
     "lmdeploy.one": ("lmdeploy", replace(ONE, fp8_kv_cache=False)),
     "lmdeploy.node0": ("lmdeploy", replace(TWO, fp8_kv_cache=False)),
     "lmdeploy.node1": ("lmdeploy", replace(TWO, fp8_kv_cache=False, node_rank=1)),
     "lmdeploy.key": ("lmdeploy", replace(ONE, fp8_kv_cache=False, host="0.0.0.0", api_key_env="DSV3_API_KEY")),
     "trtllm.one": ("trtllm", ONE),
     "trtllm.ranks": ("trtllm", TWO),
-    "ascend.one": ("ascend", Serve(model="/data/R1-W8A8", tp=4, dp=4, mtp=3, context=16384)),
-    "ascend.node0": ("ascend", Serve(model="/data/R1-W8A8", tp=4, dp=4, nnodes=2, master_addr="npu01")),
-    "ascend.node1": ("ascend", Serve(model="/data/R1-W8A8", tp=4, dp=4, nnodes=2, node_rank=1, master_addr="npu01")),
+    "ascend.one": ("ascend", replace(NPUS, mtp=3, context=16384)),
+    "ascend.node0": ("ascend", replace(NPUS, nnodes=2, master_addr="npu01")),
+    "ascend.node1": ("ascend", replace(NPUS, nnodes=2, node_rank=1, master_addr="npu01")),
 }
 
 
@@ -85,14 +92,41 @@ def test_a_named_interpreter_means_its_own_scripts():
         assert program[0] == f"/opt/e/bin/{find(name).console}"
 
 
-def test_only_loopback_and_no_parser_unless_told_otherwise():
+def test_only_loopback_unless_told_otherwise():
     for engine in ENGINES:
         words = engine.build(Serve(model="R1")).argv
         assert "127.0.0.1" in words
         assert str(engine.port) in words
-        quiet = engine.build(Serve(model="R1", reasoning_parser=False)).argv
-        assert not any("reasoning" in w for w in quiet)
-        assert any("reasoning" in w for w in words)
+
+
+def parser_words(engine: str, **fields: object) -> str:
+    """The words of a command that have to do with how the model talks."""
+    flags = find(engine).build(Serve(**{"model": "M"} | fields)).flags
+    about = ("parser", "tool", "trust")
+    return " ".join(" ".join(flag.words) for flag in flags if any(word in flag.words[0] for word in about))
+
+
+def test_every_family_has_its_parsers_in_every_engine():
+    table = (GOLDEN / "families.txt").read_text(encoding="utf-8").splitlines()
+    pairs = itertools.product(FAMILIES, (e.name for e in ENGINES))
+    said = [f"{family} {engine}: {parser_words(engine, family=family)}".rstrip() for family, engine in pairs]
+    assert said == [line for line in table if not line.startswith("#")]
+
+
+def test_a_model_that_does_not_think_has_no_reasoning_parser():
+    """With one that takes all text for a thought until </think>, its answers would be thoughts."""
+    for name, family in FAMILIES.items():
+        if family.thinks.startswith("never"):
+            assert not any(found.reasoning for found in family.engines.values()), name
+
+
+@pytest.mark.parametrize("engine", [e.name for e in ENGINES])
+def test_no_parser_for_what_is_not_known_or_not_wanted(engine):
+    assert parser_words(engine) == parser_words(engine, reasoning_parser=False, tool_call_parser=False) == ""
+    quiet = parser_words(engine, family="r1", reasoning_parser=False)
+    assert "reasoning" not in quiet
+    assert "tool" not in parser_words(engine, family="r1", tool_call_parser=False)
+    assert parser_words(engine, remote_code=True).replace("_", "-") == "--trust-remote-code"
 
 
 @pytest.mark.parametrize(
@@ -166,12 +200,25 @@ def test_the_page_says_what_the_code_does():
 def test_the_page_names_the_parsers_and_the_keys_of_the_code():
     table = rows("What each can do with DeepSeek-V3 and R1")
     for column, e in enumerate(ENGINES):
-        words = e.build(Serve(model="M")).argv
+        words = e.build(Serve(model="M", family="r1")).argv
         flag = next(w for w in words if "reasoning" in w)
-        assert table["reasoning parser"][column].startswith(f"`{words[words.index(flag) + 1]}`")
+        assert table["reasoning parser, for R1"][column].startswith(f"`{words[words.index(flag) + 1]}`")
         if e.name != "trtllm":
             key = e.build(Serve(model="M", api_key_env="K")).key[0]
             assert table["API key"][column].startswith({"K": "flag"}.get(key, f"`{key}`"))
+
+
+def test_the_page_has_the_table_of_families():
+    """``python -c "from dsv3.engines.parsers import lines; print(*lines(), sep=chr(10))"`` writes it."""
+    assert "\n".join(lines()) in PAGE
+
+
+def test_the_page_says_who_reads_which_quantisation():
+    table = rows("Quantised checkpoints")
+    titles = {e.name: e.title for e in ENGINES}
+    assert {method.strip("`"): cells[0] for method, cells in table.items() if method.startswith("`")} == {
+        method: ", ".join(titles[name] for name in readers) for method, readers in READERS.items()
+    }
 
 
 def test_the_pages_commands_are_commands():

@@ -10,7 +10,7 @@ from dsv3.config import OTHERS
 from dsv3.cost import parameters
 from dsv3.download import Source, catalogue, extra_bytes, source
 from dsv3.hubs.catalogue import FAMILIES, find_model, model_named, models, unknown
-from dsv3.sizing.planner import disk, subject
+from dsv3.sizing.planner import disk, stored_as, subject
 
 NAMES = {  # as people type them, and whose they are
     "R1": "DeepSeek-R1",
@@ -156,7 +156,11 @@ def test_plans_of_quantised_uploads_count_what_they_store():
     matrices, biases = 3 * 60 * cfg.n_routed_experts, 60 * cfg.n_routed_experts
     wanted = parts["routed"] * 4.5 / 8 + 16 * matrices + 2 * (parts["total"] - parts["routed"]) + 2 * biases
     assert thinking.published == "int4"
-    assert disk(thinking, "int4")["download"] == wanted
+    assert disk(thinking, "int4", stored_as(thinking, "int4"))["download"] == wanted
+    nvfp4 = subject("R1-0528-NVFP4-v2")
+    assert disk(nvfp4, "nvfp4", stored_as(nvfp4, "nvfp4"))["download"] == pytest.approx(413e9, rel=0.002), (
+        "published: 413 GB in 524 files"
+    )
 
 
 def test_download_knows_the_same_names():
