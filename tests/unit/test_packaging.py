@@ -62,8 +62,10 @@ def test_house_rules(file):
     text = file.read_text()
     assert len(text.splitlines()) <= 400
     assert file.name not in ("utils.py", "common.py", "helpers.py")
-    assert not re.search(r"pickle\.|torch\.load\(|trust_remote_code=True|set_default_d", text)
+    assert not re.search(r"pickle\.|torch\.load\(|set_default_d", text)
     tree = ast.parse(text)
+    # As an argument: a command that is printed for a person may have it.
+    assert not [k for k in ast.walk(tree) if isinstance(k, ast.keyword) and k.arg == "trust_remote_code"]
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
