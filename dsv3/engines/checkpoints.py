@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import quantized
 from ..checkpoint import read
+from ..checkpoint.stored import open_model
 from ..cli import describe
 from ..config import BLOCK, ModelConfig
 from ..hubs.catalogue import find_model
@@ -50,7 +51,8 @@ class Served:
         cfg: None where nothing here says: an id that the catalogue lacks, or another architecture.
         precision: of the weights; None likewise, or for one that the planner does not know.
         stored: how the folder says that its weights are quantised; None: not at all, or not known.
-        lacks_mtp: the config names an MTP layer, and the weights have none.
+        lacks_mtp: the config names an MTP layer, and the weights have none, or not the whole of it.
+        notes: what of the weights is not as config.json says, and stands in no one's way.
         wrong: what is wrong with the folder, each with what to do.
     """
 
@@ -59,6 +61,7 @@ class Served:
     precision: Precision | None = None
     stored: Quantized | None = None
     lacks_mtp: bool = False
+    notes: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
 
     @property
@@ -108,14 +111,21 @@ def _folder(folder: Path) -> Served:
         cfg = ModelConfig.from_hf({k: v for k, v in values.items() if as_config or k != "quantization_config"})
     except (ValueError, KeyError, TypeError, AttributeError):
         cfg = None  # another architecture, which engines may well run
-    mtp = f"layers.{cfg.n_layers}.eh_proj" if cfg and cfg.n_mtp_layers else None
+    wrong = [*_tokenizer(folder), *_types(config, entries, stored), *_lost_fields(config, cfg, values)]
+    found = None
+    if cfg and as_config and entries and not wrong:
+        try:
+            found = open_model(folder, cfg)
+        except (ValueError, OSError) as error:
+            wrong.append(describe(error))
     return Served(
         name=name,
         cfg=cfg,
         precision=_precision(stored.kind if stored else "bf16"),
         stored=stored,
-        lacks_mtp=mtp is not None and not any(mtp in tensor for tensor in entries),
-        wrong=(*_tokenizer(folder), *_types(config, entries, stored), *_lost_fields(config, cfg, values)),
+        lacks_mtp=bool(cfg and found) and found.cfg.n_mtp_layers < cfg.n_mtp_layers,
+        notes=found.notes if found else (),
+        wrong=tuple(wrong),
     )
 
 
@@ -149,7 +159,7 @@ def _types(config: Path, entries: Mapping[str, read.Entry], stored: Quantized | 
 
 def _lost_fields(config: Path, cfg: ModelConfig | None, values: dict[str, Any]) -> Iterable[str]:
     """Fields without which engines load a DeepSeek-V3 wrongly or not at all; transformers 5 does not write them."""
-    lost = [name for name in ("topk_method", "scoring_func") if name not in values]
+    lost = [name for name in ("topk_method", "scoring_func") if values.get(name) is None]
     if cfg and values.get("model_type") == "deepseek_v3" and lost:
         yield f'{config}: lacks {" and ".join(lost)}; add "topk_method": "noaux_tc", "scoring_func": "sigmoid"'
 

@@ -112,6 +112,7 @@ def _memory(serve: Serve, cfg: ModelConfig, gpu: GPU, held: Held, unfit: str) ->
 def advice(serve: Serve, gpu: GPU | None) -> Iterator[str]:
     """What is worth knowing though it does not stand in the way."""
     served = look(serve.model)
+    yield from served.notes
     if served.stored and not served.blocks:
         yield f"{served.name} is stored as {served.stored.words}: whether the engine takes these is not checked here"
     if served.cfg is None:
