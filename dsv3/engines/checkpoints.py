@@ -112,10 +112,11 @@ def _folder(folder: Path) -> Served:
     except (ValueError, KeyError, TypeError, AttributeError):
         cfg = None  # another architecture, which engines may well run
     wrong = [*_tokenizer(folder), *_types(config, entries, stored), *_lost_fields(config, cfg, values)]
-    found = None
+    lacks_mtp, notes = False, tuple[str, ...]()
     if cfg and as_config and entries and not wrong:
         try:
             found = open_model(folder, cfg)
+            lacks_mtp, notes = found.cfg.n_mtp_layers < cfg.n_mtp_layers, found.notes
         except (ValueError, OSError) as error:
             wrong.append(describe(error))
     return Served(
@@ -123,8 +124,8 @@ def _folder(folder: Path) -> Served:
         cfg=cfg,
         precision=_precision(stored.kind if stored else "bf16"),
         stored=stored,
-        lacks_mtp=bool(cfg and found) and found.cfg.n_mtp_layers < cfg.n_mtp_layers,
-        notes=found.notes if found else (),
+        lacks_mtp=lacks_mtp,
+        notes=notes,
         wrong=tuple(wrong),
     )
 
