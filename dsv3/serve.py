@@ -12,7 +12,7 @@ from .engines.command import Engine, comment
 from .engines.options import Serve
 from .engines.parsers import FAMILIES
 from .engines.table import ENGINES, find
-from .hubs.catalogue import hub_id
+from .hubs.catalogue import find_model, hub_id
 from .outside import printable
 from .sizing.gpus import GPU, find_gpu, gpus
 from .sizing.machine import Machine
@@ -68,10 +68,17 @@ def asked(args: argparse.Namespace, model: str) -> Serve:
     )
 
 
+def _id_of(name: str) -> str:
+    """The hub's id for the full name of a known model, unless a folder here bears it; anything else as it is."""
+    known = None if Path(name).exists() else find_model(name)
+    full = known and known.name.lower() == name.lower()
+    return (known.huggingface or known.modelscope or name) if known and full else name
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dsv3 serve", description=__doc__)
     parser.add_argument("--engine", required=True, choices=[e.name for e in ENGINES])
-    parser.add_argument("--model", required=True, help="a Hugging Face folder, or the id of one on a hub")
+    parser.add_argument("--model", required=True, help="a Hugging Face folder, or the id or name of one on a hub")
     add_options(parser)
     parser.add_argument("--python", metavar="PATH", help="interpreter of the engine's environment; default: the PATH's")
     parser.add_argument("--cpu", action="store_true", help="vLLM's build for CPUs")
@@ -93,7 +100,7 @@ def main(argv: list[str]) -> None:
     if args.cpu:
         engine = vllm.CPU_ENGINE
     wanted = replace(
-        asked(args, args.model),
+        asked(args, _id_of(args.model)),
         python=args.python,
         cpu=args.cpu,
         nnodes=args.nnodes,

@@ -290,5 +290,23 @@ def test_ids_of_the_catalogue_are_served(capsys, model, words):
     assert bool(about) == bool(words)
 
 
+@pytest.mark.parametrize(
+    ("name", "served"),
+    [
+        ("deepseek-V3.1", "deepseek-ai/DeepSeek-V3.1"),
+        ("Kimi-K2-Instruct", "moonshotai/Kimi-K2-Instruct"),
+        ("R1", "R1"),  # may be a folder of another machine
+    ],
+)
+def test_full_names_become_ids(capsys, name, served, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, command = printed(capsys, "--engine", "vllm", "--model", name)
+    assert " ".join(command).startswith(f"vllm serve {served}")
+    (tmp_path / name).mkdir()
+    with pytest.raises(SystemExit):
+        verb.main(["--engine", "vllm", "--model", name, "--dry-run"])
+    assert f"{name}/config.json: not found" in capsys.readouterr().err
+
+
 def test_another_folders_python_is_not_looked_for_here():
     assert speech._python({"auto_map": {"AutoTokenizer": "owner/name--tokenization_x.T"}}, "AutoTokenizer") == []
