@@ -110,15 +110,14 @@ def open_folder(folder: Path) -> Checkpoint:
 
 
 def _without_index(folder: Path) -> Checkpoint:
-    """``model.safetensors`` alone, as transformers has it; else numbered shards; else whatever there is."""
+    """``model.safetensors`` alone, as transformers has it; else whatever there is."""
     files = sorted(folder.glob("*.safetensors"))
-    whole = [f for f in files if f.name == SINGLE]
-    shards = [f for f in files if re.fullmatch(r"model-\d+-of-\d+\.safetensors", f.name)]
-    taken = whole or shards or files
-    rest = [f.name for f in files if f not in taken]
-    found = open_files(folder, taken)
+    rest = [f.name for f in files if f.name != SINGLE]
+    if len(rest) == len(files):
+        return open_files(folder, files)
+    found = open_files(folder, [folder / SINGLE])
     if rest:
-        found.notes = (f"{folder}: {some(rest)} left out: not of this checkpoint; {taken[0].name} is",)
+        found.notes = (f"{folder}: {some(rest)} left out: not of this checkpoint; {SINGLE} is",)
     return found
 
 
@@ -239,7 +238,8 @@ def check(found: Checkpoint, wanted: Mapping[str, tuple[tuple[int, ...], str]], 
     if missing:
         raise ValueError(f"{found.where}: {some(missing)} of {len(wanted)} tensors missing; {hint}")
     if unknown:
-        raise ValueError(f"{found.where}: {some(unknown)} not in the architecture of config.json; {hint}")
+        file = found[unknown[0]].file
+        raise ValueError(f"{file}: {some(unknown)} not in the architecture of config.json; {hint}")
     for name, (shape, kind) in wanted.items():
         entry = found[name]
         if entry.shape != shape or entry.dtype not in DTYPE[kind]:

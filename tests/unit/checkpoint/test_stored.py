@@ -276,15 +276,14 @@ def test_a_slice_renumbers_what_its_config_leaves_unquantised(fp8_folder, tmp_pa
     assert written["modules_to_not_convert"] == ["lm_head", "model.layers.0.self_attn.kv_b_proj"]
 
 
-def test_shards_without_an_index_beside_others(bf16_folder, tmp_path):
+def test_shards_without_an_index_beside_others_name_the_other(bf16_folder, tmp_path):
+    """Nothing says which files are the checkpoint's, so all are taken."""
     folder = Path(shutil.copytree(bf16_folder, tmp_path / "in"))
     (folder / read.INDEX).unlink()
-    save_file({"x": torch.zeros(1)}, folder / "consolidated.safetensors")
-    found = open_model(folder, ModelConfig.load(folder))
-    assert found.notes == (
-        f"{folder}: consolidated.safetensors left out: not of this checkpoint; model-00001-of-000005.safetensors is",
-    )
     assert torch.equal(logits(folder), logits(bf16_folder))
+    save_file({"x.lora_A.weight": torch.zeros(1)}, folder / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"adapter_model.safetensors: x.lora_A.weight not in .*: merge it"):
+        load(folder)
 
 
 def test_weights_by_links_beside_a_config_of_ones_own(bf16_folder, tmp_path):
