@@ -112,6 +112,8 @@ def open_folder(folder: Path, whole: bool = True) -> Checkpoint:
         raise ValueError(f"{folder}: {some(lost or absent)} not in the file that {INDEX} names")
     if absent:
         found.notes = (f"{folder}: {some(absent)} named in {INDEX}, and in no file",)
+    if SINGLE not in files and (folder / SINGLE).is_file():  # transformers would take that one, vLLM and SGLang these
+        found.notes += (f"{folder}: {SINGLE} left out: not of the files that {INDEX} names",)
     return found
 
 

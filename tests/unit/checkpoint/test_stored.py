@@ -261,6 +261,14 @@ def test_one_file_beside_the_index_of_shards_that_are_gone(bf16_folder, tmp_path
     assert torch.equal(logits(folder), logits(bf16_folder))
 
 
+def test_one_file_beside_the_shards_that_an_index_names(bf16_folder, tmp_path):
+    folder = Path(shutil.copytree(bf16_folder, tmp_path / "in"))
+    save_file({"lm_head.weight": torch.zeros(1)}, folder / "model.safetensors")
+    assert load(folder).notes == (
+        f"{folder}: model.safetensors left out: not of the files that model.safetensors.index.json names",
+    )
+
+
 @pytest.mark.parametrize(
     ("gone", "says"),
     [(MTP + "eh_proj", "eh_proj.weight named in .*, and in no file"), ("lm_head", "lm_head.weight of .* missing")],
