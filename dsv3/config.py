@@ -195,7 +195,7 @@ class ModelConfig:
             ValueError: another architecture, or a feature that DeepSeek's models do not have.
         """
         kind = hf.get("model_type")
-        if kind not in FAMILIES:
+        if not isinstance(kind, str) or kind not in FAMILIES:
             raise ValueError(elsewhere(kind))
         v3 = FAMILIES[kind] == "deepseek_v3"
         for name, expected in _FIXED.items():
@@ -387,4 +387,5 @@ def _quantization(hf: dict[str, Any]) -> dict[str, Any]:
             f"quantization_config {found.method!r}: weights are stored as {found}, which dsv3 generate does not run; "
             f"dsv3 serve does, by {found.engines}"
         )
-    return {"dtype": "fp8", "scale_fmt": quant.get("scale_fmt")}
+    scale_fmt = quant.get("scale_fmt")
+    return {"dtype": "fp8", "scale_fmt": None if scale_fmt == "float" else scale_fmt}  # transformers 5 writes "float"

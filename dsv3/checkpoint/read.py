@@ -68,8 +68,11 @@ class Checkpoint(dict[str, Entry]):
         return data
 
 
-def open_folder(folder: Path) -> Checkpoint:
+def open_folder(folder: Path, whole: bool = True) -> Checkpoint:
     """The Hugging Face checkpoint in ``folder``, with an index or without.
+
+    Args:
+        whole: whether all tensors must be there that the index names; else a note says which are in no file.
 
     Raises:
         FileNotFoundError: no such folder, or a file that the index names is missing.
@@ -103,9 +106,14 @@ def open_folder(folder: Path) -> Checkpoint:
             f"{folder}: {some(missing)} of {len(files)} files named in {INDEX} missing; download again"
         )
     found = open_files(folder, [folder / f for f in files])
-    lost = [n for n, f in where.items() if n not in found or found[n].file.name != f]
-    if lost:
-        raise ValueError(f"{folder}: {some(lost)} not in the file that {INDEX} names")
+    lost = [n for n, f in where.items() if n in found and found[n].file.name != f]
+    absent = [n for n in where if n not in found]
+    if lost or whole and absent:
+        raise ValueError(f"{folder}: {some(lost or absent)} not in the file that {INDEX} names")
+    if absent:
+        found.notes = (f"{folder}: {some(absent)} named in {INDEX}, and in no file",)
+    if SINGLE not in files and (folder / SINGLE).is_file():  # transformers would take that one, vLLM and SGLang these
+        found.notes += (f"{folder}: {SINGLE} left out: not of the files that {INDEX} names",)
     return found
 
 
@@ -244,7 +252,7 @@ def check(found: Checkpoint, wanted: Mapping[str, tuple[tuple[int, ...], str]], 
         entry = found[name]
         if entry.shape != shape or entry.dtype not in DTYPE[kind]:
             is_, should = f"{entry.dtype} {list(entry.shape)}", f"{DTYPE[kind][0]} {list(shape)}"
-            cure = NO_CONFIG if entry.dtype == "F8_E4M3" else ""
+            cure = NO_CONFIG if entry.dtype == "F8_E4M3" and kind != "fp8" else ""
             raise ValueError(f"{entry.file}: {name} is {is_}, but config.json says {should}{cure}")
 
 

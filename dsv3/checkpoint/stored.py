@@ -48,9 +48,13 @@ def open_model(folder: Path, cfg: ModelConfig) -> Stored:
     Raises:
         OSError, ValueError: as ``open_folder`` and ``check``: a tensor is missing, unknown or misshapen.
     """
-    whole = open_folder(folder)
+    whole = open_folder(folder, whole=False)  # what config.json's model needs is held against its table below
     notes = list(whole.notes)
-    entries = {e.name: e for e in _one_by_one(whole.values(), cfg.n_routed_experts)}
+    entries: dict[str, Entry] = {}
+    for e in _one_by_one(whole.values(), cfg.n_routed_experts):
+        if e.name in entries:
+            raise ValueError(f"{folder}: {e.name} stands there by itself and among fused experts; remove one of them")
+        entries[e.name] = e
     if len(entries) > len(whole):
         notes.append(f"{folder}: fused experts (gate_up_proj) are taken apart")
     for pattern, why in NOT_NEEDED.items():
@@ -65,7 +69,8 @@ def open_model(folder: Path, cfg: ModelConfig) -> Stored:
         notes.append(f"{folder}: {some(broken)} left out: not the whole MTP layer; the main model does not need it")
         entries = _without(entries, broken)
     if n_mtp_layers < cfg.n_mtp_layers and not broken:
-        notes.append(f"{folder}: without the MTP layer that config.json names; the main model does not need it")
+        lacks = "the MTP layer" if not n_mtp_layers else f"{cfg.n_mtp_layers - n_mtp_layers} of the MTP layers"
+        notes.append(f"{folder}: without {lacks} that config.json names; the main model does not need it")
     real = replace(cfg, n_mtp_layers=n_mtp_layers)
     table = [row for row in layout(real) if row.hf in entries or not row.copy_of]
     rows = {row.hf: row for row in as_stored(table, {row.hf: row.hf for row in table}, entries)}

@@ -137,7 +137,7 @@ def _precision(kind: str | None) -> Precision | None:
 
 def _entries(folder: Path) -> Mapping[str, read.Entry]:
     """The tensors; none where they are in files of another kind, which some engines read."""
-    return read.open_folder(folder) if any(folder.glob("*.safetensors*")) else {}
+    return read.open_folder(folder, whole=False) if any(folder.glob("*.safetensors*")) else {}
 
 
 def _tokenizer(folder: Path) -> Iterable[str]:

@@ -42,6 +42,8 @@ def _shape(serve: Serve, served: Served, cfg: ModelConfig) -> Iterator[str]:
         yield f"--pp {serve.pp}: {name} has {cfg.n_layers} layers"
     if serve.mtp and not cfg.n_mtp_layers:
         yield f"--mtp: {name} has no MTP layer (num_nextn_predict_layers in config.json)"
+    elif serve.mtp and served.lacks_mtp and cfg.n_mtp_layers > 1:
+        yield f"--mtp: {name} lacks MTP layers that config.json names (num_nextn_predict_layers = {cfg.n_mtp_layers})"
     elif serve.mtp and served.lacks_mtp:
         yield f"--mtp: {name} has no MTP layer: config.json names one (num_nextn_predict_layers), the weights lack it"
     if serve.context and serve.context > cfg.max_seq_len:

@@ -36,6 +36,7 @@ class Quantized:
         stored: which modules are stored how, the first that holds a name; empty where it is not known here.
         left: modules that stay as they are, mostly in BF16.
         head: whether the output head takes part unless ``left`` names it.
+        unread: the list of modules that stay as they are cannot be read here, so nothing can be counted.
     """
 
     method: str
@@ -44,11 +45,13 @@ class Quantized:
     stored: tuple[tuple[Names, Storage], ...] = ()
     left: Names = Names()
     head: bool = False
+    unread: bool = False
 
     @property
     def kind(self) -> Kind | None:
         """The narrowest of what it stores, which in these models the experts have; None where it is not known."""
-        return min((s for _, s in self.stored), key=lambda s: s.bits).kind if self.stored else None
+        known = self.stored and not self.unread
+        return min((s for _, s in self.stored), key=lambda s: s.bits).kind if known else None
 
     def in_blocks_of(self, size: int) -> bool:
         """Whether it is FP8 in blocks of ``size`` x ``size``, as DeepSeek publishes it."""
@@ -63,7 +66,7 @@ class Quantized:
     def __str__(self) -> str:
         kinds = " or ".join(dict.fromkeys(str(storage) for _, storage in self.stored))
         left = f"; not quantised: {self.left}" if str(self.left) else ""
-        return f"{self.words} ({kinds or 'bits not known here'}{left})"
+        return f"{self.words} ({kinds if kinds and not self.unread else 'bits not known here'}{left})"
 
 
 # --------------------------------------------------------------------------------------------- reading the files
@@ -130,15 +133,16 @@ def of(config: Any) -> Quantized | None:
             method=f"{method:.60}", words="something unknown here", engines="vLLM or transformers, if at all"
         )
     words, engines, read_storage = known
+    stored, left, unread = tuple[tuple[Names, Storage], ...](), Names(), False
     try:
         stored = tuple(read_storage(config)) if read_storage else ()
         left = names_in(config, *LEFT) | _left(config)
     except Unread:
-        stored, left = (), Names()
+        unread = True
     if method == "modelopt" and isinstance(algo := config.get("quant_algo"), str):
         words = f"{words}'s {algo:.30}"
     head = bool(config.get("lm_head")) or method in HEADS
-    return Quantized(method=method, words=words, engines=engines, stored=stored, left=left, head=head)
+    return Quantized(method=method, words=words, engines=engines, stored=stored, left=left, head=head, unread=unread)
 
 
 def _left(config: dict[str, Any]) -> Names:

@@ -137,7 +137,7 @@ def _of_files(name: str) -> Subject:
         cfg = ModelConfig.load(name, shapes=not native)
     except FileNotFoundError:
         raise FileNotFoundError(f"{name:.200}: no such folder or config.json, and {unknown(name)}") from None
-    if stored is None or (native and not stored.left):
+    if stored is None or (native and not stored.left and not stored.unread):
         return Subject(path.name, cfg, cfg.dtype)
     if stored.kind is None:
         raise ValueError(f"{name}: weights are stored as {stored}: they cannot be counted")

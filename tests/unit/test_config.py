@@ -51,6 +51,11 @@ def test_v3_1_differs_in_the_scales_alone():
     assert same(hf, ModelConfig.from_hf(R1), set()) == {"scale_fmt": ("ue8m0", None)}
 
 
+def test_transformers_5_names_the_ordinary_scales():
+    fp8 = R1["quantization_config"] | {"scale_fmt": "float", "dequantize": False, "modules_to_not_convert": None}
+    assert ModelConfig.from_hf(R1 | {"quantization_config": fp8}) == ModelConfig.from_hf(R1)
+
+
 def test_v2_lite_from_hugging_face_is_the_demos_16b():
     # With one group, greedy and group-limited choose alike.
     assert same(ModelConfig.from_hf(V2_LITE), ModelConfig.load("config_16B.json"), {"max_seq_len", "topk_method"}) == {}
@@ -109,6 +114,7 @@ def test_without_rope_scaling_there_is_no_yarn():
     ("change", "message"),
     [
         ({"model_type": "qwen2"}, "model_type is 'qwen2'.*distillations"),
+        ({"model_type": ["deepseek_v3"]}, r"model_type is \['deepseek_v3'\]"),
         ({"moe_layer_freq": 2}, "moe_layer_freq = 2: only 1"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings = 'yes'"),

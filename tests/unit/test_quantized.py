@@ -293,6 +293,14 @@ def test_bits_that_are_not_known_are_not_guessed(method, more, tmp_path):
         ModelConfig.load(tmp_path)
 
 
+@pytest.mark.parametrize("left", [["re:(a+)+$"], ["re:(?!a).*"], [f"{i}*" for i in range(999)]])
+def test_fp8_in_blocks_is_read_by_its_tensors_whatever_list_it_has(left, tmp_path):
+    write(tmp_path, {}, SMALL | {"quantization_config": BLOCKS | {"modules_to_not_convert": left}})
+    assert ModelConfig.load(tmp_path).dtype == "fp8"
+    with pytest.raises(ValueError, match="bits not known here.*cannot be counted"):
+        subject(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("left", "kept", "taken"),
     [

@@ -95,6 +95,7 @@ FORMS = {
     "no MTP layer, and none named": Form(drop(MTP), None, {"num_nextn_predict_layers": 0}, mtp=False),
     "half an MTP layer": Form(drop(MTP + r"(eh_proj|mlp\.experts\.[4-7])"), "not the whole MTP layer", mtp=False),
     "MTP's experts alone": Form(drop(MTP + r"(?!mlp\.experts)"), "not the whole MTP layer", mtp=False),
+    "one of two MTP layers": Form(nothing, "without 1 of the MTP layers", {"num_nextn_predict_layers": 2}),
     "an MTP layer that is not named": Form(nothing, None, {"num_nextn_predict_layers": None}),
     "half an MTP layer, not named": Form(drop(MTP + "mlp"), "whole MTP layer", {"num_nextn_predict_layers": 0}, False),
     "MTP without its copies": Form(drop(MTP + r"(embed_tokens|shared_head\.head)"), None),
@@ -260,6 +261,30 @@ def test_one_file_beside_the_index_of_shards_that_are_gone(bf16_folder, tmp_path
     assert torch.equal(logits(folder), logits(bf16_folder))
 
 
+def test_one_file_beside_the_shards_that_an_index_names(bf16_folder, tmp_path):
+    folder = Path(shutil.copytree(bf16_folder, tmp_path / "in"))
+    save_file({"lm_head.weight": torch.zeros(1)}, folder / "model.safetensors")
+    assert load(folder).notes == (
+        f"{folder}: model.safetensors left out: not of the files that model.safetensors.index.json names",
+    )
+
+
+@pytest.mark.parametrize(
+    ("gone", "says"),
+    [(MTP + "eh_proj", "eh_proj.weight named in .*, and in no file"), ("lm_head", "lm_head.weight of .* missing")],
+)
+def test_an_index_that_still_names_what_is_gone(gone, says, bf16_folder, tmp_path):
+    folder = rewrite(bf16_folder, tmp_path / "in", drop(gone))
+    names = read.open_folder(bf16_folder)
+    (folder / read.INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names, "model.safetensors")}))
+    if gone.startswith(MTP):
+        assert re.search(says, load(folder).notes[0])
+        assert torch.equal(logits(folder), logits(bf16_folder))
+    else:
+        with pytest.raises(ValueError, match=says):
+            load(folder)
+
+
 def test_pickled_weights_are_named_and_not_opened(bf16_folder, tmp_path):
     folder = rewrite(bf16_folder, tmp_path / "in", nothing)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
@@ -311,6 +336,10 @@ REFUSED = {
     "a layer more": (
         lambda tensors: tensors.update({f"model.layers.{SMALL.n_layers + 1}.input_layernorm.weight": torch.ones(128)}),
         "not in the architecture",
+    ),
+    "experts fused and one by one": (
+        add("model.layers.1.mlp.experts.down_proj", SMALL.n_routed_experts, SMALL.dim, SMALL.moe_inter_dim),
+        "down_proj.weight stands there by itself and among fused experts",
     ),
     "a tensor that nobody knows": (add("model.layers.0.self_attn.sinks", 4), "sinks not in the architecture"),
     "fused experts, other": (
