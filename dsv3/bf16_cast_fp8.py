@@ -87,7 +87,7 @@ def plan(source: Path, scales: Path | None) -> Plan:
 def _check_same(source: Path, found: read.Checkpoint, scales: Path, of_scales: Stored) -> None:
     for name, entry in found.items():
         row = of_scales.rows.get(name)
-        if row is None or row.shape != entry.shape:
+        if row is None or (row.shape != entry.shape and not row.copy_of):
             raise ValueError(f"{scales}: of another model than {source}: {name} is not there, or of another shape")
 
 
@@ -111,7 +111,7 @@ class Quantise(NamedTuple):
     def chunks(self, sources: Sources) -> Chunks:
         import torch
 
-        from .inference.weights import TORCH
+        from .inference.weights import TORCH, scales
         from .kernels import reference
 
         n_rows, width = self.weight.shape
@@ -126,7 +126,7 @@ class Quantise(NamedTuple):
             if self.scale:
                 scale = ITEMSIZE[self.scale.dtype]
                 data = sources.read(self.scale.file, self.scale.start + of_scale // 4 * scale, scale * n_scales)
-                s = torch.frombuffer(bytearray(data), dtype=TORCH[self.scale.dtype]).view(-1, blocks).float()
+                s = scales(data, self.scale.dtype, (-1, blocks))
             q, s = reference.weight_quant(w, BLOCK, scale=s)
             yield self.target, self.at + row * width, q.view(torch.uint8).numpy().data.cast("B")
             yield self.target, self.scale_at + of_scale, s.numpy().data.cast("B")

@@ -86,14 +86,14 @@ class Dequantise(NamedTuple):
     def chunks(self, sources: Sources) -> Chunks:
         import torch
 
-        from .inference.weights import TORCH
+        from .inference.weights import scales
         from .kernels import native, reference
 
         gpu = torch.cuda.is_available()
         dequantise = reference.weight_dequant if gpu else native.weight_dequant
         n_rows, width = self.weight.shape
         data = sources.read(self.scale.file, self.scale.start, self.scale.stop - self.scale.start)
-        scale = torch.frombuffer(bytearray(data), dtype=TORCH[self.scale.dtype]).view(self.scale.shape).float()
+        scale = scales(data, self.scale.dtype, self.scale.shape)
         step = max(BLOCK, CHUNK // max(width, 1) // BLOCK * BLOCK)
         for row in range(0, n_rows, step):
             rows = min(step, n_rows - row)

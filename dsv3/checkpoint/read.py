@@ -12,16 +12,16 @@ from ..outside import open_regular, parse_json, small, some
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 UNFINISHED = ".dsv3-unfinished"  # the journal of a run; while a folder holds it, it is no checkpoint yet
-ITEMSIZE = {"F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
+ITEMSIZE = {"F8_E4M3": 1, "F8_E8M0": 1, "BF16": 2, "F16": 2, "F32": 4}
 # Further types of the format, which only others read: bits of one number.
 BITS = {name: 8 * size for name, size in ITEMSIZE.items()} | {
-    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2": 8, "F8_E8M0": 8, "BOOL": 8, "U8": 8, "I8": 8,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2": 8, "BOOL": 8, "U8": 8, "I8": 8,
     "U16": 16, "I16": 16, "U32": 32, "I32": 32, "F64": 64, "U64": 64, "I64": 64, "C64": 64,
 }  # fmt: skip
 DTYPE = {
     "fp8": ("F8_E4M3",),
     "bf16": ("BF16", "F16", "F32"),
-    "fp32": ("F32", "BF16", "F16"),
+    "fp32": ("F32", "BF16", "F16", "F8_E8M0"),
 }  # what a Row's kind may be stored as
 PICKLED = (".bin", ".pt", ".pth")  # never opened: reading them runs what is in them
 MAX_HEADER = 100_000_000  # safetensors' own limit

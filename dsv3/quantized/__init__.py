@@ -8,7 +8,7 @@ from typing import Any
 
 from ..outside import small_json
 from .fields import names_in, objects, whole
-from .methods import METHODS
+from .methods import ALIASES, METHODS
 from .names import Names, Unread
 from .storage import Kind, Storage
 
@@ -126,7 +126,7 @@ def of(config: Any) -> Quantized | None:
         method = "modelopt"
     if not isinstance(method, str) or not method:
         raise ValueError(f"quantization_config.quant_method = {method!r:.60}: must be a name, such as 'fp8' or 'awq'")
-    method = method.lower()
+    method = ALIASES.get(method.lower(), method.lower())
     known = METHODS.get(method)
     if known is None:
         return Quantized(

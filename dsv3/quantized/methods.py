@@ -197,6 +197,8 @@ def _ascend(config: dict[str, Any]) -> Read:
 
 BOTH = "vLLM and SGLang"
 NVIDIA = "TensorRT-LLM, vLLM and SGLang"
+# Names that some writers and engines have for the same.
+ALIASES = {"intel/auto-round": "auto-round", "gptqmodel": "gptq", "gptq_marlin": "gptq", "awq_marlin": "awq"}
 METHODS: dict[str, tuple[str, str, Callable[[dict[str, Any]], Read] | None]] = {
     "fp8": ("FP8", BOTH, _fp8),
     "fbgemm_fp8": ("FP8 for each row (FBGEMM)", "vLLM and transformers", lambda _: [(ALL, Storage("fp8", 8, 32))]),

@@ -100,6 +100,7 @@ FORMS = {
     "half an MTP layer, not named": Form(drop(MTP + "mlp"), "whole MTP layer", {"num_nextn_predict_layers": 0}, False),
     "MTP without its copies": Form(drop(MTP + r"(embed_tokens|shared_head\.head)"), None),
     "MTP's copies differ": Form(differ, None),
+    "MTP's copy has another shape": Form(add(f"{MTP}embed_tokens.weight", 3, 128), None),
     "what RoPE computes": Form(add("model.layers.0.self_attn.rotary_emb.inv_freq", 32), "inv_freq left out: "),
     "scales of a KV cache": Form(add("model.layers.1.self_attn.k_scale"), "k_scale left out: for a KV cache in FP8"),
     "norms in F16": Form(retype("norm", torch.float16), None),
@@ -232,6 +233,28 @@ def test_scales_of_other_types(dtype, fp8_folder, tmp_path):
     assert torch.equal(logits(tmp_path / "again"), logits(folder))
 
 
+def test_scales_that_are_powers_of_two(fp8_folder, tmp_path):
+    """transformers saves a V3.1's scales (ue8m0) as F8_E8M0: eight bits, the exponent."""
+
+    def round_up(tensors: Tensors) -> None:
+        for name in [n for n in tensors if n.endswith("_scale_inv")]:
+            tensors[name] = torch.exp2(tensors[name].log2().ceil())
+
+    plain = rewrite(fp8_folder, tmp_path / "plain", round_up)
+    folder = rewrite(plain, tmp_path / "in", retype("_scale_inv", torch.float8_e8m0fnu))
+    for gemm in ("bf16", "w8a16"):
+        assert torch.equal(logits(folder, gemm=gemm), logits(plain, gemm=gemm))
+    convert(folder, tmp_path / "mp1", 1)
+    assert torch.equal(logits(tmp_path / "mp1"), logits(plain))
+    fp8_cast_bf16.cast(folder, tmp_path / "bf16")
+    assert torch.equal(logits(tmp_path / "bf16"), logits(plain))
+    bf16_cast_fp8.cast(tmp_path / "bf16", tmp_path / "again", folder)
+    assert torch.equal(logits(tmp_path / "again"), logits(plain))
+    every = torch.arange(1, 255, dtype=torch.uint8)
+    assert torch.equal(weights.powers(every), every.view(torch.float8_e8m0fnu).float())
+    assert weights.powers(torch.zeros(1, dtype=torch.uint8)).item() == 2.0**-127
+
+
 def test_a_head_that_is_the_embedding(bf16_folder, tmp_path):
     def tie(tensors: Tensors) -> None:
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
@@ -326,7 +349,7 @@ def test_weights_by_links_beside_a_config_of_ones_own(bf16_folder, tmp_path):
 REFUSED = {
     "a matrix and no scale": (
         drop(r"layers\.0\.self_attn\.o_proj\.weight_scale_inv"),
-        "o_proj.weight_scale_inv of 169 tensors missing",
+        "o_proj.weight_scale_inv of 167 tensors missing",
     ),
     "no scales at all": (drop("_scale_inv"), "tensors missing"),
     "a plain matrix with a scale": (
