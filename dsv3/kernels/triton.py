@@ -3,6 +3,41 @@
 from .gemm import fp8_gemm, grouped_gemm
 from .mla import mla_decode
 from .quant import act_quant, weight_dequant
-from .reference import sort_by_expert
+from .reference import (
+    Slots,
+    absorb,
+    add_norm,
+    experts_gemm,
+    gate_logits,
+    head_logits,
+    latent,
+    mla_parts,
+    route,
+    silu_mul,
+    sort_by_expert,
+    sort_slots,
+    unfold,
+    weighted_sum,
+)
 
-__all__ = ["act_quant", "fp8_gemm", "grouped_gemm", "mla_decode", "sort_by_expert", "weight_dequant"]
+__all__ = [
+    "Slots",
+    "absorb",
+    "act_quant",
+    "add_norm",
+    "experts_gemm",
+    "fp8_gemm",
+    "gate_logits",
+    "grouped_gemm",
+    "head_logits",
+    "latent",
+    "mla_decode",
+    "mla_parts",
+    "route",
+    "silu_mul",
+    "sort_by_expert",
+    "sort_slots",
+    "unfold",
+    "weight_dequant",
+    "weighted_sum",
+]
