@@ -57,12 +57,12 @@ def test_route_is_the_models_gate(cfg):
 
 
 def test_of_equal_experts_the_lower_is_chosen():
-    ids = reference.route(torch.zeros(1, 12), None, 3)[1]
+    ids = reference.route(torch.zeros(1, 1, 12), None, 3)[1]
     assert ids.tolist() == [[0, 1, 2]]
-    ids = reference.route(torch.zeros(1, 12), torch.zeros(12), 3, groups=4, kept=2)[1]
+    ids = reference.route(torch.zeros(1, 1, 12), torch.zeros(12), 3, groups=4, kept=2)[1]
     assert ids.tolist() == [[0, 1, 2]]
     with pytest.raises(ValueError, match="route: 4 experts of 12 cannot be chosen from 1 of 4 groups"):
-        reference.route(torch.zeros(1, 12), None, 4, groups=4, kept=1)
+        reference.route(torch.zeros(1, 1, 12), None, 4, groups=4, kept=1)
 
 
 @pytest.mark.parametrize("cfg", ROUTERS.values(), ids=ROUTERS)
