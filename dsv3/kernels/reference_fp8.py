@@ -23,12 +23,15 @@ def _scale(amax: Tensor, scale_fmt: str | None) -> Tensor:
     return scale
 
 
-def act_quant(x: Tensor, block: int = 128, scale_fmt: str | None = None) -> tuple[Tensor, Tensor]:
+def act_quant(
+    x: Tensor, block: int = 128, scale_fmt: str | None = None, columns: bool = False
+) -> tuple[Tensor, Tensor]:
     """Quantise each run of ``block`` numbers of the last dimension to FP8 with its own scale.
 
     Args:
         x: [..., K], K a multiple of ``block``.
         scale_fmt: ``"ue8m0"`` rounds the scale up to a power of two, as V3.1 checkpoints expect.
+        columns: scales lie column by column in memory, as ``torch._scaled_mm`` reads them.
 
     Returns:
         q: [..., K] float8_e4m3fn, and scale: [..., K / block] float32, with ``x ~ q * scale``.
@@ -43,6 +46,8 @@ def act_quant(x: Tensor, block: int = 128, scale_fmt: str | None = None) -> tupl
     groups = x.float().unflatten(-1, (x.shape[-1] // block, block))
     scale = _scale(groups.abs().amax(-1), scale_fmt)
     q = (groups / scale.unsqueeze(-1)).clamp(-FP8_MAX, FP8_MAX).to(FP8)
+    if columns:
+        scale = scale.view(-1, scale.shape[-1]).t().contiguous().t().view(scale.shape)
     return q.flatten(-2), scale
 
 

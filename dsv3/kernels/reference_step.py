@@ -182,8 +182,11 @@ def unfold(
 
 
 def gate_logits(y: Tensor, gate: Tensor) -> Tensor:
-    """[M, D] times [E, D] -> [M, E] float32: products and sums in float32, in an order that shapes alone decide."""
-    return y.float() @ gate.float().T
+    """[M, D] times [E, D] in float32 -> [parts, M, E] float32, to be added by ``route``; here it is one part.
+
+    How D is cut into parts, and so every bit, depends on D alone.
+    """
+    return (y.float() @ gate.float().T).unsqueeze(0)
 
 
 def head_logits(y: Tensor, head: Tensor) -> Tensor:
@@ -223,7 +226,8 @@ def route(
     """Which experts see a token, and with which weight; the shared ones follow as experts E, E + 1, ... of weight 1.
 
     Args:
-        logits: [M, E] float32. bias: [E] float32, added for the choice, not for the weight; or None.
+        logits: [parts, M, E] float32, to be added (``gate_logits``).
+        bias: [E] float32, added for the choice, not for the weight; or None.
         chosen: K. softmax: scores are a softmax over the experts, else a sigmoid of each.
         groups, kept: experts come from the ``kept`` best of so many groups of one size: by the sum of a group's two
             best scores with a ``bias`` (V3), else by its best (V2). 1 group is no grouping.
@@ -238,7 +242,9 @@ def route(
 
     Source: technical report, section 2.1.2; DeepSeek-V3 inference/model.py Gate.
     """
-    check_route(logits.shape[1], chosen, groups, kept)
+    experts = logits.shape[2]
+    check_route(experts, chosen, groups, kept)
+    logits = logits.sum(0)
     scores = logits.softmax(-1) if softmax else logits.sigmoid()
     choice = scores if bias is None else scores + bias
     if groups > 1:
@@ -253,7 +259,7 @@ def route(
         for one in weights.split(1, dim=1):  # one after the other, as the kernel does
             total = total + one
         weights = weights / (total + 1e-20)
-    more = torch.arange(logits.shape[1], logits.shape[1] + shared, device=ids.device).expand(len(ids), -1)
+    more = torch.arange(experts, experts + shared, device=ids.device).expand(len(ids), -1)
     return F.pad(weights * scale, (0, shared), value=1.0), torch.cat([ids, more], 1).to(torch.int32)
 
 
@@ -275,7 +281,7 @@ class Slots(NamedTuple):
 
 def tile_rows(slots: int, experts: int) -> int:
     """Rows of a tile of ``experts_gemm``: about what an expert has, so that no tile is mostly empty."""
-    return 16 if slots <= 16 * experts else 32 if slots <= 32 * experts else 64
+    return next((rows for rows, most in ((16, 16), (32, 32), (64, 128)) if slots <= most * experts), 128)
 
 
 def sort_slots(ids: Tensor, experts: int) -> Slots:

@@ -1,24 +1,12 @@
 """The Triton kernels under the names of ``reference``, which they equal; ``kernels.pick`` chooses between the two."""
 
+from .experts import experts_gemm, gate_logits, route, sort_slots
+from .fused import add_norm, latent, silu_mul
 from .gemm import fp8_gemm, grouped_gemm
-from .mla import mla_decode
+from .heads import absorb, unfold
+from .mla import mla_decode, mla_parts
 from .quant import act_quant, weight_dequant
-from .reference import (
-    Slots,
-    absorb,
-    add_norm,
-    experts_gemm,
-    gate_logits,
-    head_logits,
-    latent,
-    mla_parts,
-    route,
-    silu_mul,
-    sort_by_expert,
-    sort_slots,
-    unfold,
-    weighted_sum,
-)
+from .reference import Slots, head_logits, sort_by_expert, weighted_sum
 
 __all__ = [
     "Slots",
