@@ -131,11 +131,11 @@ def _wave(
     begin = [len(prompt) - 1 for prompt in prompts]  # each sequence's position of the first of them
     limits = [len(prompt) + longest(model.cfg, prompt, max_new_tokens) for prompt in prompts]
     rows = list(range(len(prompts)))  # of the prompts that are still being answered
-    guesses: list[list[int]] = [[] for _ in rows]
+    none = guesses = torch.empty(len(prompts), 0, dtype=torch.long, device=model.run.device)
     stats.prompt_tokens += sum(map(len, prompts))
     while True:
         new = chooser(model.logits(h), guesses)
-        stats.drafted += sum(map(len, guesses))
+        stats.drafted += guesses.numel()
         stats.accepted += sum(len(tokens) - 1 for tokens in new)
         if decoding:
             stats.decode_seconds += time.monotonic() - began
@@ -162,10 +162,10 @@ def _wave(
             h = h[going]
             rows, begin, limits = ([column[row] for row in going] for column in (rows, begin, limits))
             new = [new[row] for row in going]
-        guesses = draft(model, h, new, begin, cache, drafts) if drafts else [[] for _ in rows]
+        guesses = draft(model, h, new, begin, cache, drafts) if drafts else none[: len(rows)]
         begin = [start + len(tokens) for start, tokens in zip(begin, new, strict=True)]
-        ahead = [[tokens[-1], *guess] for tokens, guess in zip(new, guesses, strict=True)]
-        h = model(torch.tensor(ahead, device=model.run.device), _start(model, begin), cache)
+        last = torch.tensor([tokens[-1:] for tokens in new], device=model.run.device)
+        h = model(torch.cat([last, guesses], dim=1), _start(model, begin), cache)
 
 
 def longest(cfg: ModelConfig, prompt: list[int], max_new_tokens: int) -> int:
@@ -198,8 +198,8 @@ def prefill(model: Model, prompts: list[list[int]], cache: Cache, chunk: int, mt
     return last
 
 
-def draft(model: Model, h: Tensor, new: list[list[int]], begin: list[int], cache: Cache, count: int) -> list[list[int]]:
-    """What the MTP layer expects after ``new``: [B][count] token ids. Fed with its own output from the second on.
+def draft(model: Model, h: Tensor, new: list[list[int]], begin: list[int], cache: Cache, count: int) -> Tensor:
+    """What the MTP layer expects after ``new``: [B, count] token ids. Fed with its own output from the second on.
 
     Args:
         h: [B, S, D] hidden states from position ``begin`` [B] on.
@@ -217,4 +217,4 @@ def draft(model: Model, h: Tensor, new: list[list[int]], begin: list[int], cache
     for step in range(count - 1):
         g = model.predict(g, guesses[-1], _start(model, [position + step for position in at]), cache)
         guesses.append(tp.broadcast(model.logits(g).argmax(-1)))
-    return torch.cat(guesses, dim=1).tolist()
+    return torch.cat(guesses, dim=1)

@@ -59,6 +59,7 @@ def cuda_graphs(run: Runtime) -> Recorder:
                 sent = traffic - before
                 traffic.include(sent, -1)  # counted while captured, but nothing was sent
         current.wait_stream(stream)
+        run.tp.graphs.add(graph)
 
         def replay() -> Tensor:
             graph.replay()
@@ -121,24 +122,26 @@ class Room(Cache):
             return
         self.recorded.clear()  # they point into what is now left
         self.record = self.make(step.run)
-        self.rows = max(rows, self.rows)
-        self.length = max(size(end, SHORTEST, step.cfg.max_seq_len + AHEAD), self.length)
-        self.turns = step.turned(self.length)
+        rows, length = max(rows, self.rows), max(size(end, SHORTEST, step.cfg.max_seq_len + AHEAD), self.length)
         width = step.cfg.kv_lora_rank + step.cfg.qk_rope_head_dim
         for layer in (*step.layers, *step.mtp_layers):
             number = layer.attn.layer
-            new = torch.zeros(self.rows, self.length, width, dtype=step.run.dtype, device=step.run.device)
+            new = torch.zeros(rows, length, width, dtype=step.run.dtype, device=step.run.device)
             for old in self.layers.get(number, ()):
                 new[: old.shape[0], : old.shape[1]] = old
             self.layers[number] = [new]
+        self.rows, self.length, self.turns = rows, length, step.turned(length)
 
     def room(self, layer: int, end: int, *like: Tensor) -> list[Tensor]:
         """The rows of as many sequences as ``like`` [B, ...] has."""
         return [self.layers[layer][0][: like[0].shape[0]]]
 
     def keep(self, rows: list[int]) -> None:
-        for (whole,) in self.layers.values():
-            whole[: len(rows), : self.used] = whole[rows, : self.used]
+        moving = [(i, row) for i, row in enumerate(rows) if i != row]
+        if moving:
+            to, source = torch.tensor(moving, device=self.step.run.device).T
+            for (whole,) in self.layers.values():
+                whole[to, : self.used] = whole[source, : self.used]
         self.batch = len(rows)
 
     def read(self, tokens: Tensor, start: int, h: Tensor | None = None) -> Tensor:
@@ -167,9 +170,7 @@ class Room(Cache):
     def prepare(self, guesses: bool, rows: int, new: int) -> Recorded:
         """Record a step of ``rows`` sequences with ``new`` tokens each, while all rows are nobody's."""
         what = "guess" if guesses else "step"
-        self.tell(
-            f"preparing a {what} of {rows} x {new} tokens, {self.length:,} of context each; the first takes longest"
-        )
+        self.tell(f"preparing a {what} of {rows} x {new} tokens, {self.length:,} of context each; kernels are compiled")
         run, dim = self.step.run, self.step.cfg.dim
         tokens = torch.zeros(rows, new, dtype=torch.long, device=run.device)
         first = torch.full((rows,), -new, dtype=torch.int32, device=run.device)

@@ -146,7 +146,7 @@ class Chooser:
         """Forget all sequences but ``rows``."""
         self.sequences = [self.sequences[row] for row in rows]
 
-    def __call__(self, logits: Tensor, drafts: list[list[int]]) -> list[list[int]]:
+    def __call__(self, logits: Tensor, drafts: Tensor | list[list[int]]) -> list[list[int]]:
         """The next tokens of each sequence, one or more.
 
         Args:
@@ -157,6 +157,7 @@ class Chooser:
         Returns:
             [B][1 to S]: the kept guesses, and one token after them.
         """
+        drafts = torch.as_tensor(drafts, dtype=torch.long, device=self.device)
         if self.tp.size == 1:
             return self._choose(logits, drafts)
         batch, new = logits.shape[:2]
@@ -164,14 +165,16 @@ class Chooser:
         table = torch.tensor([row + [-1] * (new - len(row)) for row in chosen], device=self.device)
         return [[token for token in row if token >= 0] for row in self.tp.broadcast(table).tolist()]
 
-    def _choose(self, logits: Tensor, drafts: list[list[int]]) -> list[list[int]]:
+    def _choose(self, logits: Tensor, drafts: Tensor) -> list[list[int]]:
         states: list[list[Tensor]] = []
-        drawn = (logits.argmax(-1) if self.temperature == 0 else self._draw(logits, states)).tolist()  # the only wait
+        drawn = logits.argmax(-1) if self.temperature == 0 else self._draw(logits, states)
+        table = torch.cat([drawn, drafts], dim=1).tolist()  # the only wait
         chosen = []
-        for row, (sequence, guesses) in enumerate(zip(self.sequences, drafts, strict=True)):
+        for row, sequence in enumerate(self.sequences):
             tokens: list[int] = []
+            wanted, guesses = table[row][: logits.shape[1]], table[row][logits.shape[1] :]
             while len(tokens) <= len(guesses) and tokens == guesses[: len(tokens)]:
-                tokens.append(self._within_budget(sequence, drawn[row][len(tokens)]))
+                tokens.append(self._within_budget(sequence, wanted[len(tokens)]))
             if states and len(tokens) <= len(guesses):  # numbers behind a wrong guess were not used up
                 sequence.rng.set_state(states[row][len(tokens)])
             chosen.append(tokens)

@@ -46,7 +46,7 @@ ATTENTION = [
     SDPBackend.MATH,
 ]
 ROUND = 128  # cuDNN makes a plan for each new number of tokens: rounded up there are few
-UNFOLDED = 2**15  # tokens whose keys and values are there at once: 2.7 GB for 128 heads
+UNFOLDED = 2**14  # tokens of whole sequences whose keys and values are there at once: 2.7 GB for 128 heads
 POWERS = [2**i for i in range(4, 20)]
 MANY = 512  # new tokens from which torch's grouped product is asked, where it has one
 
@@ -369,7 +369,8 @@ def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """
     new, width, wide = q.shape[1], v.shape[-1], max(q.shape[-1], v.shape[-1])
     more = -new % ROUND if new == k.shape[1] else 0  # tokens behind the last one, which nobody sees
-    q, k, v = (F.pad(x, (0, wide - x.shape[-1], 0, 0, 0, more)).transpose(1, 2) for x in (q, k, v))
+    wanted = [(x, (0, wide - x.shape[-1], 0, 0, 0, more)) for x in (q, k, v)]
+    q, k, v = ((F.pad(x, pads) if any(pads) else x).transpose(1, 2) for x, pads in wanted)
     with sdpa_kernel(ATTENTION, set_priority=True):
         y = F.scaled_dot_product_attention(q, k, v, causal_lower_right(q.shape[2], k.shape[2]), scale=scale)
     return y.transpose(1, 2)[:, :new, :, :width]
