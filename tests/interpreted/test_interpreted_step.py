@@ -181,6 +181,31 @@ def test_several_new_tokens_of_a_sequence(tokens, lengths):
     )
 
 
+def test_widths_that_no_tile_has_are_torchs():
+    torch.manual_seed(0)
+    args = torch.randn(4, 3, 48), torch.randn(4, 3, 8), torch.randn(2, 9, 48), torch.randn(2, 9, 8)
+    args += torch.tensor([9, 8, 7, 0]), 0.2
+    assert torch.equal(kernels.mla_decode(*args), reference.mla_decode(*args))
+    for got, expected in zip(kernels.mla_parts(*args), reference.mla_parts(*args), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_no_tokens_are_no_work():
+    none, ids = torch.zeros(0, 256), torch.zeros(0, 3, dtype=torch.int32)
+    slots = kernels.sort_slots(ids, 4)
+    assert kernels.add_norm(none, none, torch.ones(256), 1e-6, fp8=True)[2][0].shape == (0, 256)
+    assert kernels.silu_mul(none, True)[0].shape == (0, 128)
+    assert kernels.experts_gemm(none, torch.zeros(4, 8, 256), slots, gather=True).shape == (0, 8)
+    assert kernels.route(kernels.gate_logits(none, torch.zeros(4, 256)), None, 2)[1].shape == (0, 2)
+    turns, at, key = rotations(3, 16), torch.zeros(0, dtype=torch.int64), torch.zeros(2, 32, 16)
+    q_c, q_pe = kernels.absorb(torch.zeros(0, 64), turns, at, key)
+    kept = torch.zeros(0, 4, 48)
+    parts = kernels.mla_parts(q_c, q_pe, kept[..., :32], kept[..., 32:], at, 1.0)
+    assert kernels.unfold(*parts, torch.zeros(2, 64, 32), True)[0].shape == (0, 128)
+    assert kernels.latent(torch.zeros(0, 48), turns, at, kept, torch.ones(32), 1e-6) is None
+    assert kernels.head_logits(none, torch.zeros(9, 256)).shape == (0, 9)
+
+
 @pytest.mark.parametrize("queries", [1, 2, 8, 100])
 @pytest.mark.parametrize("heads_", [4, 16, 128])
 def test_few_queries_get_narrow_tiles_and_more_parts(queries, heads_):
