@@ -108,7 +108,7 @@ def plan_add_norm(
     total = h if part is None else torch.empty_like(h)
     y = torch.empty_like(h) if plain else None
     q, scale = quantised((m, d), h.device, "add_norm", hardware) if fp8 else (None, None)
-    rank, share = slots if slots else (None, None)
+    rank, share = (x.contiguous() for x in slots) if slots else (None, None)
     args: dict[str, Any] = {"h_ptr": h, "part_ptr": None if part is None else part.contiguous(), "eps": eps, "D": d}
     args |= {"rank_ptr": rank, "share_ptr": share, "SLOTS": 0 if rank is None else rank.shape[1]}
     args |= {"weight_ptr": weight, "sum_ptr": None if part is None else total}
