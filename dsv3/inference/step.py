@@ -47,20 +47,16 @@ ATTENTION = [
 ]
 ROUND = 128  # cuDNN makes a plan for each new number of tokens: rounded up there are few
 UNFOLDED = 2**14  # tokens of whole sequences whose keys and values are there at once: 2.7 GB for 128 heads
-POWERS = [2**i for i in range(4, 20)]
 MANY = 512  # new tokens from which torch's grouped product is asked, where it has one
 
 
 def lacking(fast: Fast) -> str | None:
     """Why ``Step`` cannot compute this model; None if it can."""
-    run, cfg = fast.run, fast.cfg
+    run = fast.run
     if run.device.type == "cuda" and run.kernels is reference:
         return "Triton's kernels are not there"
     if run.device.type == "cuda" and run.dtype != torch.bfloat16:
         return f"its kernels are written for BF16, not for {run.dtype}"
-    odd = [name for name in ("kv_lora_rank", "qk_rope_head_dim") if getattr(cfg, name) not in POWERS]
-    if run.kernels is not reference and odd:
-        return f"its attention kernel needs powers of two of 16 or more, and {odd[0]} is {getattr(cfg, odd[0])}"
     blocks = [*fast.layers, *(mtp.block for mtp in fast.mtp)]
     matrices = [matrix for block in blocks for matrix in _matrices(block)]
     if not all(isinstance(matrix, Matrix) for matrix in matrices):

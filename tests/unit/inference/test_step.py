@@ -209,9 +209,6 @@ def test_numbers_that_bf16_has_are_kept_in_bf16():
 @pytest.mark.parametrize(("changes", "run", "why"), [
     ({}, {}, None),
     ({}, {"kernels": None}, None),
-    ({"kv_lora_rank": 40}, {}, None),
-    ({"kv_lora_rank": 40}, {"kernels": None}, "needs powers of two of 16 or more, and kv_lora_rank is 40"),
-    ({"qk_rope_head_dim": 8}, {"kernels": None}, "qk_rope_head_dim is 8"),
     ({**WHOLE, "dtype": "fp8"}, {"gemm": "w8a16"}, "w8a16 dequantises each matrix"),
     ({**WHOLE, "dtype": "fp8"}, {"gemm": "fp8"}, None),
     ({**WHOLE, "dtype": "fp8", "moe_inter_dim": 192}, {"gemm": "fp8"}, "FP8 blocks do not line up"),
