@@ -1,9 +1,11 @@
 """Decoding in rooms, with steps that are called where a GPU replays them: the same tokens, whatever comes and goes."""
 
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from dsv3 import llm as g
 from dsv3.inference import graph
@@ -11,6 +13,7 @@ from dsv3.inference.decode import generate
 from dsv3.inference.fast import Fast
 from dsv3.inference.graph import Replayed, Room, recorded, size
 from dsv3.inference.step import Step
+from dsv3.kernels import reference
 from dsv3.lab.threads import on_ranks
 from dsv3.model import Transformer
 from dsv3.runtime import Runtime
@@ -185,3 +188,46 @@ def test_ranks_decode_in_rooms_as_one_does():
         return llm.generate(QUESTIONS[:3], max_new_tokens=12)
 
     assert on_ranks(2, answers) == [expected] * 2
+
+
+class Spy(TorchDispatchMode):
+    """Names of the torch operations that run meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.names.add(str(operation).split(".")[1])
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("gemm", ["bf16", "fp8"])
+@pytest.mark.parametrize("guesses", [False, True])
+@torch.inference_mode()
+def test_beside_the_kernels_a_step_does_little_and_nothing_that_waits(gemm, guesses):
+    """What is captured may not ask the device for a number, nor make a tensor of numbers from Python."""
+
+    def unseen(function):
+        def call(*args, **options):
+            with _disable_current_modes():
+                return function(*args, **options)
+
+        return call
+
+    kernels = ModuleType("kernels")
+    for name in reference.__all__:
+        setattr(kernels, name, unseen(getattr(reference, name)))
+    plain = g.load("tiny-r1", model="plain", gemm=gemm, mtp=1).model
+    for module in plain.modules():
+        if hasattr(module, "run"):
+            module.run = replace(module.run, kernels=kernels)
+    model = Replayed(Step(Fast(plain)))
+    with model.room(2) as room:
+        room.fit(10)
+        step = room.prepare(guesses, 2, 3)
+        with Spy() as spy:
+            step.replay()
+    views = {"unsqueeze", "slice", "split_with_sizes", "view", "flatten", "_unsafe_view", "t", "transpose"}
+    assert spy.names <= views | {"arange", "add", "clamp", "embedding", "cat", "linear", "mm", "new_empty"}
+    assert "embedding" in spy.names
