@@ -203,7 +203,7 @@ def test_a_layers_kernels_at_drawn_shapes(seed):
     close(
         *(
             ops.latent(first, table, at, cache, kv_norm, 1e-6, q_norm)
-            for ops, cache in zip((kernels, reference), caches)
+            for ops, cache in zip((kernels, reference), caches, strict=True)
         )
     )
     close(*caches)
