@@ -85,7 +85,7 @@ def _matrices(block: FastBlock) -> list[object]:
 def narrow(weight: Tensor) -> Tensor:
     """A float32 weight as the BF16 numbers that it holds, if it holds no others: half the bytes, the same products."""
     short = weight.to(torch.bfloat16)
-    same = all(torch.equal(a, b.float()) for a, b in zip(weight.split(4096), short.split(4096), strict=True))
+    same = all(torch.equal(a, b.to(a.dtype)) for a, b in zip(weight.split(4096), short.split(4096), strict=True))
     return short if same else weight
 
 

@@ -204,6 +204,7 @@ def test_numbers_that_bf16_has_are_kept_in_bf16():
     x = torch.randn(5000, 3)
     assert s.narrow(x) is x
     assert torch.equal(s.narrow(x.to(BF16).float()), x.to(BF16))
+    assert torch.equal(s.narrow(x.to(BF16)), x.to(BF16))
 
 
 @pytest.mark.parametrize(("changes", "run", "why"), [
