@@ -113,6 +113,7 @@ def launch(device: str | None, name: str = "generate") -> Iterator[Parallel]:
         watch.fail(error)
         raise
     end_within(timeouts.ending)
+    tp.let_go()
     dist.destroy_process_group()
     end_within(0)
 

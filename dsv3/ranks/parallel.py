@@ -8,12 +8,14 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from ..layout import shared_out
 from .store import broken_connections, wait_for
 from .traffic import Traffic
 
 if TYPE_CHECKING:
+    import torch
     import torch.distributed as dist
     from torch import Tensor
 
@@ -28,6 +30,7 @@ class Parallel:
         store: the job's key-value store, for text.
         traffic: what this rank has sent.
         device: what ``launch`` chose for all ranks, ``"cuda"`` or ``"cpu"``; None where nobody chose.
+        graphs: CUDA graphs that were captured with collective operations in them.
     """
 
     rank: int = 0
@@ -36,6 +39,12 @@ class Parallel:
     traffic: Traffic = field(default_factory=Traffic, compare=False)
     serial: Iterator[int] = field(default_factory=itertools.count, compare=False)
     device: str | None = None
+    graphs: "WeakSet[torch.cuda.CUDAGraph]" = field(default_factory=WeakSet, compare=False)
+
+    def let_go(self) -> None:
+        """Empty the ``graphs``: NCCL does not end while there is one that needs it (pytorch/pytorch#115388)."""
+        for graph in list(self.graphs):
+            graph.reset()
 
     def share(self, n: int, what: str) -> int:
         """This rank's part of ``n``, an equal one.

@@ -146,3 +146,22 @@ def test_every_rank_has_the_same_fingerprints(small_weights):
     assert set(first) == {name for name, weight in small_weights.items() if weight.dim() == 1}
     other = work(Parallel(), changed)
     assert [name for name in first if first[name] != other[name]] == ["layers.1.ffn_norm.weight"]
+
+
+def test_captured_graphs_are_emptied_before_ranks_part():
+    """One that nobody holds any more is not kept for that."""
+
+    class Graph:
+        emptied = 0
+
+        def reset(self) -> None:
+            self.emptied += 1
+
+    tp, held, dropped = Parallel(1, 2), Graph(), Graph()
+    with_device = replace(tp, device="cuda")
+    for graph in (held, dropped):
+        with_device.graphs.add(graph)
+    del dropped, graph
+    assert len(tp.graphs) == 1
+    tp.let_go()
+    assert held.emptied == 1
