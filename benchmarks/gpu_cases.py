@@ -69,8 +69,8 @@ def cases(cfg: ModelConfig, seen: hardware.Hardware) -> Iterator[Case]:
             yield act_quant(m, cfg.dim)
     for name in ("ffn.w1", "attn.wkv_a"):
         yield weight_dequant(name, *shapes[name])
-    for context in (4096, 16384):
-        yield mla_decode(cfg, 32, context, seen)
+    for context, share in ((4096, 0.7), (16384, 0.5)):  # a kernel in Gluon reached 0.71 and 0.85
+        yield mla_decode(cfg, 32, context, share, seen)
     for batch in (32, 512):
         for fp8 in (True, False) if seen.fp8 else (False,):
             yield grouped(cfg, batch, fp8, seen)
@@ -145,14 +145,14 @@ def fp8_gemm(name: str, m: int, n: int, k: int, seen: hardware.Hardware) -> Case
         return Work(calls, missing, lambda tile: lambda: run(gemm.plan_fp8_gemm(*args, tile=tile)[1]))
 
     group = "fp8_gemm, M <= 64" if few else "fp8_gemm, M >= 512"
-    goals = {COPY: 0.75} if few else {"scaled_mm": 0.9, "bf16": 1.4}
+    goals = {COPY: 0.75} if few else {"scaled_mm": 0.98, "bf16": 1.4}
     nbytes = n * k if few else (m + n) * k + 2 * m * n
     tiles = tuple(gemm.candidates(m, seen, 1)) if name in ("attn.wo", "ffn.experts.0.w1") else ()
     return Case(group, "fp8_gemm", f"{name} {m} x {n} x {k}", nbytes, 2 * m * n * k, goals, make, tiles)
 
 
-def mla_decode(cfg: ModelConfig, batch: int, context: int, seen: hardware.Hardware) -> Case:
-    """One step of decoding with full caches; the bytes are the cache's."""
+def mla_decode(cfg: ModelConfig, batch: int, context: int, share: float, seen: hardware.Hardware) -> Case:
+    """One step of decoding with full caches; the bytes are the cache's, ``share`` of the copy's speed the goal."""
     h, rank, r = cfg.n_heads, cfg.kv_lora_rank, cfg.qk_rope_head_dim
 
     def make(device: torch.device) -> Work:
@@ -163,7 +163,7 @@ def mla_decode(cfg: ModelConfig, batch: int, context: int, seen: hardware.Hardwa
         calls = {"ours": partial(kernels.mla_decode, *args), "reference": partial(reference.mla_decode, *args)}
         return Work(calls, tiled=lambda tile: lambda: run(mla.plan_mla_decode(*args, tile=tile)[1]))
 
-    tokens, goals = batch * context, {COPY: 0.70, "reference": 5.0}
+    tokens, goals = batch * context, {COPY: share, "reference": 5.0}
     shape, flops = f"{batch} x {context}, {h} heads", 2 * tokens * h * (2 * rank + r)
     tiles = tuple(mla.candidates(h, 2, seen))
     return Case("mla_decode", "mla_decode", shape, tokens * (rank + r) * 2, flops, goals, make, tiles)

@@ -19,7 +19,7 @@ CASES = [
     gpu_cases.weight_dequant("attn.wkv_a", 576, 256),
     gpu_cases.fp8_gemm("attn.wo", 3, 192, 256, H100),
     gpu_cases.fp8_gemm("attn.wo", 100, 192, 256, H100),
-    gpu_cases.mla_decode(SMALL, 2, 70, H100),
+    gpu_cases.mla_decode(SMALL, 2, 70, 0.5, H100),
     gpu_cases.grouped(SMALL, 4, True, H100),
     gpu_cases.grouped(SMALL, 4, False, H100),
 ]

@@ -2,13 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("triton", reason="Triton is not installed (Linux only)")
 
-from benchmarks import gpu, gpu_cases
+from benchmarks import gpu, gpu_cases, gpu_checks, gpu_steps, gpu_warm
+from dsv3 import cost
 from dsv3.config import ModelConfig
 from dsv3.kernels.hardware import H100, named
 
@@ -22,11 +25,22 @@ def test_every_goal_of_the_table():
         ("weight_dequant", "copy", 0.85),
         ("mla_decode", "copy", 0.70),
         ("mla_decode", "reference", 5.0),
+        ("mla_decode", "copy", 0.5),
         ("grouped experts", "loop", 5.0),
-        ("fp8_gemm, M >= 512", "scaled_mm", 0.9),
+        ("fp8_gemm, M >= 512", "scaled_mm", 0.98),
         ("fp8_gemm, M >= 512", "bf16", 1.4),
         ("fp8_gemm, M <= 64", "copy", 0.75),
+        ("decode, V3x5", "ms to reach", 1.0),
+        ("prefill, V3x5", "ms to reach", 1.0),
+        ("decode, V2-Lite", "ms to reach", 1.0),
+        ("prefill, V2-Lite", "ms to reach", 1.0),
+        ("decode, tiny-r1", "ms to reach", 1.0),
+        ("tiny-r1's score", "CPU's score", 0.999),
     ]
+    reach = {name: (m.decode_ms, m.prefill_ms) for name, m in gpu_steps.MODELS.items()}
+    assert reach["V3x5"] == ({1: 2.1, 8: 4.9, 32: 10.7}, {2048: 32.0})
+    assert reach["V2-Lite"] == ({1: 3.0, 8: 7.3, 32: 11.8}, {2048: 20.0})
+    assert reach["tiny-r1"] == ({1: 0.5}, {}), "2,000 tokens/s"
 
 
 def test_bytes_and_operations_by_hand():
@@ -68,7 +82,7 @@ def test_a_row_and_its_verdict():
     late = {"group": made["group"], "shape": "x", "not_measured": "out of time"}
     bf16, scaled, none = gpu.summary(
         [made, other, late],
-        [(case.group, "bf16", 1.4), (case.group, "scaled_mm", 0.9), ("mla_decode", "copy", 0.7)],
+        [(case.group, "bf16", 1.4), (case.group, "scaled_mm", 0.98), ("mla_decode", "copy", 0.7)],
     )
     assert (bf16["reached"], bf16["shapes"], bf16["worst"], bf16["result"]) == (1, 2, 1.2, 1.35)
     assert (scaled["reached"], scaled["shapes"]) == (0, 1)
@@ -87,13 +101,97 @@ def test_files_are_whole_and_named_by_the_device(tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_committed_results_are_measured_or_say_that_they_are_not():
+def test_the_lessons_copies_of_receipts_are_the_receipts():
+    results, recorded = ROOT / "benchmarks" / "results", ROOT / "notebooks" / "recorded"
+    receipts = {f.name: f for f in results.rglob("*") if f.is_file()}
+    copies = list(recorded.iterdir())
+    assert {"nvidia-h100-80gb-hbm3.json", "step.jsonl", "e2e-eager.jsonl"} <= {f.name for f in copies}
+    for copy in copies:
+        assert copy.read_bytes() == receipts[copy.name].read_bytes()
+
+
+def test_every_result_is_described_and_names_no_place():
     results = ROOT / "benchmarks" / "results"
-    measured = [f for f in results.glob("*.json") if '"copy_gb_per_s"' in f.read_text()]
-    placeholder = results / gpu.PLACEHOLDER
-    assert bool(measured) != placeholder.exists()
-    if not measured:
-        document = json.loads(placeholder.read_text())
-        assert document["summary"] == gpu.summary([], gpu.goals(CONFIG))
-        assert all(line["result"] == "not measured" for line in document["summary"])
-        assert not re.search(r"gb_per_s|tflops|\"us\"", placeholder.read_text())
+    described = (results / "README.md").read_text(encoding="utf-8")
+    for file in results.rglob("*"):
+        if file.is_file():
+            assert f"`{file.name}`" in described or file.name == "README.md"
+            assert not re.search(r"/(home|root|work|mnt|data|Users)/|@\w+\.|\b\d+\.\d+\.\d+\.\d+:\d", file.read_text())
+
+
+SMALL = {"n_layers": 2, "n_dense_layers": 1, "n_routed_experts": 8, "n_activated_experts": 2, "dim": 128}
+SMALL |= {"inter_dim": 128, "moe_inter_dim": 128, "n_heads": 2, "vocab_size": 512}
+
+
+@pytest.mark.parametrize("config", ["config_16B.json", "config_671B.json"])
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_contender_times_every_batch_and_prompt(config, fast, monkeypatch):
+    monkeypatch.setattr(gpu_steps, "NEW", 3)
+    groups = {"n_expert_groups": 2, "n_limited_groups": 2} if "671" in config else {}
+    wanted = gpu_steps.Model(config, {1: 3.0, 3: 4.0}, {40: 20.0}, SMALL | groups)
+    rows = list(gpu_steps.ours(wanted, fast, torch.device("cpu")))
+    assert [(r["work"], r["size"]) for r in rows] == [("decode", 1), ("decode", 3), ("prefill", 40)]
+    assert all(0 < r["ms"] < 5000 for r in rows)
+
+
+def test_the_model_of_transformers_has_our_shape(monkeypatch):
+    monkeypatch.setattr(gpu_steps, "NEW", 3)
+    made = []
+    from transformers import DeepseekV2ForCausalLM as Theirs
+
+    monkeypatch.setattr(Theirs, "eval", lambda self: made.append(self) or self)
+    wanted = gpu_steps.Model("config_16B.json", {2: 3.0}, {40: 20.0}, SMALL)
+    rows = list(gpu_steps.transformers(wanted, torch.device("cpu")))
+    assert [(r["work"], r["size"]) for r in rows] == [("decode", 2), ("prefill", 40)]
+    assert made[0].dtype == torch.bfloat16
+    assert made[0].num_parameters() == cost.parameters(wanted.cfg)["total"]
+
+
+def test_the_models_are_those_that_were_measured():
+    deep = gpu_steps.MODELS["V3x5"].cfg
+    assert (deep.n_layers, deep.n_dense_layers, deep.n_routed_experts, deep.n_mtp_layers) == (5, 1, 256, 0)
+    assert deep.fp8
+    assert (deep.dim, deep.max_batch_size) == (7168, 32)
+    assert replace(gpu_steps.MODELS["V2-Lite"].cfg, max_batch_size=8) == replace(
+        ModelConfig.load("config_16B.json"), max_seq_len=4096
+    )
+
+
+def test_what_was_timed_stands_beside_its_goal_and_its_rivals():
+    model = gpu_steps.Model("config_16B.json", {1: 3.0, 8: 7.3}, {2048: 20.0}, who=("dsv3", "model.py", "transformers"))
+
+    def row(work: str, size: int, ms: float) -> dict:
+        return {"work": work, "size": size, "ms": ms}
+
+    rows = {
+        "dsv3": [row("decode", 1, 2.0), row("prefill", 2048, 40.0)],
+        "model.py": [row("decode", 1, 50.0), row("decode", 8, 60.0), row("prefill", 2048, 100.0)],
+        "transformers": [],
+    }
+    why = {"dsv3": "out of time", "model.py": "", "transformers": "No module named 'transformers'"}
+    one, eight, prompt = gpu_steps.merge("V2-Lite", model, rows, why)
+    assert (one["group"], one["shape"], one["ms"], one["tokens_per_s"]) == ("decode, V2-Lite", "batch 1", 2.0, 500.0)
+    assert one["ratios"] == {"ms to reach": 1.5, "model.py": 25.0}
+    assert one["missing"] == {"transformers": "No module named 'transformers'"}
+    assert eight == {"group": "decode, V2-Lite", "shape": "batch 8", "not_measured": "out of time"}
+    assert (prompt["ratios"]["ms to reach"], prompt["tokens_per_s"]) == (0.5, 51200.0)
+    (line,) = gpu.summary([one, eight, prompt], [("decode, V2-Lite", gpu_steps.REACH, 1.0)])
+    assert (line["reached"], line["shapes"], line["result"]) == (1, 1, 1.5)
+
+
+def test_a_score_is_held_against_the_cpus():
+    half, none = gpu_steps.scores([{"gemm": "bf16", "all": 49.925}], "out of time")
+    assert half["ratios"] == {gpu_steps.SCORE: 0.5}
+    assert none["not_measured"] == "out of time"
+    (line,) = gpu.summary([half, none], [(half["group"], gpu_steps.SCORE, gpu_steps.LEAST_SCORE)])
+    assert (line["reached"], line["shapes"]) == (0, 1)
+
+
+def test_all_that_a_run_launches_is_compiled_beforehand():
+    jobs = gpu_warm.jobs(torch.device("cpu"))
+    for name in gpu_checks.CHECKS:
+        assert (f"check {name}" in jobs) == (name not in gpu_warm.NO_KERNELS)
+    assert all(f"{c.group} {c.shape}" in jobs for c in gpu_cases.cases(CONFIG, H100))
+    assert "V3x5, 32 rows, fp8_gemm" in jobs
+    wrong = gpu_warm.one("V3x5, 1 rows, fp8_gemm", torch.device("cpu"))
+    assert wrong == "" or wrong.startswith("V3x5, 1 rows, fp8_gemm: "), "what fails is told, and stops nothing"
