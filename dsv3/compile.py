@@ -78,7 +78,7 @@ def launches(
         return mla.plan_mla_decode(*q, *cache, 1.0, hardware=hardware)[1]
 
     plans: dict[str, Callable[[], list[Launch]]] = {
-        "act_quant": lambda: quant.plan_act_quant(meta(rows, k), BLOCK, cfg.scale_fmt, hardware)[1],
+        "act_quant": lambda: quant.plan_act_quant(meta(rows, k), BLOCK, cfg.scale_fmt, hardware=hardware)[1],
         "weight_dequant": lambda: quant.plan_weight_dequant(*fp8(n, k), hardware=hardware)[1],
         "fp8_gemm": lambda: gemm.plan_fp8_gemm(*tokens(rows, k), *fp8(n, k), hardware=hardware)[1],
         "mla_decode": attention,

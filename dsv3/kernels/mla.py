@@ -1,6 +1,6 @@
-"""Triton attention over the latent cache: ``mla_decode``, one new token per sequence, in the absorbed form.
+"""Triton attention over the latent cache: ``mla_decode``, in the absorbed form.
 
-Letters: B sequences, H heads, T tokens in the cache, C latent rank (512), R rotary width (64).
+Letters: M new tokens of B sequences, H heads, T tokens in the cache, C latent rank (512), R rotary width (64).
 """
 
 import math
@@ -29,10 +29,11 @@ class Tile:
 
 
 # The default first. A program holds its heads' sums, [BLOCK_H, C] float32, in registers: 64 heads x 512 are 128 KB,
-# half of a multiprocessor's. All heads read the same cache, so more heads per program read it less often. Unmeasured:
-# ``benchmarks.gpu`` times every candidate.
+# half of a multiprocessor's. All heads read the same cache, so more heads per program read it less often. On an H100
+# (2026-11-26) "wgmma" takes 128 heads over 32 x 4,096 tokens in 142, 228, 206 and 295 us; where the first leaves most
+# multiprocessors without work, the second is faster (1 x 4,096: 19.1 against 20.8). The other lines: not measured.
 TILES = {
-    "wgmma": (Tile(64, 64, 8, 2), Tile(64, 32, 8, 2), Tile(32, 32, 4, 2), Tile(16, 32, 4, 2)),
+    "wgmma": (Tile(64, 64, 8, 2), Tile(16, 64, 4, 2), Tile(64, 32, 8, 2), Tile(32, 32, 4, 2)),
     "tcgen05": (Tile(64, 32, 8, 2), Tile(32, 32, 4, 2), Tile(16, 32, 4, 2)),
     "mma.sync": (Tile(16, 32, 4, 2), Tile(16, 32, 4, 1), Tile(16, 16, 4, 1)),  # 99 KB of shared memory
     "mfma": (Tile(16, 32, 4, 1), Tile(16, 16, 4, 1)),  # 64 KB
@@ -49,22 +50,35 @@ def candidates(heads: int, itemsize: int, hardware: Hardware) -> list[Tile]:
     return list(dict.fromkeys(tiles)) if itemsize == 2 else tiles[-1:]
 
 
+def tile_for(queries: int, heads: int, tokens: int, itemsize: int, hardware: Hardware) -> Tile:
+    """The first tile, or the first of fewer heads with which half of the multiprocessors or more have work."""
+    tiles = candidates(heads, itemsize, hardware)
+    narrower = [t for i, t in enumerate(tiles) if all(t.BLOCK_H < other.BLOCK_H for other in tiles[:i])]
+
+    def programs(tile: Tile) -> int:
+        without = queries * triton.cdiv(heads, tile.BLOCK_H)
+        return without * n_splits(without, tokens, tile.BLOCK_T, hardware)
+
+    return next((t for t in narrower if 2 * programs(t) > hardware.sms), narrower[-1])
+
+
 @triton.jit
 def mla_decode_kernel(
-    q_c_ptr, q_pe_ptr, c_ptr, k_pe_ptr, lengths_ptr, part_ptr, lse_ptr, scale_log2e, H, T, splits,
+    q_c_ptr, q_pe_ptr, c_ptr, k_pe_ptr, lengths_ptr, part_ptr, lse_ptr, scale_log2e, H, T, splits, per,
     c_stride_b, k_stride_b,
     STRIDE_C: tl.constexpr, STRIDE_K: tl.constexpr, C: tl.constexpr, R: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_T: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Each program: BLOCK_H heads of one sequence over one part of its tokens, with a running softmax."""
-    split, head_block, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    """Each program: BLOCK_H heads of one new token over one part of its sequence, with a running softmax."""
+    split, head_block, m = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    b = m // per
     heads = head_block * BLOCK_H + tl.arange(0, BLOCK_H)
     real = (heads < H)[:, None]
     token, latent, rotary = tl.arange(0, BLOCK_T), tl.arange(0, C), tl.arange(0, R)
-    row = b * H + heads
+    row = m * H + heads
     q_c = tl.load(q_c_ptr + row[:, None] * C + latent[None, :], mask=real, other=0.0)
     q_pe = tl.load(q_pe_ptr + row[:, None] * R + rotary[None, :], mask=real, other=0.0)
-    length = tl.minimum(tl.load(lengths_ptr + b), T).to(tl.int32)
+    length = tl.minimum(tl.load(lengths_ptr + m), T).to(tl.int32)
     # Whole steps, shared out over the splits as evenly as they go.
     steps = tl.cdiv(length, BLOCK_T)
     best = tl.full([BLOCK_H], float("-inf"), tl.float32)
@@ -95,7 +109,7 @@ def mla_decode_kernel(
 
 @triton.jit
 def mla_combine_kernel(part_ptr, lse_ptr, out_ptr, splits, C: tl.constexpr, PADDED: tl.constexpr):
-    """Each program: one head of one sequence, the splits' results weighed by their share of the softmax's sum."""
+    """Each program: one head of one new token, the splits' results weighed by their share of the softmax's sum."""
     row = tl.program_id(0).to(tl.int64)
     split, latent = tl.arange(0, PADDED), tl.arange(0, C)
     lse = tl.load(lse_ptr + row * splits + split, mask=split < splits, other=float("-inf"))
@@ -110,8 +124,55 @@ def mla_combine_kernel(part_ptr, lse_ptr, out_ptr, splits, C: tl.constexpr, PADD
 
 
 def n_splits(programs: int, tokens: int, block: int, hardware: Hardware) -> int:
-    """Into how many parts the context is cut: one program for each multiprocessor, none of less than 4 steps."""
-    return max(1, min(hardware.sms // max(programs, 1), tokens // (4 * block), 64))
+    """Into how many parts the context is cut: one program for each multiprocessor, none of less than 2 steps."""
+    return max(1, min(hardware.sms // max(programs, 1), tokens // (2 * block), 64))
+
+
+def plan_mla_parts(
+    q_c: Tensor,
+    q_pe: Tensor,
+    c: Tensor,
+    k_pe: Tensor,
+    lengths: Tensor,
+    softmax_scale: float,
+    hardware: Hardware | None = None,
+    tile: Tile | None = None,
+) -> tuple[tuple[Tensor, Tensor], list[Launch]]:
+    """What ``mla_parts`` returns, still to be filled, and the launch that fills it."""
+    reference.check_mla(q_c, q_pe, c, k_pe, lengths)
+    (m, h, rank), r, (b, t, _) = q_c.shape, q_pe.shape[2], c.shape
+    power_of_two(rank, "mla_decode: C =")
+    power_of_two(r, "mla_decode: R =")
+    hardware = hardware or hardware_of(q_c.device)
+    tile = tile or tile_for(m, h, t, q_c.itemsize, hardware)
+    head_blocks = triton.cdiv(h, tile.BLOCK_H)
+    splits = n_splits(m * head_blocks, t, tile.BLOCK_T, hardware)
+    # A cache may be a view of a longer one; only its last dimension must be dense.
+    c, k_pe = (x if x.stride(-1) == 1 else x.contiguous() for x in (c, k_pe))
+    part = torch.empty(m, h, splits, rank, dtype=torch.float32, device=q_c.device)
+    lse = torch.empty(m, h, splits, dtype=torch.float32, device=q_c.device)
+    args: dict[str, Any] = {"q_c_ptr": q_c.contiguous(), "q_pe_ptr": q_pe.contiguous(), "c_ptr": c, "k_pe_ptr": k_pe}
+    args |= {"lengths_ptr": lengths.contiguous(), "part_ptr": part, "lse_ptr": lse}
+    args |= {"scale_log2e": softmax_scale * math.log2(math.e), "H": h, "T": t, "per": max(m // max(b, 1), 1)}
+    args |= {"c_stride_b": c.stride(0), "k_stride_b": k_pe.stride(0)}
+    args |= {"STRIDE_C": c.stride(1), "STRIDE_K": k_pe.stride(1)}
+    args |= {"C": rank, "R": r, "BLOCK_H": tile.BLOCK_H, "BLOCK_T": tile.BLOCK_T, "splits": splits}
+    args["PRECISION"] = "ieee" if c.dtype == torch.float32 else None
+    launch = Launch(mla_decode_kernel, (splits, head_blocks, m), args, tile.num_warps, tile.num_stages)
+    return (part, lse), [launch]
+
+
+def mla_parts(
+    q_c: Tensor, q_pe: Tensor, c: Tensor, k_pe: Tensor, lengths: Tensor, softmax_scale: float
+) -> tuple[Tensor, Tensor]:
+    """``mla_decode`` without its last kernel, for ``unfold`` to put the parts together. Arguments, errors as there.
+
+    Returns:
+        part: [M, H, splits, C] float32, and lse: [M, H, splits] float32, as the reference's, but in more parts.
+    """
+    out, launches = plan_mla_parts(q_c, q_pe, c, k_pe, lengths, softmax_scale)
+    run(launches)
+    return out
 
 
 def plan_mla_decode(
@@ -125,47 +186,30 @@ def plan_mla_decode(
     tile: Tile | None = None,
 ) -> tuple[Tensor, list[Launch]]:
     """What ``mla_decode`` returns, still to be filled, and the launches that fill it."""
-    reference.check_mla(q_c, q_pe, c, k_pe, lengths)
-    (b, h, rank), r, t = q_c.shape, q_pe.shape[2], c.shape[1]
-    power_of_two(rank, "mla_decode: C =")
-    power_of_two(r, "mla_decode: R =")
-    hardware = hardware or hardware_of(q_c.device)
-    tile = tile or candidates(h, q_c.itemsize, hardware)[0]
-    head_blocks = triton.cdiv(h, tile.BLOCK_H)
-    parts = n_splits(b * head_blocks, t, tile.BLOCK_T, hardware)
-    # A cache may be a view of a longer one; only its last dimension must be dense.
-    c, k_pe = (x if x.stride(-1) == 1 else x.contiguous() for x in (c, k_pe))
+    (part, lse), launches = plan_mla_parts(q_c, q_pe, c, k_pe, lengths, softmax_scale, hardware, tile)
+    m, h, splits, rank = part.shape
     out = torch.empty_like(q_c, memory_format=torch.contiguous_format)
-    part = torch.empty(b, h, parts, rank, dtype=torch.float32, device=q_c.device)
-    lse = torch.empty(b, h, parts, dtype=torch.float32, device=q_c.device)
-    args: dict[str, Any] = {"q_c_ptr": q_c.contiguous(), "q_pe_ptr": q_pe.contiguous(), "c_ptr": c, "k_pe_ptr": k_pe}
-    args |= {"lengths_ptr": lengths.contiguous(), "part_ptr": part, "lse_ptr": lse}
-    args |= {"scale_log2e": softmax_scale * math.log2(math.e), "H": h, "T": t}
-    args |= {"c_stride_b": c.stride(0), "k_stride_b": k_pe.stride(0)}
-    args |= {"STRIDE_C": c.stride(1), "STRIDE_K": k_pe.stride(1)}
-    args |= {"C": rank, "R": r, "BLOCK_H": tile.BLOCK_H, "BLOCK_T": tile.BLOCK_T, "splits": parts}
-    args["PRECISION"] = "ieee" if c.dtype == torch.float32 else None
-    first = Launch(mla_decode_kernel, (parts, head_blocks, b), args, tile.num_warps, tile.num_stages)
-    combine = {"part_ptr": part, "lse_ptr": lse, "out_ptr": out, "C": rank, "splits": parts}
-    combine["PADDED"] = triton.next_power_of_2(parts)
-    return out, [first, Launch(mla_combine_kernel, (b * h,), combine)]
+    combine = {"part_ptr": part, "lse_ptr": lse, "out_ptr": out, "C": rank, "splits": splits}
+    combine["PADDED"] = triton.next_power_of_2(splits)
+    return out, [*launches, Launch(mla_combine_kernel, (m * h,), combine)]
 
 
 def mla_decode(q_c: Tensor, q_pe: Tensor, c: Tensor, k_pe: Tensor, lengths: Tensor, softmax_scale: float) -> Tensor:
-    """Attention of one new token per sequence over the latent cache, never unfolding keys or values.
+    """Attention of new tokens over the latent cache, never unfolding keys or values.
 
     The context is cut into parts that run side by side; a second, small kernel adds them by their softmax sums. Which
     parts there are depends on shapes alone, so the same call gives the same bits. The host never waits for ``lengths``.
 
     Args:
-        q_c: [B, H, C], the queries without position times the keys' matrix (``MLA.absorbed`` in model.py).
-        q_pe: [B, H, R], the rotated queries.
+        q_c: [M, H, C], the queries without position times the keys' matrix (``MLA.absorbed`` in model.py); token m
+            belongs to sequence m // (M / B).
+        q_pe: [M, H, R], the rotated queries.
         c: [B, T, C], the latents; k_pe: [B, T, R], the rotated keys; views with a dense last dimension are fine.
-        lengths: [B] int32 or int64: how many tokens of the cache each sequence has, the new one included, at most T.
+        lengths: [M] int32 or int64: how many tokens of the cache each new token sees, itself included, at most T.
         softmax_scale: as the model's: (N + R)^-0.5, times YaRN's correction squared.
 
     Returns:
-        [B, H, C] in ``q_c``'s dtype: the mixed latents, still to be multiplied with the values' matrix; 0 for a
+        [M, H, C] in ``q_c``'s dtype: the mixed latents, still to be multiplied with the values' matrix; 0 for a
         length of 0.
 
     Raises:

@@ -1,7 +1,5 @@
 """Triton kernels between BF16 and FP8: ``act_quant`` and ``weight_dequant``, each equal to its torch reference."""
 
-from typing import Literal
-
 import torch
 import triton
 import triton.language as tl
@@ -42,14 +40,8 @@ def needs_fp8(hardware: Hardware, what: str) -> None:
 
 
 @triton.jit
-def act_quant_kernel(
-    x_ptr, q_ptr, scale_ptr, n_groups, GROUPS: tl.constexpr, BLOCK: tl.constexpr, UE8M0: tl.constexpr
-):  # fmt: skip
-    """Each program: GROUPS runs of BLOCK numbers -> FP8 numbers and one scale a run."""
-    group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
-    inside = group < n_groups
-    at = group[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-    x = tl.load(x_ptr + at, mask=inside[:, None], other=0.0).to(tl.float32)
+def to_fp8(x, GROUPS: tl.constexpr, BLOCK: tl.constexpr, UE8M0: tl.constexpr):
+    """[GROUPS, BLOCK] float32 -> what FP8 rounds, and each row's scale [GROUPS]."""
     # Without the sign bit, floats are ordered as integers are, with NaN above infinity: a maximum that keeps NaN.
     largest = tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=1)
     amax = largest.to(tl.float32, bitcast=True)
@@ -62,13 +54,30 @@ def act_quant_kernel(
         up = (scale.to(tl.int32, bitcast=True) + 0x7FFFFF) & 0x7F800000
         scale = tl.where(scale == scale, up.to(tl.float32, bitcast=True), scale)
     q = tl.math.div_rn(x, tl.broadcast_to(scale[:, None], [GROUPS, BLOCK]))
-    q = tl.clamp(q, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.clamp(q, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL), scale
+
+
+@triton.jit
+def act_quant_kernel(
+    x_ptr, q_ptr, scale_ptr, n_groups, across, row_stride, group_stride,
+    GROUPS: tl.constexpr, BLOCK: tl.constexpr, UE8M0: tl.constexpr,
+):  # fmt: skip
+    """Each program: GROUPS runs of BLOCK numbers -> FP8 numbers and one scale a run; ``across`` runs are a row."""
+    group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
+    inside = group < n_groups
+    at = group[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    x = tl.load(x_ptr + at, mask=inside[:, None], other=0.0).to(tl.float32)
+    q, scale = to_fp8(x, GROUPS, BLOCK, UE8M0)
     tl.store(q_ptr + at, q.to(q_ptr.dtype.element_ty), mask=inside[:, None])
-    tl.store(scale_ptr + group, scale, mask=inside)
+    tl.store(scale_ptr + group // across * row_stride + group % across * group_stride, scale, mask=inside)
 
 
 def plan_act_quant(
-    x: Tensor, block: int = 128, scale_fmt: Literal["ue8m0"] | None = None, hardware: Hardware | None = None
+    x: Tensor,
+    block: int = 128,
+    scale_fmt: str | None = None,
+    columns: bool = False,
+    hardware: Hardware | None = None,
 ) -> tuple[tuple[Tensor, Tensor], list[Launch]]:
     """What ``act_quant`` returns, still to be filled, and the launches that fill it."""
     if x.shape[-1] % block:
@@ -79,18 +88,26 @@ def plan_act_quant(
     needs_fp8(hardware or hardware_of(x.device), "act_quant")
     x = x.contiguous()
     q = torch.empty(x.shape, dtype=reference.FP8, device=x.device)
-    scale = torch.empty(*x.shape[:-1], x.shape[-1] // block, dtype=torch.float32, device=x.device)
-    args = {"x_ptr": x, "q_ptr": q, "scale_ptr": scale, "n_groups": scale.numel()}
+    across = x.shape[-1] // block
+    rows = x.numel() // max(1, x.shape[-1])
+    shape = (across, rows) if columns else (rows, across)
+    scale = torch.empty(shape, dtype=torch.float32, device=x.device)
+    scale = (scale.t() if columns else scale).view(*x.shape[:-1], across)
+    args = {"x_ptr": x, "q_ptr": q, "scale_ptr": scale, "n_groups": scale.numel(), "across": across}
+    args |= {"row_stride": 1 if columns else across, "group_stride": rows if columns else 1}
     args |= {"GROUPS": GROUPS, "BLOCK": block, "UE8M0": scale_fmt == "ue8m0"}
     return (q, scale), [Launch(act_quant_kernel, (triton.cdiv(scale.numel(), GROUPS),), args)]
 
 
-def act_quant(x: Tensor, block: int = 128, scale_fmt: Literal["ue8m0"] | None = None) -> tuple[Tensor, Tensor]:
+def act_quant(
+    x: Tensor, block: int = 128, scale_fmt: str | None = None, columns: bool = False
+) -> tuple[Tensor, Tensor]:
     """Quantise each run of ``block`` numbers of the last dimension to FP8 with its own scale.
 
     Args:
         x: [..., K] bfloat16, float16 or float32, K a multiple of ``block``, a power of two.
         scale_fmt: ``"ue8m0"`` rounds the scale up to a power of two, as V3.1 checkpoints expect.
+        columns: scales lie column by column in memory, as ``torch._scaled_mm`` reads them.
 
     Returns:
         q: [..., K] float8_e4m3fn, and scale: [..., K / block] float32, bit for bit the reference's.
@@ -100,7 +117,7 @@ def act_quant(x: Tensor, block: int = 128, scale_fmt: Literal["ue8m0"] | None = 
 
     Source: technical report, section 3.3.2 (1x128 groups for activations).
     """
-    out, launches = plan_act_quant(x, block, scale_fmt)
+    out, launches = plan_act_quant(x, block, scale_fmt, columns)
     run(launches)
     return out
 

@@ -1,8 +1,31 @@
 """The Triton kernels under the names of ``reference``, which they equal; ``kernels.pick`` chooses between the two."""
 
+from .experts import experts_gemm, gate_logits, route, sort_slots
+from .fused import add_norm, latent, silu_mul
 from .gemm import fp8_gemm, grouped_gemm
-from .mla import mla_decode
+from .heads import absorb, unfold
+from .mla import mla_decode, mla_parts
 from .quant import act_quant, weight_dequant
-from .reference import sort_by_expert
+from .reference import Slots, head_logits, sort_by_expert, weighted_sum
 
-__all__ = ["act_quant", "fp8_gemm", "grouped_gemm", "mla_decode", "sort_by_expert", "weight_dequant"]
+__all__ = [
+    "Slots",
+    "absorb",
+    "act_quant",
+    "add_norm",
+    "experts_gemm",
+    "fp8_gemm",
+    "gate_logits",
+    "grouped_gemm",
+    "head_logits",
+    "latent",
+    "mla_decode",
+    "mla_parts",
+    "route",
+    "silu_mul",
+    "sort_by_expert",
+    "sort_slots",
+    "unfold",
+    "weight_dequant",
+    "weighted_sum",
+]
