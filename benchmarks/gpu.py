@@ -129,7 +129,7 @@ def goals(cfg: ModelConfig) -> list[tuple[str, str, float]]:
     from dsv3.kernels import hardware
 
     from . import gpu_steps
-    from .gpu_cases import cases
+    from .gpu_step_cases import cases
 
     found = [(c.group, rival, goal) for c in cases(cfg, hardware.H100) for rival, goal in c.goals.items()]
     return [*dict.fromkeys(found), *gpu_steps.goals()]
@@ -178,7 +178,8 @@ def benchmark(
 
     from dsv3.kernels import hardware
 
-    from .gpu_cases import cases, copy_call
+    from .gpu_cases import copy_call
+    from .gpu_step_cases import cases
 
     call, nbytes = copy_call(device)
     copy = nbytes / timed([call])

@@ -62,7 +62,7 @@ class Case:
 
 
 def cases(cfg: ModelConfig, seen: hardware.Hardware) -> Iterator[Case]:
-    """All cases that the hardware's units allow; what has most shapes comes last, should time run out."""
+    """The cases of what all models use, as the hardware's units allow; what has most shapes comes last."""
     shapes = linear_shapes(cfg)
     if seen.fp8:
         for m in (4096, 16384):
@@ -180,6 +180,21 @@ def loop(args: tuple[Any, ...], bounds: list[int] | None) -> None:
             torch.nn.functional.linear(x[begin:end], w[i])
 
 
+def experts_weights(e: int, n: int, k: int, fp8: bool, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """[E, n, k] and, in FP8, their scales; one expert's numbers, turned: 256 times fewer to draw."""
+    one, scale = weights(n, k, device)
+    w = torch.empty(e, n, k, dtype=FP8 if fp8 else torch.bfloat16, device=device)
+    for i in range(e):
+        w[i].view(-1).copy_(one.view(torch.int8).roll(i, 0).view(FP8).view(-1))
+    return w, scale.expand(e, -1, -1).contiguous() if fp8 else None
+
+
+def experts_hit(cfg: ModelConfig, batch: int) -> int:
+    """How many routed experts an even router sends a token to: each is missed by one with 1 - used / all."""
+    experts = cfg.n_routed_experts
+    return round(experts * (1 - (1 - cfg.n_activated_experts / experts) ** batch))
+
+
 def grouped(cfg: ModelConfig, batch: int, fp8: bool, seen: hardware.Hardware) -> Case:
     """The first matrix of all routed experts, for tokens that an even router sends to them.
 
@@ -189,21 +204,16 @@ def grouped(cfg: ModelConfig, batch: int, fp8: bool, seen: hardware.Hardware) ->
 
     def make(device: torch.device) -> Work:
         _, offsets = sort_by_expert(torch.rand(batch, e, device=device).topk(used, dim=-1)[1], e)
-        x, (one, scale) = numbers(batch * used, k, device=device), weights(n, k, device)
-        w = torch.empty(e, n, k, dtype=FP8 if fp8 else torch.bfloat16, device=device)
-        for i in range(e):  # one expert's numbers, turned: 256 times fewer to draw
-            w[i].view(-1).copy_(one.view(torch.int8).roll(i, 0).view(FP8).view(-1))
+        x, (w, scale) = numbers(batch * used, k, device=device), experts_weights(e, n, k, fp8, device)
         args = (x, w, offsets)
-        if fp8:
+        if scale is not None:
             q, x_scale = kernels.act_quant(x)
-            args = (q, w, offsets, x_scale, scale.expand(e, -1, -1).contiguous())
+            args = (q, w, offsets, x_scale, scale)
         calls = {"ours": partial(kernels.grouped_gemm, *args), "loop": partial(loop, args, None)}
         calls["loop, in a graph"] = partial(loop, args, offsets.tolist())
         return Work(calls, tiled=lambda tile: lambda: run(gemm.plan_grouped_gemm(*args, tile=tile)[1]))
 
-    kind, itemsize = ("fp8", 1) if fp8 else ("bf16", 2)
-    # Each expert is missed by a token with probability 1 - used / e.
-    hit = round(e * (1 - (1 - used / e) ** batch))
+    kind, itemsize, hit = *(("fp8", 1) if fp8 else ("bf16", 2)), experts_hit(cfg, batch)
     shape = f"{kind}, {used} of {e} experts, batch {batch}"
     nbytes, flops = hit * n * k * itemsize, 2 * batch * used * n * k
     tiles = tuple(gemm.candidates(max(1, batch * used // e), seen, itemsize))

@@ -17,8 +17,8 @@ from dsv3.config import ModelConfig
 from dsv3.kernels import hardware
 from dsv3.kernels.launch import Launch
 
-from .gpu_cases import cases
 from .gpu_checks import CHECKS, lacking
+from .gpu_step_cases import cases
 from .gpu_steps import MODELS
 
 PROCESSES = 14  # each holds half a gigabyte of the GPU for itself

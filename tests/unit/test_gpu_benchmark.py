@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed (Linux only)")
 
-from benchmarks import gpu, gpu_cases, gpu_checks, gpu_steps, gpu_warm
+from benchmarks import gpu, gpu_checks, gpu_step_cases, gpu_steps, gpu_warm
 from dsv3 import cost
 from dsv3.config import ModelConfig
 from dsv3.kernels.hardware import H100, named
@@ -21,6 +21,9 @@ CONFIG = ModelConfig.load("config_671B.json")
 
 def test_every_goal_of_the_table():
     assert gpu.goals(CONFIG) == [
+        ("add_norm", "reference", 3.0),
+        ("silu_mul", "reference", 3.0),
+        ("experts_gemm", "copy", 1.1),
         ("act_quant", "copy", 0.85),
         ("weight_dequant", "copy", 0.85),
         ("mla_decode", "copy", 0.70),
@@ -44,7 +47,7 @@ def test_every_goal_of_the_table():
 
 
 def test_bytes_and_operations_by_hand():
-    found = {(c.group, c.shape): c for c in gpu_cases.cases(CONFIG, H100)}
+    found = {(c.group, c.shape): c for c in gpu_step_cases.cases(CONFIG, H100)}
     assert found["act_quant", "4096 x 7168"].nbytes == 4096 * 7168 * (2 + 1) + 4096 * 56 * 4
     assert found["weight_dequant", "attn.wkv_a 576 x 7168"].nbytes == 576 * 7168 * (1 + 2) + 5 * 56 * 4
     cache = found["mla_decode", "32 x 4096, 128 heads"]
@@ -56,11 +59,16 @@ def test_bytes_and_operations_by_hand():
     batch = found["grouped experts", "fp8, 8 of 256 experts, batch 32"]
     assert batch.nbytes == 163 * 2048 * 7168
     assert len([c for c in found.values() if c.group.startswith("fp8_gemm")]) == 5 * 9
+    step = found["experts_gemm", "fp8, 9 of 257 experts, batch 32"]
+    assert step.nbytes == (163 + 1) * 4096 * 7168, "the shared expert is one more"
+    assert found["add_norm", "1 x 7168, 9 slots"].nbytes == 7168 * (2 + 9 * 2 + 2 + 2 + 1)
+    assert found["gate_logits", "32 x 256 x 7168"].flops == 2 * 32 * 256 * 7168
 
 
 def test_hardware_without_fp8_measures_what_it_can():
-    groups = {c.group for c in gpu_cases.cases(CONFIG, named("sm_80"))}
-    assert groups == {"weight_dequant", "mla_decode", "grouped experts"}
+    groups = {c.group for c in gpu_step_cases.cases(CONFIG, named("sm_80"))}
+    step = {"add_norm", "silu_mul", "latent", "absorb", "unfold", "gate_logits", "route", "sort_slots", "experts_gemm"}
+    assert groups == {"weight_dequant", "mla_decode", "grouped experts"} | step
 
 
 @pytest.mark.parametrize(
@@ -73,7 +81,7 @@ def test_inputs_rotate_past_the_cache(nbytes, cache, memory, expected):
 
 
 def test_a_row_and_its_verdict():
-    (case,) = [c for c in gpu_cases.cases(CONFIG, H100) if c.shape == "attn.wo 512 x 7168 x 16384"]
+    (case,) = [c for c in gpu_step_cases.cases(CONFIG, H100) if c.shape == "attn.wo 512 x 7168 x 16384"]
     times = {"ours": 1e-3, "bf16": 1.5e-3, "scaled_mm": 0.8e-3}
     made = gpu.row(case, times, copy=3e12)
     assert (made["us"], made["tflops"]) == (1000.0, round(case.flops / 1e9, 1))
@@ -191,7 +199,7 @@ def test_all_that_a_run_launches_is_compiled_beforehand():
     jobs = gpu_warm.jobs(torch.device("cpu"))
     for name in gpu_checks.CHECKS:
         assert (f"check {name}" in jobs) == (name not in gpu_warm.NO_KERNELS)
-    assert all(f"{c.group} {c.shape}" in jobs for c in gpu_cases.cases(CONFIG, H100))
+    assert all(f"{c.group} {c.shape}" in jobs for c in gpu_step_cases.cases(CONFIG, H100))
     assert "V3x5, 32 rows, fp8_gemm" in jobs
     wrong = gpu_warm.one("V3x5, 1 rows, fp8_gemm", torch.device("cpu"))
     assert wrong == "" or wrong.startswith("V3x5, 1 rows, fp8_gemm: "), "what fails is told, and stops nothing"
