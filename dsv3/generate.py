@@ -13,6 +13,7 @@ from .checkpoint import ours
 from .cli import drop_output
 from .inference.chat import END_THINK, THINK, split_thinking
 from .inference.divergence import compare_layers
+from .inference.graph import Replayed
 from .inference.prompts import Write, answers_file, read_prompts
 from .inference.sampling import Sampling, add_flags
 from .inference.texts import template_options
@@ -168,6 +169,8 @@ def _folded(pieces: Iterable[str], opened: bool) -> Iterator[str]:
 def _tell(llm: LLM, tp: Parallel, before: Traffic) -> None:
     """What the latest call took, and sent since ``before``."""
     print(llm.stats, file=sys.stderr)
+    if isinstance(llm.model, Replayed):
+        print(llm.model.held, file=sys.stderr)
     if tp.size > 1:
         sent = tp.traffic - before
         tokens = max(llm.stats.tokens, 1)
@@ -208,6 +211,10 @@ def batch(
             print(f"(cut off after {reply.tokens} tokens: the context of {size} tokens is full)", file=sys.stderr)
     if stats and tp.rank == 0:
         _tell(llm, tp, sent)
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _sampling(args: argparse.Namespace) -> Sampling:
@@ -274,10 +281,12 @@ def main(argv: list[str]) -> None:
         )  # fmt: skip
         for note in llm.notes if tp.rank == 0 else ():
             print(printable(note), file=sys.stderr)
+        if isinstance(llm.model, Replayed) and tp.rank == 0:
+            llm.model.tell = _to_stderr
         if llm.model.cfg.fp8 and not args.gemm and tp.rank == 0:
             print(pick(llm.model.run.device).why, file=sys.stderr)
         stack.enter_context(warnings.catch_warnings())
-        warnings.showwarning = lambda message, *_: print(printable(message), file=sys.stderr)
+        warnings.showwarning = lambda message, *_: _to_stderr(printable(message))
         if args.check_ranks:
             stack.enter_context(compare_layers(cast(Transformer, llm.model)))
         if args.interactive:

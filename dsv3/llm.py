@@ -12,8 +12,9 @@ import torch
 
 from .config import ModelConfig
 from .inference.chat import Reply, Tokenizer, opens_thinking, split_thinking
-from .inference.decode import Stats, generate, longest
+from .inference.decode import Model, Stats, generate, longest
 from .inference.fast import Fast
+from .inference.graph import recorded
 from .inference.sampling import Sampling, whole
 from .inference.weights import find, fingerprints
 from .inference.weights import load as load_weights
@@ -44,18 +45,19 @@ class LLM:
     All of them also take ``chat_template_kwargs``, what the chat template is told: ``{"thinking": True}`` for V3.1.
 
     Attributes:
-        model: ``Fast``, or the ``Transformer`` of ``model.py``.
+        model: ``Fast``, on a GPU ``Replayed``, or the ``Transformer`` of ``model.py``.
         drafts: tokens that the MTP layer guesses in each step.
-        notes: what of the checkpoint is not as its config says, a line each.
+        notes: what of the checkpoint is not as its config says, and why decoding is slower than it could be, if it is;
+            a line each.
         stats: what the latest call took.
     """
 
-    def __init__(self, model: Transformer | Fast, tokenizer: Tokenizer, drafts: int = 0, notes: tuple[str, ...] = ()):
+    def __init__(self, model: Model, tokenizer: Tokenizer, drafts: int = 0, notes: tuple[str, ...] = ()):
         self.model, self.tokenizer, self.drafts, self.notes = model, tokenizer, drafts, notes
         self.stats = Stats()
 
     def __repr__(self) -> str:
-        kind, run = "fast" if isinstance(self.model, Fast) else "plain", self.model.run
+        kind, run = "plain" if isinstance(self.model, Transformer) else "fast", self.model.run
         return f"LLM(model={kind!r}, device='{run.device}', gemm={run.gemm!r})"
 
     def chat(self, message: Prompt, **options: Any) -> Reply:
@@ -186,8 +188,9 @@ def load(
 
     Args:
         config: a config to use instead of the folder's; how the weights are stored still comes from the folder's.
-        model: ``"plain"``: the ``Transformer`` of ``model.py``, to read, hook and change; ``"fast"``: ``Fast``, which
-            computes the same. Attn naive, other numerics and float64 are the plain one's, whatever is asked for.
+        model: ``"plain"``: the ``Transformer`` of ``model.py``, to read, hook and change; ``"fast"``: ``Fast``, or on a
+            GPU ``Replayed``, which computes the same. Attn naive, other numerics and float64 are the plain one's,
+            whatever is asked for.
         gemm: how FP8 weights are multiplied (``Runtime``); by default what the device has units for (``kernels.pick``).
         numerics: ``"demo"`` and ``"hf"`` show what BF16 in router, expert sum and head does (``runtime.NUMERICS``).
         device: ``"cuda"`` or ``"cpu"``; by default ``tp``'s, else CUDA where there is one.
@@ -236,4 +239,7 @@ def load(
     if tp.size > 1:
         agree(tp, fingerprints(plain), "weights")
     fast = model == "fast" and attn == "absorb" and numerics == "exact" and dtype != torch.float64
-    return LLM(Fast(plain) if fast else plain.eval(), tokenizer, mtp, source.notes)
+    if not fast:
+        return LLM(plain.eval(), tokenizer, mtp, source.notes)
+    quick, why = recorded(Fast(plain))
+    return LLM(quick, tokenizer, mtp, source.notes + ((why,) if why else ()))

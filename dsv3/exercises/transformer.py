@@ -9,9 +9,8 @@ from torch import Tensor
 
 from .. import cost
 from ..config import ModelConfig
-from ..inference.fast import Fast
+from ..inference.decode import Model
 from ..llm import load
-from ..model import Transformer
 from ..paths import TINY_R1
 from ..tiny import data
 from ..tiny.tokenizer import conversation
@@ -143,7 +142,7 @@ def _examples(encode: Callable[[str], list[int]]) -> Iterator[Tensor]:
 
 @exercise("07", 3)
 @torch.inference_mode()
-def check_guess(guess_after_next: Callable[[Transformer | Fast, Tensor], Tensor]) -> None:
+def check_guess(guess_after_next: Callable[[Model, Tensor], Tensor]) -> None:
     llm = load(TINY_R1, model="plain", attn="naive", dtype=torch.float32, gemm="bf16", mtp=1)
     model = llm.model
     for tokens in _examples(llm.tokenizer.encode):

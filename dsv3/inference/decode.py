@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,10 @@ from ..cache import Cache
 from ..config import ModelConfig
 from ..model import Transformer
 from .fast import Fast
+from .graph import Replayed
 from .sampling import Chooser, Sampling, whole
 
+Model = Transformer | Fast | Replayed
 CHUNK = 2048  # prompt tokens per sequence and prefill step: bounds the memory of the attention scores
 
 
@@ -47,7 +50,7 @@ class Stats:
 
 
 def generate(
-    model: Transformer | Fast,
+    model: Model,
     prompts: list[list[int]],
     *,
     eos_id: int | Collection[int],
@@ -100,15 +103,21 @@ def generate(
             some = prompts[first : first + wave]
             seeds = range(sampling.seed + first, sampling.seed + first + len(some))
             chooser = Chooser(model.run.tp, model.run.device, some, seeds, sampling, think_ids)
-            for i, token in _wave(model, some, chooser, ends, sampling.max_new_tokens, drafts, chunk, stats):
-                yield first + i, token
+            with _cache(model, len(some)) as cache:
+                for i, token in _wave(model, some, cache, chooser, ends, sampling.max_new_tokens, drafts, chunk, stats):
+                    yield first + i, token
 
     return waves()
 
 
+def _cache(model: Model, batch: int) -> AbstractContextManager[Cache]:
+    return model.room(batch) if isinstance(model, Replayed) else nullcontext(Cache())
+
+
 def _wave(
-    model: Transformer | Fast,
+    model: Model,
     prompts: list[list[int]],
+    cache: Cache,
     chooser: Chooser,
     ends: frozenset[int],
     max_new_tokens: int,
@@ -118,7 +127,6 @@ def _wave(
 ) -> Iterator[tuple[int, int]]:
     """One batch to its end; a sequence that is finished leaves it."""
     began, decoding = time.monotonic(), False
-    cache = Cache()
     h = prefill(model, prompts, cache, chunk, mtp=drafts > 0)  # [B, S, D], of the last S tokens
     begin = [len(prompt) - 1 for prompt in prompts]  # each sequence's position of the first of them
     limits = [len(prompt) + longest(model.cfg, prompt, max_new_tokens) for prompt in prompts]
@@ -157,7 +165,7 @@ def _wave(
         guesses = draft(model, h, new, begin, cache, drafts) if drafts else [[] for _ in rows]
         begin = [start + len(tokens) for start, tokens in zip(begin, new, strict=True)]
         ahead = [[tokens[-1], *guess] for tokens, guess in zip(new, guesses, strict=True)]
-        h = model(torch.tensor(ahead, device=model.run.device), _start(begin, model.run.device), cache)
+        h = model(torch.tensor(ahead, device=model.run.device), _start(model, begin), cache)
 
 
 def longest(cfg: ModelConfig, prompt: list[int], max_new_tokens: int) -> int:
@@ -165,15 +173,17 @@ def longest(cfg: ModelConfig, prompt: list[int], max_new_tokens: int) -> int:
     return min(max_new_tokens, cfg.max_seq_len - len(prompt))
 
 
-def _start(begin: list[int], device: torch.device) -> int | Tensor:
-    return begin[0] if len(set(begin)) == 1 else torch.tensor(begin, device=device)
+def _start(model: Model, begin: list[int]) -> Any:
+    """Each sequence's place as ``model`` takes it; one number where they are equal, except for recorded steps."""
+    if isinstance(model, Replayed):
+        return begin
+    return begin[0] if len(set(begin)) == 1 else torch.tensor(begin, device=model.run.device)
 
 
-def prefill(model: Transformer | Fast, prompts: list[list[int]], cache: Cache, chunk: int, mtp: bool) -> Tensor:
+def prefill(model: Model, prompts: list[list[int]], cache: Cache, chunk: int, mtp: bool) -> Tensor:
     """Read the prompts into ``cache``, the MTP layer's, too -> hidden state of each one's last token, [B, 1, D]."""
     device = model.run.device
-    lengths = torch.tensor([len(p) for p in prompts], device=device)
-    width = int(lengths.max())
+    width = max(map(len, prompts))
     # Padded on the right: what stands behind a prompt is hidden by position, and overwritten by the answer. One more,
     # since the MTP layer sees each token with the next.
     tokens = torch.tensor([p + [0] * (width + 1 - len(p)) for p in prompts], device=device)
@@ -183,14 +193,12 @@ def prefill(model: Transformer | Fast, prompts: list[list[int]], cache: Cache, c
         h = model(tokens[:, start:stop], start, cache)
         if mtp:
             model.predict(h, tokens[:, start + 1 : stop + 1], start, cache)
-        ends_here = ((lengths - 1) // chunk == start // chunk).nonzero().squeeze(1)
-        last[ends_here, 0] = h[ends_here, lengths[ends_here] - 1 - start]
+        if ends_here := [i for i, prompt in enumerate(prompts) if start < len(prompt) <= stop]:
+            last[ends_here, 0] = h[ends_here, [len(prompts[i]) - 1 - start for i in ends_here]]
     return last
 
 
-def draft(
-    model: Transformer | Fast, h: Tensor, new: list[list[int]], begin: list[int], cache: Cache, count: int
-) -> list[list[int]]:
+def draft(model: Model, h: Tensor, new: list[list[int]], begin: list[int], cache: Cache, count: int) -> list[list[int]]:
     """What the MTP layer expects after ``new``: [B][count] token ids. Fed with its own output from the second on.
 
     Args:
@@ -201,12 +209,12 @@ def draft(
     """
     device, tp = model.run.device, model.run.tp
     tokens = torch.tensor([row + [0] * (h.shape[1] - len(row)) for row in new], device=device)
-    g = model.predict(h, tokens, _start(begin, device), cache)
+    g = model.predict(h, tokens, _start(model, begin), cache)
     rows = torch.arange(len(new), device=device)
     g = g[rows, torch.tensor([len(row) - 1 for row in new], device=device)].unsqueeze(1)
     at = [start + len(row) for start, row in zip(begin, new, strict=True)]
     guesses = [tp.broadcast(model.logits(g).argmax(-1))]
     for step in range(count - 1):
-        g = model.predict(g, guesses[-1], _start([position + step for position in at], device), cache)
+        g = model.predict(g, guesses[-1], _start(model, [position + step for position in at]), cache)
         guesses.append(tp.broadcast(model.logits(g).argmax(-1)))
     return torch.cat(guesses, dim=1).tolist()

@@ -7,8 +7,9 @@ two it has. Read ``model.py`` for what is computed; here is how it is computed q
 - on a CPU, a few tokens are multiplied by ``kernels/native.c``, where there is a C compiler;
 - ``wkv_b`` is laid out as the two halves that the absorbed form multiplies with;
 - what only depends on the position is looked up; a single new token needs no mask;
-- of the experts, only the chosen ones are touched, one by one for a few tokens, sorted by expert for many;
-- on a GPU, ``run.kernels`` attends to the cache and multiplies all experts at once.
+- of the experts, only the chosen ones are touched, one by one for a few tokens, sorted by expert for many.
+
+A GPU that has what it takes runs ``step.py`` instead, which takes this one apart in turn.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -126,7 +127,7 @@ class FastMLA:
 
     def __init__(self, mla: MLA):
         cfg = self.cfg = mla.cfg
-        self.kernels, self.layer, self.heads, self.scale = mla.run.kernels, mla.layer, mla.heads, mla.softmax_scale
+        self.layer, self.heads, self.scale = mla.layer, mla.heads, mla.softmax_scale
         self.first = joined(mla.wq_a if cfg.q_lora_rank else mla.wq, mla.wkv_a)
         self.widths = [cfg.q_lora_rank or self.heads * cfg.qk_head_dim, cfg.kv_lora_rank, cfg.qk_rope_head_dim]
         if cfg.q_lora_rank:
@@ -148,11 +149,7 @@ class FastMLA:
         turned = rotate(torch.cat([q_pe, k_pe.unsqueeze(1)], dim=1).unsqueeze(0), here.turns)[0]
         kept = here.write(self.layer, torch.cat([self.kv_norm(c), turned[:, heads]], dim=-1))
         q_c = self.heads_times(q_nope, self.key)
-        if self.kernels is not reference and here.one_each:
-            c, k_pe = kept.split([cfg.kv_lora_rank, cfg.qk_rope_head_dim], dim=-1)
-            mixed = self.kernels.mla_decode(q_c, turned[:, :heads], c, k_pe, here.lengths, self.scale)
-        else:
-            mixed = self.attend(torch.cat([q_c, turned[:, :heads]], dim=-1), kept, here)
+        mixed = self.attend(torch.cat([q_c, turned[:, :heads]], dim=-1), kept, here)
         return self.wo(self.heads_times(mixed, self.value).flatten(1))
 
     def heads_times(self, x: Tensor, matrices: Tensor) -> Tensor:
@@ -208,23 +205,6 @@ class FewTokens:
         return self.possible and x.shape[0] <= native.MOST_TOKENS
 
 
-def stacked(layers: list[Function]) -> tuple[Tensor | None, Tensor | None]:
-    """Weights [E, out, in] and their scales as one tensor each, of which each matrix then has its part.
-
-    No scales where there are none; neither where it cannot be: no experts here, FP8 blocks that do not line up, or only
-    some in FP8.
-    """
-    matrices = [layer for layer in layers if isinstance(layer, Matrix)]
-    if len(matrices) < len(layers) or len({m.weight.dtype for m in matrices}) != 1:
-        return None, None
-    weight = torch.stack([m.weight for m in matrices])
-    scales = [m.scale for m in matrices if m.scale is not None]
-    scale = torch.stack(scales) if scales else None
-    for i, matrix in enumerate(matrices):
-        matrix.weight, matrix.scale = weight[i], None if scale is None else scale[i]
-    return weight, scale
-
-
 class FastDense:
     """``MLP`` as a layer of its own."""
 
@@ -248,8 +228,6 @@ class FastMoE:
         experts = cast("Mapping[str, MLP]", moe.experts)
         self.experts = {int(name): FastMLP(expert) for name, expert in experts.items()}
         self.mine = moe.run.tp.mine(moe.n_experts)
-        self.up, self.up_scale = stacked([expert.up for expert in self.experts.values()])
-        self.down, self.down_scale = stacked([expert.down for expert in self.experts.values()])
         self.few = FewTokens(self.experts, moe.n_experts)
         self.shared = FastDense(moe.shared_experts)
 
@@ -264,11 +242,7 @@ class FastMoE:
             order = order[offsets[0] : offsets[-1]]
             offsets = offsets - offsets[0]
         token = order // weights.shape[1]
-        multiplies = self.up_scale is None or self.run.gemm == "fp8"  # else the weights must be dequantised first
-        if self.run.kernels is not reference and self.up is not None and self.down is not None and multiplies:
-            parts = self.all_at_once(x[token], offsets, self.up, self.down)
-        else:
-            parts = self.one_by_one(x[token], offsets)
+        parts = self.one_by_one(x[token], offsets)
         return y.index_add_(0, token, parts * weights.flatten()[order].unsqueeze(-1))
 
     def one_by_one(self, x: Tensor, offsets: Tensor) -> Tensor:
@@ -278,18 +252,6 @@ class FastMoE:
             if begin < end:
                 parts[begin:end] = expert(x[begin:end])
         return parts
-
-    def all_at_once(self, x: Tensor, offsets: Tensor, up: Tensor, down: Tensor) -> Tensor:
-        """The same by the grouped product, of all experts' matrices ``up`` [E, 2 W, D] and ``down`` [E, D, W]."""
-        gate, value = self.grouped(x, up, self.up_scale, offsets).chunk(2, dim=-1)
-        return self.grouped(F.silu(gate).mul_(value), down, self.down_scale, offsets)
-
-    def grouped(self, x: Tensor, w: Tensor, scale: Tensor | None, offsets: Tensor) -> Tensor:
-        kernels, dtype = self.run.kernels, self.run.dtype
-        if scale is None:
-            return kernels.grouped_gemm(x, w, offsets, dtype=dtype)
-        q, x_scale = kernels.act_quant(x, BLOCK, self.shared.many.down.scale_fmt)
-        return kernels.grouped_gemm(q, w, offsets, x_scale, scale, BLOCK, dtype)
 
 
 class FastBlock:

@@ -160,27 +160,38 @@ class Chooser:
         if self.tp.size == 1:
             return self._choose(logits, drafts)
         batch, new = logits.shape[:2]
-        table = torch.full((batch, new), -1, device=self.device)
-        if self.tp.rank == 0:
-            for row, tokens in enumerate(self._choose(logits, drafts)):
-                table[row, : len(tokens)] = torch.tensor(tokens, device=self.device)
+        chosen = self._choose(logits, drafts) if self.tp.rank == 0 else [[] for _ in range(batch)]
+        table = torch.tensor([row + [-1] * (new - len(row)) for row in chosen], device=self.device)
         return [[token for token in row if token >= 0] for row in self.tp.broadcast(table).tolist()]
 
     def _choose(self, logits: Tensor, drafts: list[list[int]]) -> list[list[int]]:
-        likeliest = logits.argmax(-1).tolist()
+        states: list[list[Tensor]] = []
+        drawn = (logits.argmax(-1) if self.temperature == 0 else self._draw(logits, states)).tolist()  # the only wait
         chosen = []
         for row, (sequence, guesses) in enumerate(zip(self.sequences, drafts, strict=True)):
             tokens: list[int] = []
             while len(tokens) <= len(guesses) and tokens == guesses[: len(tokens)]:
-                at = len(tokens)
-                if self.temperature == 0:
-                    token = likeliest[row][at]
-                else:
-                    shares = distribution(logits[row, at], self.temperature, self.top_k, self.top_p)
-                    token = int(torch.multinomial(shares, 1, generator=sequence.rng))
-                tokens.append(self._within_budget(sequence, token))
+                tokens.append(self._within_budget(sequence, drawn[row][len(tokens)]))
+            if states and len(tokens) <= len(guesses):  # numbers behind a wrong guess were not used up
+                sequence.rng.set_state(states[row][len(tokens)])
             chosen.append(tokens)
         return chosen
+
+    def _draw(self, logits: Tensor, states: list[list[Tensor]]) -> Tensor:
+        """[B, S, V] scores -> [B, S] tokens; with S > 1 the random generators' states before each go to ``states``.
+
+        The token with the largest share / e, e exponentially distributed, is drawn with the probability of its share:
+        ``torch.multinomial`` does the same, number for number, but looks at the shares first, for which it must wait.
+        """
+        shares = distribution(logits, self.temperature, self.top_k, self.top_p)
+        noise = torch.empty_like(shares)
+        for sequence, rows in zip(self.sequences, noise, strict=True):
+            before = []
+            for row in rows:
+                before += [sequence.rng.get_state()] if len(rows) > 1 else []
+                row.exponential_(generator=sequence.rng)
+            states += [before] if before else []
+        return (shares / noise).argmax(-1)
 
     def _within_budget(self, sequence: _Sequence, token: int) -> int:
         if sequence.budget is None or self.think_ids is None:

@@ -22,6 +22,12 @@ class Traffic:
         self.collectives[kind] += times
         self.nbytes[kind] += times * nbytes
 
+    def include(self, other: "Traffic", times: int = 1) -> None:
+        """Count what ``other`` has, ``times`` over; -1 takes it back."""
+        for mine, theirs in ((self.collectives, other.collectives), (self.nbytes, other.nbytes)):
+            for kind, n in theirs.items():
+                mine[kind] += times * n
+
     def copy(self) -> "Traffic":
         """The counts until now; ``later - earlier`` is what came between."""
         return Traffic(self.collectives.copy(), self.nbytes.copy())
