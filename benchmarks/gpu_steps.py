@@ -23,8 +23,7 @@ from dsv3.paths import TINY_R1
 if TYPE_CHECKING:
     import torch
 
-    from dsv3.inference.fast import Fast
-    from dsv3.model import Transformer
+    from dsv3.inference.decode import Model as Decoding
 
 ROOT = Path(__file__).parents[1]
 OURS = "dsv3"
@@ -79,7 +78,10 @@ LEAST_SCORE = 0.999  # of the CPU's: two sums of 2,000 may fall to rounding
 
 
 def fill(model: "torch.nn.Module") -> None:
-    """Random numbers of a trained model's size into all parameters, FP8 ones a piece at a time."""
+    """Random numbers of a trained model's size into all parameters, FP8 ones a piece at a time.
+
+    What is kept in float32 gets BF16 numbers, as in a checkpoint: they may be read in half the bytes.
+    """
     import torch
 
     with torch.no_grad():
@@ -92,7 +94,8 @@ def fill(model: "torch.nn.Module") -> None:
             elif p.dim() == 1:
                 p.data.fill_(0.0 if "bias" in name else 1.0)
             else:
-                p.data.normal_(0, 0.02)
+                for rows in p.data.split(4096):
+                    rows.copy_(rows.normal_(0, 0.02).bfloat16())
 
 
 def several(once: Callable[[], float]) -> float:
@@ -108,7 +111,7 @@ def prompt(length: int, row: int = 0) -> list[int]:
     return [10 + (7 * row + i) % 400 for i in range(length)]
 
 
-def generated(model: "Transformer | Fast", wanted: Model) -> Iterator[Row]:
+def generated(model: "Decoding", wanted: Model) -> Iterator[Row]:
     """Through ``generate``, as everybody decodes: what it makes of a model here is what is timed."""
     from dsv3.inference.decode import Stats, generate
 
@@ -133,8 +136,9 @@ def generated(model: "Transformer | Fast", wanted: Model) -> Iterator[Row]:
 
 
 def ours(wanted: Model, fast: bool, device: "torch.device") -> Iterator[Row]:
-    """dsv3: ``inference/``, or ``model.py``."""
+    """dsv3 as ``load`` gives it, or ``model.py``."""
     from dsv3.inference.fast import Fast
+    from dsv3.inference.graph import recorded
     from dsv3.kernels import pick
     from dsv3.model import Transformer
     from dsv3.runtime import Runtime
@@ -149,7 +153,7 @@ def ours(wanted: Model, fast: bool, device: "torch.device") -> Iterator[Row]:
     gemm = choice.gemm if cfg.fp8 else "bf16"
     model = Transformer(cfg, Runtime(kernels=choice.kernels, gemm=gemm, device=device)).eval()
     fill(model)
-    yield from generated(Fast(model) if fast else model, wanted)
+    yield from generated(recorded(Fast(model))[0] if fast else model, wanted)
 
 
 def transformers(wanted: Model, device: "torch.device") -> Iterator[Row]:

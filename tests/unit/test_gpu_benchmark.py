@@ -14,6 +14,8 @@ from benchmarks import gpu, gpu_checks, gpu_step_cases, gpu_steps, gpu_warm
 from dsv3 import cost
 from dsv3.config import ModelConfig
 from dsv3.kernels.hardware import H100, named
+from dsv3.model import Transformer
+from dsv3.runtime import Runtime
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ModelConfig.load("config_671B.json")
@@ -140,6 +142,23 @@ def test_a_contender_times_every_batch_and_prompt(config, fast, monkeypatch):
     rows = list(gpu_steps.ours(wanted, fast, torch.device("cpu")))
     assert [(r["work"], r["size"]) for r in rows] == [("decode", 1), ("decode", 3), ("prefill", 40)]
     assert all(0 < r["ms"] < 5000 for r in rows)
+
+
+@pytest.mark.parametrize("config", ["config_16B.json", "config_671B.json"])
+def test_random_weights_are_as_a_checkpoints(config):
+    """Finite, no matrix empty, and BF16 numbers where they are kept in float32."""
+    cfg = gpu_steps.Model(config, {1: 3.0}, {}, SMALL | {"n_expert_groups": 2, "n_limited_groups": 2}).cfg
+    model = Transformer(cfg, Runtime(gemm="fp8" if cfg.fp8 else "bf16"))
+    for p in model.parameters():
+        p.data.view(torch.uint8).fill_(0xFF)  # NaN
+    gpu_steps.fill(model)
+    kinds = set()
+    for name, p in model.named_parameters():
+        kinds.add(p.dtype)
+        assert p.float().isfinite().all()
+        assert p.dim() == 1 or p.float().std() > 0 or "scale" in name
+        assert name.endswith("scale") or torch.equal(p.bfloat16().float(), p.float())
+    assert kinds == {torch.float32, torch.bfloat16} | ({torch.float8_e4m3fn} if cfg.fp8 else set())
 
 
 def test_the_model_of_transformers_has_our_shape(monkeypatch):
