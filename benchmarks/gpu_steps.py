@@ -213,18 +213,20 @@ def lines(command: list[str], seconds: float) -> tuple[list[Row], str]:
 def measure(until: float, each: float = EACH) -> list[Row]:
     """A row for each model and work, then tiny-r1's scores; what came too late, or failed, says so."""
     found: list[Row] = []
+
+    def tell(made: list[Row]) -> None:
+        for row in made:
+            print(f"{row['group']:20} {row['shape']:44} {row.get('not_measured') or row['ratios']}", flush=True)
+        found.extend(made)
+
     for name, model in MODELS.items():
         rows, why = {}, {}
         for who in model.who:
             command = [sys.executable, "-m", "benchmarks.gpu_steps", name, who]
             rows[who], why[who] = lines(command, min(each, until - time.monotonic()))
-        made = merge(name, model, rows, why)
-        found += made
-        for row in made:
-            print(f"{row['group']:20} {row['shape']:44} {row.get('not_measured') or row['ratios']}", flush=True)
-    command = [sys.executable, "-m", "dsv3.tiny.evaluate"]
-    rows, why = lines(command, until - time.monotonic())
-    return found + scores(rows, why)
+        tell(merge(name, model, rows, why))
+    tell(scores(*lines([sys.executable, "-m", "dsv3.tiny.evaluate"], until - time.monotonic())))
+    return found
 
 
 def merge(name: str, model: Model, rows: dict[str, list[Row]], why: dict[str, str]) -> list[Row]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,28 @@ def test_a_contender_that_dies_or_hangs_keeps_what_it_measured(code, rows, why):
     found, said = lines([sys.executable, "-c", code], 3 if why == "out of time" else 60)
     assert found == [json.loads(ROW)] * rows
     assert said == why
+
+
+@pytest.mark.parametrize(("seconds", "done"), [(120.0, "compiled: 0 of 2 jobs"), (0.0, "compiled: 0 of 2 jobs")])
+def test_compiling_beforehand_says_what_failed_and_ends_in_time(seconds, done, monkeypatch, capsys):
+    """Without a GPU nothing compiles; that is told, and stops nothing. Out of time, the rest is left."""
+    from benchmarks import gpu_warm
+
+    names = dict.fromkeys(["V3x5, 1 rows, act_quant", "no such job"])
+    monkeypatch.setattr(gpu_warm, "jobs", lambda device: names)
+    began = time.monotonic()
+    gpu_warm.warm(torch.device("cpu"), seconds)
+    assert time.monotonic() - began < seconds + 30
+    said = capsys.readouterr().out
+    assert said.startswith(done)
+    assert said.count("not compiled beforehand: ") == (2 if seconds else 0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_contenders_process_prints_what_it_measured():
+    from benchmarks.gpu_steps import lines
+
+    rows, why = lines([sys.executable, "-m", "benchmarks.gpu_steps", "tiny-r1", "dsv3"], 120)
+    assert why == ""
+    assert [(r["work"], r["size"]) for r in rows] == [("decode", 1)]
+    assert 0 < rows[0]["ms"] < 1000

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,7 +157,7 @@ def test_random_weights_are_as_a_checkpoints(config):
     for name, p in model.named_parameters():
         kinds.add(p.dtype)
         assert p.float().isfinite().all()
-        assert p.dim() == 1 or p.float().std() > 0 or "scale" in name
+        assert p.dim() == 1 or "scale" in name or p.float().std() > 0
         assert name.endswith("scale") or torch.equal(p.bfloat16().float(), p.float())
     assert kinds == {torch.float32, torch.bfloat16} | ({torch.float8_e4m3fn} if cfg.fp8 else set())
 
@@ -204,6 +205,29 @@ def test_what_was_timed_stands_beside_its_goal_and_its_rivals():
     assert (prompt["ratios"]["ms to reach"], prompt["tokens_per_s"]) == (0.5, 51200.0)
     (line,) = gpu.summary([one, eight, prompt], [("decode, V2-Lite", gpu_steps.REACH, 1.0)])
     assert (line["reached"], line["shapes"], line["result"]) == (1, 1, 1.5)
+
+
+def test_every_contender_has_its_process_and_none_gets_more_time_than_is_left(monkeypatch, capsys):
+    asked = []
+
+    def lines(command: list[str], seconds: float) -> tuple[list[dict], str]:
+        asked.append((command[2:], seconds))
+        if command[-1] == "dsv3.tiny.evaluate":
+            return [{"gemm": "fp8", "all": 99.9}], "out of time"
+        return [{"work": "decode", "size": 8, "ms": 5.0}], ""
+
+    monkeypatch.setattr(gpu_steps, "lines", lines)
+    rows = gpu_steps.measure(time.monotonic() + 20, each=12.0)
+    contenders = [["benchmarks.gpu_steps", name, who] for name, m in gpu_steps.MODELS.items() for who in m.who]
+    assert [command for command, _ in asked] == [*contenders, ["dsv3.tiny.evaluate"]]
+    assert all(seconds <= 12.0 for _, seconds in asked[:-1])
+    assert asked[-1][1] <= 20.0
+    told = {(r["group"], r["shape"]): r.get("not_measured") or r["ratios"] for r in rows}
+    assert told["decode, V3x5", "batch 8"] == {gpu_steps.REACH: 0.98, "model.py": 1.0}
+    assert told["prefill, V3x5", "2048 tokens"] == "no such row"
+    assert told["tiny-r1's score", "fp8, 2,000 sums"] == {gpu_steps.SCORE: 1.0}
+    assert told["tiny-r1's score", "bf16, 2,000 sums"] == "out of time"
+    assert "decode, V3x5" in capsys.readouterr().out
 
 
 def test_a_score_is_held_against_the_cpus():
