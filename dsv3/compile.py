@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .config import BLOCK, ModelConfig
 from .layout import layout
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from .kernels.launch import Launch
 
 KERNELS = ("act_quant", "weight_dequant", "fp8_gemm", "mla_decode", "grouped_gemm_fp8", "grouped_gemm_bf16")
+STEP = (  # of a decode step; those that can quantise do, where there are FP8 units
+    *("add_norm", "silu_mul", "latent", "absorb", "unfold", "gate_logits", "route", "sort_slots"),
+    *("experts_gemm_fp8", "experts_gemm_bf16"),
+)
 
 
 def linear_shapes(cfg: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -36,10 +40,32 @@ def linear_shapes(cfg: ModelConfig) -> dict[str, tuple[int, int]]:
     return {name: (shape[0], shape[1]) for shape, name in shapes.items()}
 
 
+def meta(*shape: int, dtype: "torch.dtype | None" = None) -> "torch.Tensor":
+    """A tensor without memory, in BF16 by default."""
+    import torch
+
+    return torch.empty(shape, dtype=dtype or torch.bfloat16, device="meta")
+
+
+def weight(*shape: int) -> "tuple[torch.Tensor, torch.Tensor]":
+    """An FP8 weight [..., N, K] and its scales."""
+    import torch
+
+    scales = (*shape[:-2], -(-shape[-2] // BLOCK), shape[-1] // BLOCK)
+    return meta(*shape, dtype=torch.float8_e4m3fn), meta(*scales, dtype=torch.float32)
+
+
+def tokens(n: int, k: int) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Quantised activations [n, k] and their scales."""
+    import torch
+
+    return meta(n, k, dtype=torch.float8_e4m3fn), meta(n, k // BLOCK, dtype=torch.float32)
+
+
 def launches(
     kernel: str, cfg: ModelConfig, hardware: "Hardware", rows: int = 64, context: int = 4096
 ) -> "list[Launch]":
-    """The launches of one kernel, of ``KERNELS``, at the model's shapes.
+    """The launches of one kernel, of ``KERNELS`` and ``STEP``, at the model's shapes.
 
     Args:
         rows: tokens computed together. context: tokens in the cache of each.
@@ -49,45 +75,98 @@ def launches(
     """
     import torch
 
-    from .kernels import gemm, mla, quant
-
-    def meta(*shape: int, dtype: "torch.dtype" = torch.bfloat16) -> "torch.Tensor":
-        return torch.empty(shape, dtype=dtype, device="meta")
-
-    def fp8(*shape: int) -> "tuple[torch.Tensor, torch.Tensor]":
-        """A weight [..., N, K] and its scales."""
-        scales = (*shape[:-2], -(-shape[-2] // BLOCK), shape[-1] // BLOCK)
-        return meta(*shape, dtype=torch.float8_e4m3fn), meta(*scales, dtype=torch.float32)
-
-    def tokens(n: int, k: int) -> "tuple[torch.Tensor, torch.Tensor]":
-        return meta(n, k, dtype=torch.float8_e4m3fn), meta(n, k // BLOCK, dtype=torch.float32)
+    from .kernels import gemm, quant
 
     n, k = linear_shapes(cfg)["attn.wq_a" if cfg.q_lora_rank else "attn.wq"]
     experts, width, copies = cfg.n_routed_experts, cfg.moe_inter_dim, rows * cfg.n_activated_experts
-    heads, rank, rotary = cfg.n_heads, cfg.kv_lora_rank, cfg.qk_rope_head_dim
+    fp8 = weight(n, k)
 
     def grouped(in_fp8: bool) -> "list[Launch]":
         offsets = meta(experts + 1, dtype=torch.int32)
         x, x_scale = tokens(copies, k) if in_fp8 else (meta(copies, k), None)
-        w, w_scale = fp8(experts, width, k) if in_fp8 else (meta(experts, width, k), None)
+        w, w_scale = weight(experts, width, k) if in_fp8 else (meta(experts, width, k), None)
         return gemm.plan_grouped_gemm(x, w, offsets, x_scale, w_scale, hardware=hardware)[1]
-
-    def attention() -> "list[Launch]":
-        q = meta(rows, heads, rank), meta(rows, heads, rotary)
-        cache = meta(rows, context, rank), meta(rows, context, rotary), meta(rows, dtype=torch.int32)
-        return mla.plan_mla_decode(*q, *cache, 1.0, hardware=hardware)[1]
 
     plans: dict[str, Callable[[], list[Launch]]] = {
         "act_quant": lambda: quant.plan_act_quant(meta(rows, k), BLOCK, cfg.scale_fmt, hardware=hardware)[1],
-        "weight_dequant": lambda: quant.plan_weight_dequant(*fp8(n, k), hardware=hardware)[1],
-        "fp8_gemm": lambda: gemm.plan_fp8_gemm(*tokens(rows, k), *fp8(n, k), hardware=hardware)[1],
-        "mla_decode": attention,
+        "weight_dequant": lambda: quant.plan_weight_dequant(*fp8, hardware=hardware)[1],
+        "fp8_gemm": lambda: gemm.plan_fp8_gemm(*tokens(rows, k), *fp8, hardware=hardware)[1],
+        "mla_decode": lambda: attention(cfg, hardware, rows, context)[1],
         "grouped_gemm_fp8": lambda: grouped(True),
         "grouped_gemm_bf16": lambda: grouped(False),
     }
+    plans |= step(cfg, hardware, rows, context)
     if kernel not in plans:
-        raise ValueError(f"unknown kernel {kernel!r}; there are {', '.join(KERNELS)}")
+        raise ValueError(f"unknown kernel {kernel!r}; there are {', '.join(KERNELS + STEP)}")
     return plans[kernel]()
+
+
+def attention(
+    cfg: ModelConfig, hardware: "Hardware", rows: int, context: int
+) -> "tuple[tuple[torch.Tensor, torch.Tensor], list[Launch]]":
+    """``mla_decode``'s parts, and its launches."""
+    import torch
+
+    from .kernels import mla
+
+    q = meta(rows, cfg.n_heads, cfg.kv_lora_rank), meta(rows, cfg.n_heads, cfg.qk_rope_head_dim)
+    cache = meta(rows, context, cfg.kv_lora_rank), meta(rows, context, cfg.qk_rope_head_dim)
+    lengths = meta(rows, dtype=torch.int32)
+    parts = mla.plan_mla_parts(*q, *cache, lengths, 1.0, hardware=hardware)[0]
+    return parts, mla.plan_mla_decode(*q, *cache, lengths, 1.0, hardware=hardware)[1]
+
+
+def step(cfg: ModelConfig, hardware: "Hardware", rows: int, context: int) -> "dict[str, Callable[[], list[Launch]]]":
+    """The plans of ``STEP``."""
+    import torch
+
+    from .kernels import experts, fused, heads
+
+    dim, heads_, rank, rotary = cfg.dim, cfg.n_heads, cfg.kv_lora_rank, cfg.qk_rope_head_dim
+    routed, everyone = cfg.n_routed_experts, cfg.n_routed_experts + cfg.n_shared_experts
+    ids = meta(rows, cfg.n_activated_experts + cfg.n_shared_experts, dtype=torch.int32)
+    at, turns = meta(rows, dtype=torch.int32), meta(context, rotary // 2, 2, dtype=torch.float32)
+    quantises: dict[str, Any] = {"fp8": hardware.fp8, "scale_fmt": cfg.scale_fmt, "hardware": hardware}
+
+    def norm() -> "list[Launch]":
+        slots = ids, meta(*ids.shape, dtype=torch.float32)
+        part = meta(ids.numel(), dim)
+        return fused.plan_add_norm(meta(rows, dim), part, meta(dim), 1e-6, slots=slots, **quantises)[1]
+
+    def latent() -> "list[Launch]":
+        query = cfg.q_lora_rank or heads_ * cfg.qk_head_dim
+        q_norm = meta(query) if cfg.q_lora_rank else None
+        first, kept = meta(rows, query + rank + rotary), meta(rows, context, rank + rotary)
+        return fused.plan_latent(first, turns, at, kept, meta(rank), 1e-6, q_norm, **quantises)[1]
+
+    def routing() -> "list[Launch]":
+        bias = meta(routed, dtype=torch.float32) if cfg.route_bias else None
+        groups = {"groups": cfg.n_expert_groups, "kept": cfg.n_limited_groups} if cfg.grouped else {}
+        rule: dict[str, Any] = {"softmax": cfg.score_func == "softmax", "normalise": cfg.norm_topk_prob, **groups}
+        logits = meta(-(-dim // experts.CUT), rows, routed, dtype=torch.float32)
+        return experts.plan_route(logits, bias, cfg.n_activated_experts, shared=cfg.n_shared_experts, **rule)[1]
+
+    def gathered(in_fp8: bool) -> "list[Launch]":
+        slots = experts.plan_sort_slots(ids, everyone)[0]
+        up = everyone, 2 * cfg.moe_inter_dim, dim
+        w, w_scale = weight(*up) if in_fp8 else (meta(*up), None)
+        x = tokens(rows, dim) if in_fp8 else meta(rows, dim)
+        return experts.plan_experts_gemm(x, w, slots, w_scale, gather=True, hardware=hardware)[1]
+
+    query, key = meta(rows, heads_ * cfg.qk_head_dim), meta(heads_, rank, cfg.qk_nope_head_dim)
+    value = meta(heads_, cfg.v_head_dim, rank)
+    return {
+        "add_norm": norm,
+        "silu_mul": lambda: fused.plan_silu_mul(meta(rows, 2 * cfg.moe_inter_dim), **quantises)[1],
+        "latent": latent,
+        "absorb": lambda: heads.plan_absorb(query, turns, at, key)[1],
+        "unfold": lambda: heads.plan_unfold(*attention(cfg, hardware, rows, context)[0], value, **quantises)[1],
+        "gate_logits": lambda: experts.plan_gate_logits(meta(rows, dim), meta(routed, dim))[1],
+        "route": routing,
+        "sort_slots": lambda: experts.plan_sort_slots(ids[: experts.FEW], everyone)[1],
+        "experts_gemm_fp8": lambda: gathered(True),
+        "experts_gemm_bf16": lambda: gathered(False),
+    }
 
 
 def machine_code(
@@ -123,7 +202,7 @@ def machine_code(
 def main(argv: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="dsv3 compile", description=__doc__)
-    parser.add_argument("kernel", choices=KERNELS)
+    parser.add_argument("kernel", choices=KERNELS + STEP)
     parser.add_argument("--target", default="sm_90", help="sm_80, sm_86, sm_89, sm_90, sm_100, sm_120 or gfx942")
     parser.add_argument("--rows", type=int, default=64, help="tokens computed together")
     parser.add_argument("--context", type=int, default=4096, help="tokens in the cache of each")

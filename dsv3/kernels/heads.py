@@ -85,13 +85,16 @@ def absorb(q: Tensor, turns: Tensor, at: Tensor, key: Tensor) -> tuple[Tensor, T
 def unfold_kernel(
     part_ptr, lse_ptr, value_ptr, y_ptr, q_ptr, scale_ptr, M, H, splits,
     C: tl.constexpr, P: tl.constexpr, PADDED_P: tl.constexpr, SPLITS: tl.constexpr, TOGETHER: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, PRECISION: tl.constexpr, UE8M0: tl.constexpr,
+    TOKENS: tl.constexpr, EACH: tl.constexpr, BLOCK_C: tl.constexpr, PRECISION: tl.constexpr, UE8M0: tl.constexpr,
 ):  # fmt: skip
-    """Each program: one head of BLOCK_M tokens; its parts by their shares, times its matrix. SPLITS: a power of two."""
-    h = tl.program_id(0).to(tl.int64)
-    rows = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
-    real, p, split = rows < M, tl.arange(0, PADDED_P), tl.arange(0, SPLITS)
-    row = rows.to(tl.int64) * H + h
+    """Each program: one head of TOKENS tokens; its parts by their shares, times its matrix.
+
+    A token has EACH columns of the tile (a matrix instruction wants 16), each with every EACH-th part: few tokens have
+    many parts, and all must be on their way at once. SPLITS is ``splits`` rounded up to a power of two.
+    """
+    h, column = tl.program_id(0).to(tl.int64), tl.arange(0, TOKENS * EACH)
+    token, p, split = tl.program_id(1) * TOKENS + column // EACH, tl.arange(0, PADDED_P), tl.arange(0, SPLITS)
+    real, row = token < M, token.to(tl.int64) * H + h
     lse = tl.load(
         lse_ptr + row[:, None] * splits + split[None, :],
         mask=real[:, None] & (split < splits)[None, :],
@@ -101,34 +104,39 @@ def unfold_kernel(
     best = tl.where(best > float("-inf"), best, 0.0)  # an empty sequence: all its shares are 0
     total = tl.sum(tl.exp2(lse - best[:, None]), 1)
     total = tl.where(total > 0, total, 1.0)
-    acc = tl.zeros([PADDED_P, BLOCK_M], tl.float32)
+    acc = tl.zeros([PADDED_P, TOKENS * EACH], tl.float32)
     for c0 in tl.static_range(0, C, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
         value = tl.load(
             value_ptr + (h * P + p[:, None]) * C + c[None, :], mask=(p < P)[:, None] & (c < C)[None, :], other=0.0
         )
-        mixed = tl.zeros([BLOCK_C, BLOCK_M], tl.float32)
-        for first in range(0, splits, TOGETHER):
+        mixed = tl.zeros([BLOCK_C, TOKENS * EACH], tl.float32)
+        for first in range(0, splits, EACH * TOGETHER):
             for i in tl.static_range(TOGETHER):  # written out, so that no load waits for another
-                there = real & (first + i < splits)
-                share = tl.load(lse_ptr + row * splits + first + i, mask=there, other=float("-inf"))
+                mine = first + i * EACH + column % EACH
+                there = real & (mine < splits)
+                share = tl.load(lse_ptr + row * splits + mine, mask=there, other=float("-inf"))
                 share = tl.math.div_rn(tl.exp2(share - best), total)
-                at = (row * splits + first + i)[None, :] * C + c[:, None]
+                at = (row * splits + mine)[None, :] * C + c[:, None]
                 part = tl.load(part_ptr + at, mask=there[None, :] & (c < C)[:, None], other=0.0)
                 mixed += part * share[None, :]
+        if EACH > 1:
+            mixed = tl.sum(tl.reshape(mixed, [BLOCK_C, TOKENS, EACH]), 2)
+            mixed = tl.broadcast_to(mixed[:, :, None], [BLOCK_C, TOKENS, EACH])
+            mixed = tl.reshape(mixed, [BLOCK_C, TOKENS * EACH])
         acc = tl.dot(value, mixed.to(value.dtype), acc, input_precision=PRECISION)
-    dtype = value_ptr.dtype.element_ty
-    y = tl.trans(acc).to(dtype)
+    y = tl.trans(acc).to(value_ptr.dtype.element_ty)
+    at = row[:, None] * P + p[None, :]
+    stored = (real & (column % EACH == 0))[:, None]
     if q_ptr is None:
-        at = row[:, None] * P + p[None, :]
-        tl.store(y_ptr + at, y, mask=real[:, None] & (p < P)[None, :])
+        tl.store(y_ptr + at, y, mask=stored & (p < P)[None, :])
     else:  # P is a power of two of 128 or more
-        q, scale = to_fp8(tl.reshape(y.to(tl.float32), [BLOCK_M * P // 128, 128]), BLOCK_M * P // 128, 128, UE8M0)
-        at = row[:, None] * P + p[None, :]
-        q = tl.reshape(q, [BLOCK_M, P])
-        tl.store(q_ptr + at, q.to(q_ptr.dtype.element_ty), mask=real[:, None])
+        runs: tl.constexpr = TOKENS * EACH * P // 128
+        q, scale = to_fp8(tl.reshape(y.to(tl.float32), [runs, 128]), runs, 128, UE8M0)
+        q = tl.reshape(q, [TOKENS * EACH, P])
+        tl.store(q_ptr + at, q.to(q_ptr.dtype.element_ty), mask=stored)
         group = row[:, None] * (P // 128) + tl.arange(0, P // 128)[None, :]
-        tl.store(scale_ptr + group, tl.reshape(scale, [BLOCK_M, P // 128]), mask=real[:, None])
+        tl.store(scale_ptr + group, tl.reshape(scale, [TOKENS * EACH, P // 128]), mask=stored)
 
 
 def plan_unfold(
@@ -143,13 +151,14 @@ def plan_unfold(
     (m, h, splits, c), p = part.shape, value.shape[1]
     inside = fp8 and p % BLOCK == 0 and padded(p) == p
     out, pointers = result((m, h * p), value, inside, "unfold", hardware)
-    rows = rows_of(m, 16)
+    together = min(16, triton.next_power_of_2(m))
+    steps = triton.cdiv(triton.next_power_of_2(splits), 16 // together)
     args: dict[str, Any] = {"part_ptr": part.contiguous(), "lse_ptr": lse.contiguous(), "value_ptr": value.contiguous()}
-    args |= {**pointers, "M": m, "H": h, "splits": splits, "C": c, "P": p}
-    args |= {"PADDED_P": padded(p), "SPLITS": triton.next_power_of_2(splits)}
-    args |= {"TOGETHER": min(8, triton.next_power_of_2(splits)), "BLOCK_M": rows, "BLOCK_C": min(128, padded(c))}
+    args |= {**pointers, "M": m, "H": h, "splits": splits, "C": c, "P": p, "PADDED_P": padded(p)}
+    args |= {"SPLITS": triton.next_power_of_2(splits), "TOGETHER": min(4, steps)}
+    args |= {"TOKENS": together, "EACH": 16 // together, "BLOCK_C": min(128, padded(c))}
     args |= {"PRECISION": "ieee" if value.dtype == torch.float32 else None, "UE8M0": scale_fmt == "ue8m0"}
-    launches = [Launch(unfold_kernel, (h, triton.cdiv(m, rows)), args)]
+    launches = [Launch(unfold_kernel, (h, triton.cdiv(m, together)), args, num_warps=8)]
     if fp8 and isinstance(out, Tensor):
         # Runs of 128 that are parts of heads, or of several: they are quantised in a launch of their own.
         quantised, more = plan_act_quant(out, BLOCK, scale_fmt, hardware=hardware)

@@ -1,7 +1,7 @@
 """The kernels of a decode step, interpreted, against their references; outputs start as NaN.
 
-Where a sum over a row or an exponential stands before the last rounding, its last bit is the library's own: numpy adds in
-another order than torch. A result that was rounded to BF16 is then a step away here and there; ``few`` counts how often.
+Where a sum over a row or an exponential stands before the last rounding, its last bit is the library's own: numpy adds
+in another order than torch. A result rounded to BF16 is then a step away here and there; ``few`` counts how often.
 """
 
 import math
@@ -41,18 +41,13 @@ def few(got, expected, share=0.01, most=1):
     assert difference.equal >= 1 - share, difference
 
 
-def dequantised(pair):
-    return pair[0].float() * pair[1].repeat_interleave(128, -1)
+def quantised(got, y, scale_fmt=None):
+    """``got`` is ``y`` quantised, bit for bit."""
+    for mine, expected in zip(got, reference.act_quant(y, 128, scale_fmt), strict=True):
+        assert compare(mine, expected).largest == 0
 
 
-def quantised_alike(got, expected):
-    """A BF16 neighbour before quantising is an FP8 neighbour behind it, and may be the largest of its run."""
-    few(got[1], expected[1], 0.1, 2**17)
-    few(got[0], expected[0], 0.02)
-    assert (dequantised(got) - dequantised(expected)).abs().max() <= dequantised(expected).abs().max() * 2.0**-4
-
-
-WIDTHS = [(1, 256), (5, 7168), (3, 200), (2, 64), (70, 384)]
+WIDTHS = [(1, 256), (3, 7168), (3, 200), (2, 64), (20, 384)]
 
 
 @pytest.mark.parametrize("dtype", [BF16, torch.float32])
@@ -67,19 +62,12 @@ def test_add_norm(m, d, dtype):
         assert compare(total, expected).largest == 0
         few(y, normed, 0.01 if dtype == BF16 else 1, most)
         assert nothing is None
-    if d % 128 == 0:
-        for scale_fmt in (None, "ue8m0"):
-            plan = fused.plan_add_norm(h, part, weight, 1e-6, plain=False, fp8=True, scale_fmt=scale_fmt)
-            total, y, pair = filled(plan)
-            assert y is None
-            quantised_alike(pair, reference.add_norm(h, part, weight, 1e-6, fp8=True, scale_fmt=scale_fmt)[2])
-
-
-def test_both_forms_of_a_norm_are_one_norm():
-    h = torch.randn(4, 512).to(BF16)
-    _, y, pair = filled(fused.plan_add_norm(h, h, torch.randn(512), 1e-6, fp8=True))
-    for got, expected in zip(pair, reference.act_quant(y), strict=True):
-        assert compare(got, expected).largest == 0
+    for scale_fmt in (None, "ue8m0") if d % 128 == 0 else ():
+        _, y, pair = filled(fused.plan_add_norm(h, part, weight, 1e-6, fp8=True, scale_fmt=scale_fmt))
+        quantised(pair, y, scale_fmt)
+        alone = filled(fused.plan_add_norm(h, part, weight, 1e-6, plain=False, fp8=True, scale_fmt=scale_fmt))
+        assert alone[1] is None
+        quantised(alone[2], y, scale_fmt)
 
 
 @pytest.mark.parametrize(("m", "a", "d"), [(1, 9, 256), (6, 3, 200), (33, 2, 128)])
@@ -102,14 +90,10 @@ def test_silu_mul(m, x, dtype):
     torch.manual_seed(m + x)
     up = torch.randn(m, 2 * x).mul(4).to(dtype)
     up[0, :3] = torch.tensor([-200.0, 0.0, 200.0])
-    few(
-        filled(fused.plan_silu_mul(up)),
-        reference.silu_mul(up),
-        0.001 if dtype == BF16 else 1,
-        1 if dtype == BF16 else 8,
-    )
-    if x % 128 == 0:
-        quantised_alike(filled(fused.plan_silu_mul(up, True)), reference.silu_mul(up, True))
+    y = filled(fused.plan_silu_mul(up))
+    few(y, reference.silu_mul(up), 0.001 if dtype == BF16 else 1, 1 if dtype == BF16 else 8)
+    for scale_fmt in (None, "ue8m0") if x % 128 == 0 else ():
+        quantised(filled(fused.plan_silu_mul(up, True, scale_fmt)), y, scale_fmt)
 
 
 def rotations(positions, r):
@@ -137,7 +121,7 @@ def test_latent(b, per, q, c, r, at):
         few(got, expected)
         if q % 128 == 0:
             args = first, table, places, caches[0], kv_norm, 1e-6, q_norm, True
-            quantised_alike(filled(fused.plan_latent(*args)), reference.latent(*args))
+            quantised(filled(fused.plan_latent(*args)), got)
     else:
         assert got is expected is None
 
@@ -161,7 +145,9 @@ def test_absorb(m, h, n, r, c, dtype):
 
 
 @pytest.mark.parametrize("dtype", [BF16, torch.float32])
-@pytest.mark.parametrize(("m", "h", "splits", "c", "p"), [(1, 3, 11, 512, 128), (18, 2, 1, 48, 40), (3, 4, 8, 64, 32)])
+@pytest.mark.parametrize(
+    ("m", "h", "splits", "c", "p"), [(1, 3, 61, 512, 128), (18, 2, 1, 48, 40), (3, 4, 8, 64, 32), (8, 2, 5, 32, 256)]
+)
 def test_unfold(m, h, splits, c, p, dtype):
     torch.manual_seed(m)
     part, lse = torch.randn(m, h, splits, c), torch.randn(m, h, splits) * 4
@@ -175,9 +161,7 @@ def test_unfold(m, h, splits, c, p, dtype):
     few(got, expected, 0.1 if dtype == BF16 else 1, 2**40)
     assert (got[0, :p] == 0).all()
     if h * p % 128 == 0:
-        pair = filled(heads.plan_unfold(part, lse, value, True))
-        for mine, theirs in zip(pair, reference.act_quant(got), strict=True):
-            assert compare(mine, theirs).largest == 0
+        quantised(filled(heads.plan_unfold(part, lse, value, True)), got)
 
 
 @pytest.mark.parametrize(("tokens", "lengths"), [(300, [300, 299, 1, 0]), (2000, [1777, 1778, 64, 65])])
@@ -205,7 +189,7 @@ def test_few_queries_get_narrow_tiles_and_more_parts(queries, heads_):
     blocks = queries * -(-heads_ // tile.BLOCK_H)
     programs = blocks * mla.n_splits(blocks, 4096, tile.BLOCK_T, h100)
     assert programs > h100.sms // 2 or heads_ <= 16
-    assert (tile.BLOCK_H, tile.BLOCK_T) == ((16, 64) if heads_ <= 16 or queries == 1 else (64, 64))
+    assert ((16, 64) if heads_ <= 16 or queries == 1 else (64, 64)) == (tile.BLOCK_H, tile.BLOCK_T)
 
 
 @pytest.mark.parametrize(("y_type", "gate_type"), [(BF16, BF16), (BF16, torch.float32), (torch.float32, torch.float32)])
@@ -247,7 +231,7 @@ def test_route(e, k, biased, rule):
 @pytest.mark.parametrize("biased", [True, False])
 def test_of_equals_the_first_is_chosen(rule, biased):
     torch.manual_seed(0)
-    logits = torch.randint(-1, 2, (1, 40, 12)).float()
+    logits = torch.randint(-1, 2, (1, 20, 12)).float()
     bias = torch.randint(0, 2, (12,)).float() if biased else None
     assert torch.equal(kernels.route(logits, bias, 4, **rule)[1], reference.route(logits, bias, 4, **rule)[1])
 
@@ -320,7 +304,7 @@ def test_every_target_has_a_tile_of_the_sorted_rows(target, m):
     slots = reference.sort_slots(drawn_ids(m, 2, 6), 6)
     for itemsize in (1, 2):
         for tile in experts.candidates(slots, named(target), itemsize):
-            assert tile.BLOCK_M == slots.rows
+            assert slots.rows == tile.BLOCK_M
             assert tile.shared(itemsize) <= named(target).shared
 
 

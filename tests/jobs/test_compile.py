@@ -8,14 +8,15 @@ import sys
 import pytest
 import torch
 
-from dsv3.compile import KERNELS, launches, linear_shapes, machine_code
+from dsv3.compile import KERNELS, STEP, launches, linear_shapes, machine_code
 from dsv3.config import ModelConfig
 from dsv3.kernels import hardware, pick
 
 pytest.importorskip("triton", reason="Triton is not installed (Linux only)")
 
 CONFIG = ModelConfig.load("config_671B.json")
-BF16_ONLY = ("weight_dequant", "mla_decode", "grouped_gemm_bf16")
+BF16_ONLY = ("weight_dequant", "mla_decode", "grouped_gemm_bf16", *(k for k in STEP if k != "experts_gemm_fp8"))
+MULTIPLY = ("mla_decode", "grouped_gemm_bf16", "absorb", "unfold", "gate_logits", "experts_gemm_bf16")
 # The matrix instruction that each architecture's kernels must use; gfx942 has no assembler for sm_.. names.
 FP8_UNITS = {"sm_89": "mma.sync, FP8", "sm_90": "wgmma, FP8", "sm_100": "tcgen05, FP8", "sm_120": "mma.sync, FP8"}
 WIDE_UNITS = {"sm_90": "wgmma, 16-bit", "sm_100": "tcgen05, 16-bit", "gfx942": "mfma"}
@@ -35,11 +36,11 @@ def _own_cache(tmp_path_factory):
 
 def cases():
     for h in hardware.KNOWN:
-        for kernel in KERNELS:
+        for kernel in KERNELS + STEP:
             # An sm_86 runs what an sm_80 does.
             if h.name != "sm_86" and (h.fp8 or kernel in BF16_ONLY):
                 # One token, and a prefill: the first and the last tile of the table.
-                for rows in (1, 4096) if "gemm" in kernel else (32,):
+                for rows in (1, 4096) if "gemm" in kernel else (1, 32) if kernel == "unfold" else (32,):
                     yield pytest.param(kernel, h, rows, id=f"{h.name}-{kernel}-{rows}")
 
 
@@ -54,16 +55,16 @@ def test_every_kernel_compiles(kernel, target, rows):
         assert ("EXIT" in one.sass) == (target.backend == "cuda")
         # Attention holds 64 x 512 sums in registers; what it spills is addresses. Nothing else may spill.
         assert one.spills <= (256 if kernel == "mla_decode" else 0)
-    if kernel in ("fp8_gemm", "grouped_gemm_fp8"):
+    if kernel in ("fp8_gemm", "grouped_gemm_fp8", "experts_gemm_fp8"):
         assert FP8_UNITS[target.name] in main.uses
-    elif kernel in ("mla_decode", "grouped_gemm_bf16"):
+    elif kernel in MULTIPLY:
         assert WIDE_UNITS.get(target.name, "mma.sync, 16-bit") in main.uses
     else:
         assert main.uses == "no matrix instruction"
 
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_86", "gfx942"])
-@pytest.mark.parametrize("kernel", [k for k in KERNELS if k not in BF16_ONLY])
+@pytest.mark.parametrize("kernel", [k for k in KERNELS + STEP if k not in BF16_ONLY])
 def test_fp8_without_units_is_one_clear_line(kernel, target):
     with pytest.raises(ValueError, match=rf"{target}\) has no units for float8_e4m3fn; dequantise") as raised:
         machine_code(kernel, target)
