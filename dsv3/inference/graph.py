@@ -167,7 +167,9 @@ class Room(Cache):
     def prepare(self, guesses: bool, rows: int, new: int) -> Recorded:
         """Record a step of ``rows`` sequences with ``new`` tokens each, while all rows are nobody's."""
         what = "guess" if guesses else "step"
-        self.tell(f"compiling and capturing a {what} of {rows} x {new} tokens over {self.length:,} each ...")
+        self.tell(
+            f"preparing a {what} of {rows} x {new} tokens, {self.length:,} of context each; the first takes longest"
+        )
         run, dim = self.step.run, self.step.cfg.dim
         tokens = torch.zeros(rows, new, dtype=torch.long, device=run.device)
         first = torch.full((rows,), -new, dtype=torch.int32, device=run.device)

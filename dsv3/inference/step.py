@@ -47,6 +47,7 @@ ATTENTION = [
 ]
 ROUND = 128  # cuDNN makes a plan for each new number of tokens: rounded up there are few
 UNFOLDED = 2**15  # tokens whose keys and values are there at once: 2.7 GB for 128 heads
+POWERS = [2**i for i in range(4, 20)]
 MANY = 512  # new tokens from which torch's grouped product is asked, where it has one
 
 
@@ -57,9 +58,9 @@ def lacking(fast: Fast) -> str | None:
         return "Triton's kernels are not there"
     if run.device.type == "cuda" and run.dtype != torch.bfloat16:
         return f"its kernels are written for BF16, not for {run.dtype}"
-    odd = [n for n in ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim") if _odd(getattr(cfg, n))]
+    odd = [name for name in ("kv_lora_rank", "qk_rope_head_dim") if getattr(cfg, name) not in POWERS]
     if run.kernels is not reference and odd:
-        return f"its kernels need powers of two of 16 or more, and {odd[0]} is {getattr(cfg, odd[0])}"
+        return f"its attention kernel needs powers of two of 16 or more, and {odd[0]} is {getattr(cfg, odd[0])}"
     blocks = [*fast.layers, *(mtp.block for mtp in fast.mtp)]
     matrices = [matrix for block in blocks for matrix in _matrices(block)]
     if not all(isinstance(matrix, Matrix) for matrix in matrices):
@@ -72,10 +73,6 @@ def lacking(fast: Fast) -> str | None:
             if len({m.weight.dtype for m in experts}) != 1:
                 return "a rank has no experts, or some are FP8 and some not"
     return None
-
-
-def _odd(n: int) -> bool:
-    return n < 16 or n & (n - 1) != 0
 
 
 def _matrices(block: FastBlock) -> list[object]:
@@ -340,9 +337,14 @@ class Step:
     ) -> Tensor:
         """``experts_gemm``; for many tokens torch's own product, where it has one that does not wait."""
         if isinstance(x, Tensor) and len(ids) >= MANY and has_grouped_mm(x, weight):
-            rows = x[slots.order // ids.shape[1]] if gather else x
-            return F.grouped_mm(rows, weight.mT, offs=ends(ids, len(weight)))
+            return grouped_mm(x, weight, slots, ids, gather)
         return self.run.kernels.experts_gemm(x, weight, slots, scale, gather=gather, dtype=self.run.dtype)
+
+
+def grouped_mm(x: Tensor, weight: Tensor, slots: Slots, ids: Tensor, gather: bool) -> Tensor:
+    """``experts_gemm`` by torch (2.10 and later)."""
+    rows = x[slots.order // ids.shape[1]] if gather else x
+    return F.grouped_mm(rows, weight.mT, offs=ends(ids, len(weight)))
 
 
 def ends(ids: Tensor, experts: int) -> Tensor:
@@ -354,7 +356,7 @@ def ends(ids: Tensor, experts: int) -> Tensor:
 
 
 def has_grouped_mm(x: Tensor, weight: Tensor) -> bool:
-    """Whether ``F.grouped_mm`` (torch 2.10) takes these; before sm_90, and on sm_120, it is a loop on the host."""
+    """Whether ``F.grouped_mm`` is there and takes these; but on sm_90 and sm_100 it is a loop on the host."""
     aligned = not (x.shape[-1] * x.itemsize % 16 or weight.shape[1] * weight.itemsize % 16)
     fits = hasattr(F, "grouped_mm") and x.dtype == torch.bfloat16 and aligned
     return fits and x.device.type == "cuda" and torch.cuda.get_device_capability(x.device)[0] in (9, 10)

@@ -1,7 +1,5 @@
 """The model laid out for speed: the same function as ``model.py`` and as transformers, in every form it can take."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from oracle import CASES, FLOAT, TOLERANCE, oracle, ours, relative, tokens
@@ -10,7 +8,7 @@ from dsv3.cache import Cache
 from dsv3.config import ModelConfig
 from dsv3.inference.fast import Fast
 from dsv3.inference.weights import load
-from dsv3.kernels import native, reference
+from dsv3.kernels import native
 from dsv3.model import Transformer, place
 from dsv3.runtime import Runtime
 
@@ -40,28 +38,6 @@ def test_sequences_of_different_lengths_share_a_batch(family, seed, new):
     for i, n in enumerate(lengths.tolist()):
         alone = theirs(x[i : i + 1, : n + new]).logits[0, -new:]
         assert relative(logits[i], alone) < TOLERANCE
-
-
-@pytest.mark.parametrize("gemm", ["bf16", "w8a16", "fp8"])
-@torch.inference_mode()
-def test_a_gpus_way_through_the_kernels_is_the_same(gemm, fp8_folder, monkeypatch):
-    """Another module than the reference is asked for attention and experts, too; here it calls the reference."""
-    monkeypatch.setattr(native, "library", lambda: None)
-    asked = []
-
-    def told(name):
-        return lambda *args, **options: asked.append(name) or getattr(reference, name)(*args, **options)
-
-    kernels = SimpleNamespace(**{name: told(name) for name in ("act_quant", "fp8_gemm", "mla_decode", "grouped_gemm")})
-    kernels.weight_dequant = reference.weight_dequant
-    plain, other = (Fast(filled(fp8_folder, gemm=gemm, kernels=k, dtype=torch.float32)) for k in (reference, kernels))
-    x = tokens(2, 9)
-    caches = Cache(), Cache()
-    for at, end in ((0, 8), (8, 9)):
-        h = [m(x[:, at:end], at, cache) for m, cache in zip((plain, other), caches, strict=True)]
-        assert drift(h[1], h[0]) < 1e-3
-    assert "mla_decode" in asked
-    assert ("grouped_gemm" in asked) == (gemm != "w8a16")
 
 
 def filled(folder, **run) -> Transformer:
