@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -19,7 +20,7 @@ from dsv3.kernels.launch import Launch
 
 from .gpu_checks import CHECKS, lacking
 from .gpu_step_cases import cases
-from .gpu_steps import MODELS
+from .gpu_steps import MODELS, Model, ours
 
 PROCESSES = 14  # each holds half a gigabyte of the GPU for itself
 SECONDS = 90.0
@@ -32,7 +33,11 @@ def compiled(launch: Launch) -> None:
 
 
 def jobs(device: torch.device) -> dict[str, Callable[[], object]]:
-    """name -> what to do: every check, every case with all its tiles, every kernel of a decode step at its batches."""
+    """name -> what to do, what takes longest first.
+
+    Each model with two layers, which launches what all its layers do; every check; every case with all its tiles; and
+    every kernel of a decode step at its batches, for the small models to find.
+    """
     seen = hardware.hardware_of(device)
     found: dict[str, Callable[[], object]] = {}
 
@@ -45,14 +50,20 @@ def jobs(device: torch.device) -> dict[str, Callable[[], object]]:
         for call in (work.calls["ours"], *map(work.tiled, tiles)):
             call()
 
+    def shallow(model: Model) -> None:
+        for _ in ours(replace(model, changes=model.changes | {"n_layers": 2}), True, device):
+            pass
+
+    for name, model in MODELS.items():
+        found[f"{name}, two layers"] = partial(shallow, model)
     for name in CHECKS:
         if name not in NO_KERNELS and not lacking(name, device):
             found[f"check {name}"] = partial(CHECKS[name], device)
-    for one in cases(ModelConfig.load("config_671B.json"), seen):
-        found[f"{one.group} {one.shape}"] = partial(case, one.make, one.tiles)
+    for row in cases(ModelConfig.load("config_671B.json"), seen):
+        found[f"{row.group} {row.shape}"] = partial(case, row.make, row.tiles)
     for name, model in MODELS.items():
         for rows in (*model.decode_ms, *model.prefill_ms):
-            for kernel in machine.KERNELS:
+            for kernel in (*machine.KERNELS, *machine.STEP):
                 found[f"{name}, {rows} rows, {kernel}"] = partial(step, kernel, model.cfg, rows)
     return found
 

@@ -243,6 +243,7 @@ def test_all_that_a_run_launches_is_compiled_beforehand():
     for name in gpu_checks.CHECKS:
         assert (f"check {name}" in jobs) == (name not in gpu_warm.NO_KERNELS)
     assert all(f"{c.group} {c.shape}" in jobs for c in gpu_step_cases.cases(CONFIG, H100))
-    assert "V3x5, 32 rows, fp8_gemm" in jobs
+    assert {"V3x5, 32 rows, fp8_gemm", "V2-Lite, 8 rows, experts_gemm_bf16", "V3x5, two layers"} <= set(jobs)
+    jobs["tiny-r1, two layers"]()
     wrong = gpu_warm.one("V3x5, 1 rows, fp8_gemm", torch.device("cpu"))
     assert wrong == "" or wrong.startswith("V3x5, 1 rows, fp8_gemm: "), "what fails is told, and stops nothing"
