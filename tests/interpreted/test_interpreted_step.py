@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from dsv3.kernels import experts, fused, heads, mla, reference
+from dsv3.kernels import experts, fused, heads, library, mla, quant, reference
 from dsv3.kernels import triton as kernels
 from dsv3.kernels.hardware import KNOWN, named
 from dsv3.kernels.launch import run
@@ -325,3 +325,50 @@ def test_mistakes_are_one_clear_line():
         with pytest.raises(ValueError, match=words) as raised:
             mistake()
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("dtype", [BF16, torch.float32])
+def test_head_logits(dtype):
+    torch.manual_seed(0)
+    y, head = torch.randn(5, 200).to(dtype), torch.randn(70, 200).to(dtype)
+    got, exact = kernels.head_logits(y, head), y.double() @ head.double().T
+    assert got.dtype == torch.float32
+    assert (got.double() - exact).abs().max() <= 200 * 2.0**-24 * exact.abs().max()
+
+
+@pytest.mark.parametrize("scale_fmt", [None, "ue8m0"])
+@pytest.mark.parametrize("shape", [(1, 128), (7, 384), (2, 5, 256), (3, 0, 256)])
+def test_scales_column_by_column(shape, scale_fmt):
+    torch.manual_seed(0)
+    x = torch.randn(shape).to(BF16)
+    (q, scale), launches = quant.plan_act_quant(x, 128, scale_fmt, columns=True)
+    scale.fill_(math.nan)
+    run(launches)
+    for theirs in (reference.act_quant(x, 128, scale_fmt), reference.act_quant(x, 128, scale_fmt, columns=True)):
+        assert compare(q, theirs[0]).largest == 0
+        assert torch.equal(scale, theirs[1])
+    assert scale.stride() == theirs[1].stride()
+    assert not scale.numel() or scale.stride(-2) == 1
+
+
+def test_the_library_is_given_what_it_documents(monkeypatch):
+    """torch._scaled_mm: b transposed, a's scales column by column, b's as b lies; here it stands for cuBLAS."""
+    asked = []
+
+    def block_scaled(a, b, a_scale, b_scale, out_dtype):
+        asked.append((b.stride(0), a_scale.stride(0), b_scale.stride(0)))
+        return reference.fp8_gemm(a, a_scale, b.t(), b_scale.t(), 128, out_dtype)
+
+    monkeypatch.setattr(torch, "_scaled_mm", block_scaled)
+    monkeypatch.setattr(library, "library", lambda device: library.Library(block_scales=True))
+    b, b_scale = weight_quant(torch.randn(192, 256))
+    x = torch.randn(4, 32, 256)
+    expected = reference.fp8_gemm(*reference.act_quant(x), b, b_scale)
+    for columns in (True, False):
+        assert torch.equal(kernels.fp8_gemm(*reference.act_quant(x, columns=columns), b, b_scale), expected)
+    assert asked == [(1, 1, 1)] * 2
+    kernels.fp8_gemm(*reference.act_quant(x[:3]), b, b_scale)  # fewer rows
+    kernels.fp8_gemm(*reference.act_quant(x), b, b_scale, dtype=torch.float32)
+    assert len(asked) == 2
+    with pytest.raises(ValueError, match=r"a_scale is \[4, 32, 1\]; it must be \[4, 32, 2\]"):
+        kernels.fp8_gemm(reference.act_quant(x)[0], torch.ones(4, 32, 1), b, b_scale)
