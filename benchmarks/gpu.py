@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .gpu_cases import Case, Work
 
 ROOT = Path(__file__).parents[1]
+OURS = "ours"  # of a case's calls; the others are rivals
 SECONDS = 340  # of a whole run: no model runs longer, and no kernel begins in the second half
 Row = dict[str, Any]
 
@@ -85,10 +86,17 @@ def measure(case: "Case", device: "torch.device", copy: float) -> Row:
     free, _ = torch.cuda.mem_get_info(device)
     cache = torch.cuda.get_device_properties(device).L2_cache_size
     sets: list[Work] = [case.make(device) for _ in range(rotations(case.nbytes, cache, free))]
-    times = {name: timed([s.calls[name] for s in sets], name not in case.hosted) for name in sets[0].calls}
+    times, missing = {}, dict(sets[0].missing)
+    for name in sets[0].calls:
+        try:
+            times[name] = timed([s.calls[name] for s in sets], name not in case.hosted)
+        except Exception as error:  # a rival that fails must not lose our own time
+            if name == OURS:
+                raise
+            missing[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     tiles = {str(tile): timed([s.tiled(tile) for s in sets]) for tile in case.tiles}
     return row(case, times, copy) | {
-        "missing": sets[0].missing,
+        "missing": missing,
         "tiles_us": {tile: round(seconds * 1e6, 2) for tile, seconds in tiles.items()},
     }
 
@@ -97,8 +105,8 @@ def row(case: "Case", times: dict[str, float], copy: float) -> Row:
     """What the times (seconds, ``"ours"`` and the rivals') mean; a ratio above 1 says that ours is faster."""
     from .gpu_cases import COPY
 
-    ours = times["ours"]
-    ratios = {COPY: case.nbytes / ours / copy} | {name: t / ours for name, t in times.items() if name != "ours"}
+    ours = times[OURS]
+    ratios = {COPY: case.nbytes / ours / copy} | {name: t / ours for name, t in times.items() if name != OURS}
     return {
         "group": case.group,
         "shape": case.shape,

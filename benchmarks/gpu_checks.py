@@ -30,6 +30,11 @@ def act_quant(device: torch.device) -> None:
             got = poisoned(quant.plan_act_quant(x.to(device), 128, scale_fmt))
             for ours, theirs in zip(got, reference.act_quant(x, 128, scale_fmt), strict=True):
                 same(ours, theirs)
+    columns = poisoned(quant.plan_act_quant(every.to(device), columns=True))
+    if columns[1].stride(0) != 1:
+        raise AssertionError(f"columns: the scales' strides are {columns[1].stride()}")
+    for ours, theirs in zip(columns, reference.act_quant(every), strict=True):
+        same(ours.contiguous(), theirs)
 
 
 def weight_dequant(device: torch.device) -> None:

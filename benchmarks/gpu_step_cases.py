@@ -28,7 +28,7 @@ def cases(cfg: ModelConfig, seen: hardware.Hardware) -> Iterator[Case]:
     """All cases of a run, a decode step's first."""
     for batch in BATCHES:
         yield from (make(cfg, batch, seen.fp8) for make in (add_norm, silu_mul, latent, unfold))
-        yield from (make(cfg, batch) for make in (absorb, gate_logits, route, sort_slots))
+        yield from (make(cfg, batch) for make in (absorb, gate_logits, route, sort_slots, head_logits))
         yield from (experts_gemm(cfg, batch, fp8, seen) for fp8 in ((True, False) if seen.fp8 else (False,)))
     yield from single_cases(cfg, seen)
 
@@ -128,6 +128,16 @@ def gate_logits(cfg: ModelConfig, batch: int) -> Case:
         return both("gate_logits", numbers(batch, d, device=device), numbers(e, d, device=device))
 
     return case("gate_logits", f"{batch} x {e} x {d}", 2 * (batch + e) * d, 2 * batch * e * d, make, {})
+
+
+def head_logits(cfg: ModelConfig, batch: int) -> Case:
+    """The head, in BF16 with float32 sums."""
+    d, v = cfg.dim, cfg.vocab_size
+
+    def make(device: torch.device) -> Work:
+        return both("head_logits", numbers(batch, d, device=device), numbers(v, d, device=device))
+
+    return case("head_logits", f"{batch} x {v} x {d}", 2 * v * d, 2 * batch * v * d, make, {COPY: 1.1})
 
 
 def route(cfg: ModelConfig, batch: int) -> Case:

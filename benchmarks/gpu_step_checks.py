@@ -262,8 +262,33 @@ def fused_fp8(device: torch.device) -> None:
                 same(got, expected)
 
 
+def chosen_fp8_gemm(device: torch.device) -> None:
+    """By the library where it was chosen: 128 rows and more, ragged edges; scales by row and by column."""
+    for m, n, k in ((128, 576, 512), (200, 144, 384)):
+        x, (b, b_scale) = torch.randn(m, k).bfloat16(), weight_quant(torch.randn(n, k))
+        a, a_scale = reference.act_quant(x)
+        wide_a = (a.double() * a_scale.double().repeat_interleave(128, 1)).to(device)
+        blocks = b_scale.repeat_interleave(128, 0)[:n].repeat_interleave(128, 1)
+        wide_b = (b.double() * blocks).to(device)
+        b, b_scale, a, a_scale = (one.to(device) for one in (b, b_scale, a, a_scale))
+        exact = wide_a @ wide_b.T
+        got = kernels.fp8_gemm(a, a_scale, b, b_scale)
+        near(got, exact, (wide_a.abs() @ wide_b.abs().T) * FP8_SUM + exact.abs() * BF16_HALF + TINY)
+        same(kernels.fp8_gemm(a, a_scale.t().contiguous().t(), b, b_scale), got)
+
+
+def head_logits(device: torch.device) -> None:
+    """BF16 numbers, float32 sums: far nearer than a result in BF16 would be."""
+    for m, v, d in ((1, 1000, 1024), (33, 130, 256)):
+        y, head = normal(m, d, device=device), normal(v, d, device=device)
+        got = kernels.head_logits(y, head)
+        near(got, y.double() @ head.double().T, (y.double().abs() @ head.double().abs().T) * d * FLOAT)
+        same(kernels.head_logits(y, head), got)
+
+
 ALL = (
+    chosen_fp8_gemm, head_logits,
     add_norm, silu_mul, latent, absorb, unfold, mla_parts, gate_logits, route, sort_slots, experts_gemm_bf16,
     experts_gemm_fp8, fused_fp8,
 )  # fmt: skip
-NEED_FP8 = ("experts_gemm_fp8", "fused_fp8")
+NEED_FP8 = ("experts_gemm_fp8", "fused_fp8", "chosen_fp8_gemm")

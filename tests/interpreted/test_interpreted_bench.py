@@ -27,6 +27,7 @@ CASES = [
     *(make(SMALL, 3, fp8) for make in (gpu_step_cases.latent, gpu_step_cases.unfold) for fp8 in (True, False)),
     *(make(SMALL, 3) for make in (gpu_step_cases.absorb, gpu_step_cases.gate_logits)),
     *(make(SMALL, 3) for make in (gpu_step_cases.route, gpu_step_cases.sort_slots)),
+    gpu_step_cases.head_logits(replace(SMALL, vocab_size=300), 3),
     *(gpu_step_cases.experts_gemm(SMALL, 3, fp8, H100) for fp8 in (True, False)),
 ]
 

@@ -5,13 +5,14 @@ import re
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is not installed (Linux only)")
 
-from benchmarks import gpu, gpu_checks, gpu_step_cases, gpu_steps, gpu_warm
+from benchmarks import gpu, gpu_cases, gpu_checks, gpu_step_cases, gpu_steps, gpu_warm
 from dsv3 import cost
 from dsv3.config import ModelConfig
 from dsv3.kernels.hardware import H100, named
@@ -26,6 +27,7 @@ def test_every_goal_of_the_table():
     assert gpu.goals(CONFIG) == [
         ("add_norm", "reference", 3.0),
         ("silu_mul", "reference", 3.0),
+        ("head_logits", "copy", 1.1),
         ("experts_gemm", "copy", 1.1),
         ("act_quant", "copy", 0.85),
         ("weight_dequant", "copy", 0.85),
@@ -65,12 +67,14 @@ def test_bytes_and_operations_by_hand():
     step = found["experts_gemm", "fp8, 9 of 257 experts, batch 32"]
     assert step.nbytes == (163 + 1) * 4096 * 7168, "the shared expert is one more"
     assert found["add_norm", "1 x 7168, 9 slots"].nbytes == 7168 * (2 + 9 * 2 + 2 + 2 + 1)
+    assert found["head_logits", "1 x 129280 x 7168"].nbytes == 129280 * 7168 * 2
     assert found["gate_logits", "32 x 256 x 7168"].flops == 2 * 32 * 256 * 7168
 
 
 def test_hardware_without_fp8_measures_what_it_can():
     groups = {c.group for c in gpu_step_cases.cases(CONFIG, named("sm_80"))}
     step = {"add_norm", "silu_mul", "latent", "absorb", "unfold", "gate_logits", "route", "sort_slots", "experts_gemm"}
+    step.add("head_logits")
     assert groups == {"weight_dequant", "mla_decode", "grouped experts"} | step
 
 
@@ -102,6 +106,25 @@ def test_a_row_and_its_verdict():
     assert "1.35    1.20  1 of 2" in text
     assert "not measured" in text.splitlines()[-1]
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_rival_that_fails_does_not_lose_our_time(monkeypatch):
+    def fails() -> None:
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    def case(**calls: object) -> gpu_cases.Case:
+        work = gpu_cases.Work(calls, {"scaled_mm": "not in this torch"})
+        return gpu_cases.Case("g", "check", "s", 1 << 20, 0, {}, lambda device: work)
+
+    monkeypatch.setattr(gpu, "timed", lambda calls, graph=True: calls[0]() or 1e-6)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 1 << 30))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(L2_cache_size=1 << 20))
+    made = gpu.measure(case(ours=lambda: None, reference=fails, bf16=lambda: None), torch.device("cpu"), 1e12)
+    assert (made["us"], made["ratios"]) == (1.0, {"copy": 1.049, "bf16": 1.0})
+    said = "RuntimeError: operation not permitted when stream is capturing"
+    assert made["missing"] == {"scaled_mm": "not in this torch", "reference": said}
+    with pytest.raises(RuntimeError, match="not permitted"):
+        gpu.measure(case(ours=fails), torch.device("cpu"), 1e12)
 
 
 def test_files_are_whole_and_named_by_the_device(tmp_path):
