@@ -251,6 +251,7 @@ def recorded(fast: Fast) -> tuple[Fast | Replayed, str | None]:
         return fast, f"decoding is slow, one small operation after the other: {why}"
     if run.device.type != "cuda":
         return Replayed(Step(fast)), None
-    if run.tp.size > 1 and (backend := dist.get_backend()) != "nccl":
-        return Replayed(Step(fast)), f"each step is launched anew: what goes through {backend} cannot be captured"
+    talk = dist.get_backend() if dist.is_initialized() else "threads"
+    if run.tp.size > 1 and talk != "nccl":
+        return Replayed(Step(fast)), f"each step is launched anew: what ranks say through {talk} cannot be captured"
     return Replayed(Step(fast), cuda_graphs), None

@@ -11,6 +11,7 @@ from dsv3.inference.decode import generate
 from dsv3.inference.fast import Fast
 from dsv3.inference.graph import Replayed, Room, recorded, size
 from dsv3.inference.step import Step
+from dsv3.lab.threads import on_ranks
 from dsv3.model import Transformer
 from dsv3.runtime import Runtime
 from dsv3.tiny.data import held_out_set
@@ -172,3 +173,15 @@ def test_a_room_has_no_more_rows_than_the_model_allows():
         room.fit(10)
         assert (room.rows, room.length) == (3, 250 + graph.AHEAD)
         assert isinstance(room, Room)
+
+
+def test_ranks_decode_in_rooms_as_one_does():
+    fast, _ = pair(max_batch_size=3)
+    expected = fast.generate(QUESTIONS[:3], max_new_tokens=12)
+
+    def answers(tp):
+        llm = g.load("tiny-r1", dtype=torch.float32, max_seq_len=250, max_batch_size=3, tp=tp)
+        llm.model = Replayed(Step(llm.model))
+        return llm.generate(QUESTIONS[:3], max_new_tokens=12)
+
+    assert on_ranks(2, answers) == [expected] * 2

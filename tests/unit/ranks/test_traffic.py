@@ -11,6 +11,8 @@ from dsv3 import llm as g
 from dsv3.config import ModelConfig
 from dsv3.download import TINY_R1
 from dsv3.inference.decode import generate
+from dsv3.inference.graph import Replayed
+from dsv3.inference.step import Step
 from dsv3.lab.threads import on_ranks
 from dsv3.model import Cache
 from dsv3.ranks.parallel import Parallel
@@ -55,9 +57,11 @@ def test_the_count_of_each_step_is_the_formula(ranks, dtype, batch, bf16_folder)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_what_another_token_of_generate_costs(ranks, bf16_folder):
+@pytest.mark.parametrize("form", [lambda fast: fast, lambda fast: Replayed(Step(fast))], ids=["fast", "rooms"])
+def test_what_another_token_of_generate_costs(ranks, form, bf16_folder):
     def answer(tp):
-        llm, counted = g.load(bf16_folder, tp=tp), []
+        llm, counted = g.load(bf16_folder, tp=tp, max_seq_len=64), []
+        llm.model = form(llm.model)
         for tokens in (4, 9):
             before = tp.traffic.copy()
             assert len(list(generate(llm.model, [[1, 2, 3]], eos_id=-1, max_new_tokens=tokens))) == tokens
@@ -81,6 +85,15 @@ def test_a_vocabulary_that_does_not_divide_travels_padded(ranks):
     for whole, traffic in on_ranks(ranks, gather):
         assert torch.equal(whole, torch.arange(514.0).unsqueeze(0))
         assert traffic.nbytes["all_gather"] == step_traffic(cfg, ranks).nbytes["all_gather"] == -(-514 // ranks) * 4
+
+
+def test_counts_of_a_recorded_step_are_added_and_taken_back():
+    traffic, step = Traffic(Counter(all_reduce=2), Counter(all_reduce=800)), Traffic(Counter(broadcast=1), Counter(b=8))
+    before = traffic.copy()
+    traffic.include(step, 3)
+    assert traffic - before == Traffic(Counter(broadcast=3), Counter(b=24))
+    traffic.include(step, -3)
+    assert traffic - before == before - traffic == Traffic()
 
 
 def test_what_the_collectives_take_by_hand():
