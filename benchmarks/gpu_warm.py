@@ -74,6 +74,8 @@ def one(name: str, device: torch.device) -> str:
         jobs(device)[name]()
     except Exception as error:  # a card may lack memory or units; the run itself will say so
         return f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    finally:
+        torch.cuda.empty_cache()  # for the other processes
     return ""
 
 
