@@ -40,7 +40,7 @@ def gate_kernel(
     BLOCK_E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, CUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Each program: the logits of BLOCK_E experts for BLOCK_M tokens, over one CUT of D. Products of BF16 are exact."""
-    e, d = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_D)
+    e, d = tl.program_id(0).to(tl.int64) * BLOCK_E + tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_D)
     part, rows = tl.program_id(1), tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
     acc = tl.zeros([BLOCK_E, BLOCK_M], tl.float32)
     for step in range(CUT // BLOCK_D):

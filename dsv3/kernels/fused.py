@@ -108,7 +108,7 @@ def plan_add_norm(
     total = h if part is None else torch.empty_like(h)
     y = torch.empty_like(h) if plain else None
     q, scale = quantised((m, d), h.device, "add_norm", hardware) if fp8 else (None, None)
-    rank, share = slots if slots else (None, None)
+    rank, share = (x.contiguous() for x in slots) if slots else (None, None)
     args: dict[str, Any] = {"h_ptr": h, "part_ptr": None if part is None else part.contiguous(), "eps": eps, "D": d}
     args |= {"rank_ptr": rank, "share_ptr": share, "SLOTS": 0 if rank is None else rank.shape[1]}
     args |= {"weight_ptr": weight, "sum_ptr": None if part is None else total}
@@ -248,7 +248,13 @@ def plan_latent(
     args: dict[str, Any] = {"first_ptr": first.contiguous(), "turns_ptr": turns.contiguous()}
     args |= {"at_ptr": at.contiguous(), "kept_ptr": kept, "kv_norm_ptr": kv_norm, "q_norm_ptr": q_norm, "eps": eps}
     args |= {**pointers, "W": w, "Q": before, "T": t, "positions": turns.shape[0]}
-    args |= {"per": max(m // b, 1), "kept_stride_b": kept.stride(0), "kept_stride_t": kept.stride(1), "C": c, "R": r}
+    args |= {
+        "per": max(m // max(b, 1), 1),
+        "kept_stride_b": kept.stride(0),
+        "kept_stride_t": kept.stride(1),
+        "C": c,
+        "R": r,
+    }
     args |= {"PADDED_C": triton.next_power_of_2(c), "PADDED_R": triton.next_power_of_2(r)}
     args |= {"GROUPS": groups_of(before), "UE8M0": scale_fmt == "ue8m0"}
     return out if q_norm is not None else None, [Launch(latent_kernel, (m,), args)]

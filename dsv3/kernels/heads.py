@@ -151,7 +151,7 @@ def plan_unfold(
     (m, h, splits, c), p = part.shape, value.shape[1]
     inside = fp8 and p % BLOCK == 0 and padded(p) == p
     out, pointers = result((m, h * p), value, inside, "unfold", hardware)
-    together = min(16, triton.next_power_of_2(m))
+    together = min(16, triton.next_power_of_2(max(m, 1)))
     steps = triton.cdiv(triton.next_power_of_2(splits), 16 // together)
     args: dict[str, Any] = {"part_ptr": part.contiguous(), "lse_ptr": lse.contiguous(), "value_ptr": value.contiguous()}
     args |= {**pointers, "M": m, "H": h, "splits": splits, "C": c, "P": p, "PADDED_P": padded(p)}

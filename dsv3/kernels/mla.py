@@ -164,6 +164,11 @@ def plan_mla_parts(
     return (part, lse), [launch]
 
 
+def fits(c: Tensor, k_pe: Tensor) -> bool:
+    """Whether the widths are sides that a Triton tile can have; where they are not, torch attends."""
+    return all(x.shape[-1] >= 16 and not x.shape[-1] & (x.shape[-1] - 1) for x in (c, k_pe))
+
+
 def mla_parts(
     q_c: Tensor, q_pe: Tensor, c: Tensor, k_pe: Tensor, lengths: Tensor, softmax_scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -172,6 +177,8 @@ def mla_parts(
     Returns:
         part: [M, H, splits, C] float32, and lse: [M, H, splits] float32, as the reference's, but in more parts.
     """
+    if not fits(c, k_pe):
+        return reference.mla_parts(q_c, q_pe, c, k_pe, lengths, softmax_scale)
     out, launches = plan_mla_parts(q_c, q_pe, c, k_pe, lengths, softmax_scale)
     run(launches)
     return out
@@ -212,14 +219,16 @@ def mla_decode(q_c: Tensor, q_pe: Tensor, c: Tensor, k_pe: Tensor, lengths: Tens
 
     Returns:
         [M, H, C] in ``q_c``'s dtype: the mixed latents, still to be multiplied with the values' matrix; 0 for a
-        length of 0.
+        length of 0. Where C or R is not a power of two of 16 or more, it is the reference's result, on the same device.
 
     Raises:
-        ValueError: shapes or dtypes do not fit, or C or R is not a power of two of 16 or more.
+        ValueError: shapes or dtypes do not fit.
 
     Source: technical report, section 2.1.1; DeepSeek-V2 report (arXiv 2405.04434), section 2.1.2 for the absorption;
     FlashAttention (arXiv 2205.14135) for the running softmax.
     """
+    if not fits(c, k_pe):
+        return reference.mla_decode(q_c, q_pe, c, k_pe, lengths, softmax_scale)
     out, launches = plan_mla_decode(q_c, q_pe, c, k_pe, lengths, softmax_scale)
     run(launches)
     return out

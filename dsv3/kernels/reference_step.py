@@ -130,7 +130,7 @@ def latent(
     turned = _turned(k_pe, turns[at.clamp(0, len(turns) - 1)])
     row = torch.cat([_norm(c, kv_norm, eps).to(kept.dtype), turned.to(kept.dtype)], 1)
     inside = ((at >= 0) & (at < length)).unsqueeze(1)
-    sequence, place = torch.arange(m, device=at.device) // max(m // b, 1), at.clamp(0, length - 1)
+    sequence, place = torch.arange(m, device=at.device) // max(m // max(b, 1), 1), at.clamp(0, length - 1)
     kept[sequence, place] = torch.where(inside, row, kept[sequence, place])
     return None if q_norm is None else _as(_norm(q, q_norm, eps), fp8, scale_fmt)
 

@@ -268,7 +268,7 @@ def test_mistakes_are_one_clear_line():
         (lambda: kernels.grouped_gemm(q, w[None], torch.tensor([0, 2])), "take both scales"),
         (lambda: kernels.grouped_gemm(x, torch.zeros(3, 4, 128), torch.tensor([0, 2])), r"3 experts need \[4\]"),
         (lambda: gemm.plan_fp8_gemm(q, s, w, ws, hardware=named("sm_80")), r"A100.* has no units for float8_e4m3fn"),
-        (lambda: kernels.mla_decode(*attention(1, 2, 8, 48, 16, [8], torch.float32)), "C = 48 must be a power of two"),
+        (lambda: mla.plan_mla_decode(*attention(1, 2, 8, 48, 16, [8], torch.float32)), "C = 48 must be a power of two"),
         (lambda: kernels.mla_decode(x, x, x, x, x, 1.0), r"must be \[M, H, C\]"),
     ]
     for mistake, words in mistakes:

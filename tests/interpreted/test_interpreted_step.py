@@ -5,6 +5,7 @@ in another order than torch. A result rounded to BF16 is then a step away here a
 """
 
 import math
+import random
 
 import pytest
 import torch
@@ -179,6 +180,88 @@ def test_several_new_tokens_of_a_sequence(tokens, lengths):
     assert torch.allclose(
         kernels.unfold(*parts, value), reference.unfold(*reference.mla_parts(*args), value), atol=1e-3
     )
+
+
+def close(got, expected):
+    """In float32, up to the order of sums."""
+    for mine, theirs in zip(tensors(got), tensors(expected), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_layers_kernels_at_drawn_shapes(seed):
+    """Each on what the reference's last one gave, so that nothing adds up; no width is a power of two but by chance."""
+    drawn, _ = random.Random(seed), torch.manual_seed(seed)
+    b, per, d, h, n, p = (drawn.randint(1, most) for most in (12, 3, 400, 5, 80, 150))
+    q, c, r, m = drawn.randint(1, 300), drawn.randint(16, 200), 2 * drawn.randint(1, 20), b * per
+    groups, width, shared = drawn.choice([1, 2, 3, 5]), drawn.randint(2, 20), drawn.randint(0, 2)
+    kept = drawn.randint(1, groups)
+    k, x = drawn.randint(1, min(8, width * kept)), drawn.randint(8, 200)
+    h_, table, at = torch.randn(m, d), rotations(30, r), torch.randint(0, 30, (m,))
+    first, kv_norm, q_norm = torch.randn(m, q + c + r), torch.randn(c), torch.randn(q)
+    caches = [torch.zeros(b, 30, c + r) for _ in range(2)]
+    close(
+        *(
+            ops.latent(first, table, at, cache, kv_norm, 1e-6, q_norm)
+            for ops, cache in zip((kernels, reference), caches)
+        )
+    )
+    close(*caches)
+    args = torch.randn(m, h * (n + r)), table, at, torch.randn(h, c, n)
+    close(kernels.absorb(*args), reference.absorb(*args))
+    splits = drawn.randint(1, 40)
+    args = torch.randn(m, h, splits, c), torch.randn(m, h, splits), torch.randn(h, p, c)
+    close(kernels.unfold(*args), reference.unfold(*args))
+    y, gate = torch.randn(m, d), torch.randn(groups * width, d)
+    logits = reference.gate_logits(y, gate)
+    close(kernels.gate_logits(y, gate).sum(0), logits.sum(0))
+    bias = drawn.choice([None, torch.randn(groups * width) * 0.1])
+    rule = {"groups": groups, "kept": kept, "shared": shared, "softmax": drawn.random() < 0.5, "scale": 2.5}
+    weights, ids = reference.route(logits, bias, k, **rule)
+    got = kernels.route(logits, bias, k, **rule)
+    assert torch.equal(got[1], ids)
+    close(got[0], weights)
+    slots = reference.sort_slots(ids, groups * width + shared)
+    number = 1 + 3 * int(slots.tiles[0])
+    mine = kernels.sort_slots(ids, groups * width + shared)
+    assert torch.equal(mine.order, slots.order)
+    assert torch.equal(mine.rank, slots.rank)
+    assert torch.equal(mine.tiles[:number], slots.tiles[:number])
+    up, down = torch.randn(groups * width + shared, 2 * x, d), torch.randn(groups * width + shared, d, x)
+    wide = reference.experts_gemm(y, up, slots, gather=True, dtype=torch.float32)
+    close(kernels.experts_gemm(y, up, slots, gather=True, dtype=torch.float32), wide)
+    hidden = reference.silu_mul(wide)
+    close(kernels.silu_mul(wide), hidden)
+    part = reference.experts_gemm(hidden, down, slots, gather=False, dtype=torch.float32)
+    close(kernels.experts_gemm(hidden, down, slots, gather=False, dtype=torch.float32), part)
+    args = h_, part, torch.randn(d), 1e-6
+    got, expected = (ops.add_norm(*args, slots=(slots.rank, weights)) for ops in (kernels, reference))
+    close(got[:2], expected[:2])
+
+
+def test_widths_that_no_tile_has_are_torchs():
+    torch.manual_seed(0)
+    args = torch.randn(4, 3, 48), torch.randn(4, 3, 8), torch.randn(2, 9, 48), torch.randn(2, 9, 8)
+    args += torch.tensor([9, 8, 7, 0]), 0.2
+    assert torch.equal(kernels.mla_decode(*args), reference.mla_decode(*args))
+    for got, expected in zip(kernels.mla_parts(*args), reference.mla_parts(*args), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_no_tokens_are_no_work():
+    none, ids = torch.zeros(0, 256), torch.zeros(0, 3, dtype=torch.int32)
+    slots = kernels.sort_slots(ids, 4)
+    assert kernels.add_norm(none, none, torch.ones(256), 1e-6, fp8=True)[2][0].shape == (0, 256)
+    assert kernels.silu_mul(none, True)[0].shape == (0, 128)
+    assert kernels.experts_gemm(none, torch.zeros(4, 8, 256), slots, gather=True).shape == (0, 8)
+    assert kernels.route(kernels.gate_logits(none, torch.zeros(4, 256)), None, 2)[1].shape == (0, 2)
+    turns, at, key = rotations(3, 16), torch.zeros(0, dtype=torch.int64), torch.zeros(2, 32, 16)
+    q_c, q_pe = kernels.absorb(torch.zeros(0, 64), turns, at, key)
+    kept = torch.zeros(0, 4, 48)
+    parts = kernels.mla_parts(q_c, q_pe, kept[..., :32], kept[..., 32:], at, 1.0)
+    assert kernels.unfold(*parts, torch.zeros(2, 64, 32), True)[0].shape == (0, 128)
+    assert kernels.latent(torch.zeros(0, 48), turns, at, kept, torch.ones(32), 1e-6) is None
+    assert kernels.head_logits(none, torch.zeros(9, 256)).shape == (0, 9)
 
 
 @pytest.mark.parametrize("queries", [1, 2, 8, 100])
