@@ -41,7 +41,7 @@ help:
 	@echo "make lessons  run all lessons from clean kernels and keep their outputs"
 	@echo "make pages  the lessons as web pages and as slides, into build/"
 	@echo "make lab    JupyterLab with the kernel Python (dv3)"
-	@echo "make gpu    on a machine with a GPU, torch and Triton: check the kernels, then time them (8 minutes)"
+	@echo "make gpu    on a machine with a GPU, torch and Triton: check the kernels, then time them and whole models (6 minutes)"
 	@echo "make clean  remove what make has made: virtual environments, the demo's files, pages"
 
 $(BIN)/python:

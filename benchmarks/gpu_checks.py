@@ -12,47 +12,10 @@ import torch
 from torch import Tensor
 
 from dsv3.kernels import gemm, hardware, mla, quant, reference
-from dsv3.kernels.launch import Launch, run
 from dsv3.kernels.reference import FP8, sort_by_expert, weight_quant
-from dsv3.kernels.ulps import compare
 
-# Tensor cores align the products they add to the largest and keep about 14 bits (technical report, section 3.3.2): per
-# 128 of K, an error of 2^-13 of the sum of absolute products at most; and BF16 results are rounded by up to 2^-8.
-FP8_SUM = 2.0**-13
-BF16_HALF = 2.0**-8
-
-
-def poisoned(plan: tuple[Tensor | tuple[Tensor, ...], list[Launch]]) -> tuple[Tensor, ...]:
-    """Fill all that a plan writes with NaN, run it -> its outputs."""
-    out, launches = plan
-    outputs = out if isinstance(out, tuple) else (out,)
-    for x in outputs:
-        x.view(torch.uint8).fill_(0xFF)
-    for name in ("out_ptr", "part_ptr", "lse_ptr"):
-        if (x := launches[0].args.get(name)) is not None:
-            x.fill_(math.nan)
-    run(launches)
-    return outputs
-
-
-def same(got: Tensor, expected: Tensor) -> None:
-    """
-    Raises:
-        AssertionError: a bit differs (NaN equals NaN).
-    """
-    difference = compare(got.cpu(), expected.cpu())
-    if difference.largest:
-        raise AssertionError(str(difference))
-
-
-def near(got: Tensor, exact: Tensor, allowed: Tensor | float) -> None:
-    """
-    Raises:
-        AssertionError: an element is further from the float64 result than its allowance, or is NaN.
-    """
-    excess = (got.double() - exact).abs() / allowed
-    if not (excess <= 1).all():
-        raise AssertionError(f"off by {excess.nan_to_num(math.inf).max().item():.3g} times what is allowed")
+from . import gpu_step_checks
+from .gpu_judge import BF16_HALF, FP8_SUM, near, poisoned, same
 
 
 def act_quant(device: torch.device) -> None:
@@ -67,6 +30,11 @@ def act_quant(device: torch.device) -> None:
             got = poisoned(quant.plan_act_quant(x.to(device), 128, scale_fmt))
             for ours, theirs in zip(got, reference.act_quant(x, 128, scale_fmt), strict=True):
                 same(ours, theirs)
+    columns = poisoned(quant.plan_act_quant(every.to(device), columns=True))
+    if columns[1].stride(0) != 1:
+        raise AssertionError(f"columns: the scales' strides are {columns[1].stride()}")
+    for ours, theirs in zip(columns, reference.act_quant(every), strict=True):
+        same(ours.contiguous(), theirs)
 
 
 def weight_dequant(device: torch.device) -> None:
@@ -182,8 +150,10 @@ def tiny_r1(device: torch.device) -> None:
 
 
 _ALL = (act_quant, weight_dequant, fp8_gemm, fp8_gemm_tiles, grouped_gemm_bf16, grouped_gemm_fp8, mla_decode)
-CHECKS: dict[str, Callable[[torch.device], None]] = {f.__name__: f for f in (*_ALL, beyond_32_bits, tiny_r1)}
-NEED_FP8 = ("act_quant", "fp8_gemm", "fp8_gemm_tiles", "grouped_gemm_fp8")
+CHECKS: dict[str, Callable[[torch.device], None]] = {
+    f.__name__: f for f in (*_ALL, *gpu_step_checks.ALL, beyond_32_bits, tiny_r1)
+}
+NEED_FP8 = ("act_quant", "fp8_gemm", "fp8_gemm_tiles", "grouped_gemm_fp8", *gpu_step_checks.NEED_FP8)
 
 
 def lacking(name: str, device: torch.device) -> str | None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import gpu_checks
+from benchmarks import gpu_checks, gpu_step_checks
 from benchmarks.gpu_checks import CHECKS
 from dsv3.kernels import hardware, quant
 
@@ -17,17 +17,22 @@ def test_check_passes(name):
     CHECKS[name](CPU)
 
 
-@pytest.mark.parametrize("name", ["act_quant", "fp8_gemm", "grouped_gemm_bf16", "grouped_gemm_fp8", "mla_decode"])
+STEP = ("add_norm", "silu_mul", "latent", "absorb", "unfold", "mla_parts", "gate_logits", "route", "sort_slots")
+ALL = ("act_quant", "fp8_gemm", "grouped_gemm_bf16", "grouped_gemm_fp8", "mla_decode")
+
+
+@pytest.mark.parametrize("name", [*ALL, *STEP, "experts_gemm_bf16", "experts_gemm_fp8"])
 def test_check_fails_where_one_element_is_wrong(name, monkeypatch):
     right = gpu_checks.poisoned
 
     def wrong(plan):
         outputs = right(plan)
         last = outputs[0].view(-1)[-1:]
-        last.copy_((last.float() * 1.25 + 0.5).to(last.dtype))
+        last.copy_(last + 1 if last.dtype == torch.int32 else (last.float() * 1.25 + 0.5).to(last.dtype))
         return outputs
 
-    monkeypatch.setattr(gpu_checks, "poisoned", wrong)
+    for module in (gpu_checks, gpu_step_checks):
+        monkeypatch.setattr(module, "poisoned", wrong)
     torch.manual_seed(0)
     with pytest.raises(AssertionError):
         CHECKS[name](CPU)

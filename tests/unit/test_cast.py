@@ -9,7 +9,7 @@ from small import SMALL, rewrite
 
 from dsv3 import load
 from dsv3.checkpoint import read
-from dsv3.fp8_cast_bf16 import cast
+from dsv3.fp8_cast_bf16 import cast, main
 from dsv3.inference.weights import tensor
 from dsv3.layout import layout
 
@@ -86,6 +86,24 @@ def test_what_is_not_fp8_is_refused(bf16_folder, tmp_path):
         cast(bf16_folder, tmp_path / "out")
     with pytest.raises(ValueError, match="the output folder is the input folder"):
         cast(bf16_folder, bf16_folder)
+
+
+def test_a_gpu_is_left_alone_unless_asked_for(fp8_folder, bf16_folder, tmp_path, monkeypatch):
+    """Starting CUDA takes longer than casting a small checkpoint, so the CPU does it where a GPU is there, too."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: pytest.fail("CUDA was started"))
+    main(["--input-fp8-hf-path", str(fp8_folder), "--output-bf16-hf-path", str(tmp_path / "out")])
+    for file in bf16_folder.glob("*.safetensors"):
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_gpu_that_is_asked_for_must_be_there(fp8_folder, tmp_path, more):
+    folders = ["--input-fp8-hf-path", str(fp8_folder), "--output-bf16-hf-path", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="--device cuda: no GPU is seen here"):
+        main([*folders, "--device", "cuda", *more])
+    assert not (tmp_path / "out").exists()
 
 
 @torch.inference_mode()

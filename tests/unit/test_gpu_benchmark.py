@@ -2,15 +2,22 @@
 
 import json
 import re
+import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 pytest.importorskip("triton", reason="Triton is not installed (Linux only)")
 
-from benchmarks import gpu, gpu_cases
+from benchmarks import gpu, gpu_cases, gpu_checks, gpu_step_cases, gpu_steps, gpu_warm
+from dsv3 import cost
 from dsv3.config import ModelConfig
 from dsv3.kernels.hardware import H100, named
+from dsv3.model import Transformer
+from dsv3.runtime import Runtime
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ModelConfig.load("config_671B.json")
@@ -18,19 +25,34 @@ CONFIG = ModelConfig.load("config_671B.json")
 
 def test_every_goal_of_the_table():
     assert gpu.goals(CONFIG) == [
+        ("add_norm", "reference", 3.0),
+        ("silu_mul", "reference", 3.0),
+        ("head_logits", "copy", 1.1),
+        ("experts_gemm", "copy", 1.1),
         ("act_quant", "copy", 0.85),
         ("weight_dequant", "copy", 0.85),
         ("mla_decode", "copy", 0.70),
         ("mla_decode", "reference", 5.0),
+        ("mla_decode", "copy", 0.5),
         ("grouped experts", "loop", 5.0),
-        ("fp8_gemm, M >= 512", "scaled_mm", 0.9),
+        ("fp8_gemm, M >= 512", "scaled_mm", 0.98),
         ("fp8_gemm, M >= 512", "bf16", 1.4),
         ("fp8_gemm, M <= 64", "copy", 0.75),
+        ("decode, V3x5", "ms to reach", 1.0),
+        ("prefill, V3x5", "ms to reach", 1.0),
+        ("decode, V2-Lite", "ms to reach", 1.0),
+        ("prefill, V2-Lite", "ms to reach", 1.0),
+        ("decode, tiny-r1", "ms to reach", 1.0),
+        ("tiny-r1's score", "CPU's score", 0.999),
     ]
+    reach = {name: (m.decode_ms, m.prefill_ms) for name, m in gpu_steps.MODELS.items()}
+    assert reach["V3x5"] == ({1: 2.1, 8: 4.9, 32: 10.7}, {2048: 32.0})
+    assert reach["V2-Lite"] == ({1: 3.0, 8: 7.3, 32: 11.8}, {2048: 20.0})
+    assert reach["tiny-r1"] == ({1: 0.5}, {}), "2,000 tokens/s"
 
 
 def test_bytes_and_operations_by_hand():
-    found = {(c.group, c.shape): c for c in gpu_cases.cases(CONFIG, H100)}
+    found = {(c.group, c.shape): c for c in gpu_step_cases.cases(CONFIG, H100)}
     assert found["act_quant", "4096 x 7168"].nbytes == 4096 * 7168 * (2 + 1) + 4096 * 56 * 4
     assert found["weight_dequant", "attn.wkv_a 576 x 7168"].nbytes == 576 * 7168 * (1 + 2) + 5 * 56 * 4
     cache = found["mla_decode", "32 x 4096, 128 heads"]
@@ -42,11 +64,18 @@ def test_bytes_and_operations_by_hand():
     batch = found["grouped experts", "fp8, 8 of 256 experts, batch 32"]
     assert batch.nbytes == 163 * 2048 * 7168
     assert len([c for c in found.values() if c.group.startswith("fp8_gemm")]) == 5 * 9
+    step = found["experts_gemm", "fp8, 9 of 257 experts, batch 32"]
+    assert step.nbytes == (163 + 1) * 4096 * 7168, "the shared expert is one more"
+    assert found["add_norm", "1 x 7168, 9 slots"].nbytes == 7168 * (2 + 9 * 2 + 2 + 2 + 1)
+    assert found["head_logits", "1 x 129280 x 7168"].nbytes == 129280 * 7168 * 2
+    assert found["gate_logits", "32 x 256 x 7168"].flops == 2 * 32 * 256 * 7168
 
 
 def test_hardware_without_fp8_measures_what_it_can():
-    groups = {c.group for c in gpu_cases.cases(CONFIG, named("sm_80"))}
-    assert groups == {"weight_dequant", "mla_decode", "grouped experts"}
+    groups = {c.group for c in gpu_step_cases.cases(CONFIG, named("sm_80"))}
+    step = {"add_norm", "silu_mul", "latent", "absorb", "unfold", "gate_logits", "route", "sort_slots", "experts_gemm"}
+    step.add("head_logits")
+    assert groups == {"weight_dequant", "mla_decode", "grouped experts"} | step
 
 
 @pytest.mark.parametrize(
@@ -59,7 +88,7 @@ def test_inputs_rotate_past_the_cache(nbytes, cache, memory, expected):
 
 
 def test_a_row_and_its_verdict():
-    (case,) = [c for c in gpu_cases.cases(CONFIG, H100) if c.shape == "attn.wo 512 x 7168 x 16384"]
+    (case,) = [c for c in gpu_step_cases.cases(CONFIG, H100) if c.shape == "attn.wo 512 x 7168 x 16384"]
     times = {"ours": 1e-3, "bf16": 1.5e-3, "scaled_mm": 0.8e-3}
     made = gpu.row(case, times, copy=3e12)
     assert (made["us"], made["tflops"]) == (1000.0, round(case.flops / 1e9, 1))
@@ -68,7 +97,7 @@ def test_a_row_and_its_verdict():
     late = {"group": made["group"], "shape": "x", "not_measured": "out of time"}
     bf16, scaled, none = gpu.summary(
         [made, other, late],
-        [(case.group, "bf16", 1.4), (case.group, "scaled_mm", 0.9), ("mla_decode", "copy", 0.7)],
+        [(case.group, "bf16", 1.4), (case.group, "scaled_mm", 0.98), ("mla_decode", "copy", 0.7)],
     )
     assert (bf16["reached"], bf16["shapes"], bf16["worst"], bf16["result"]) == (1, 2, 1.2, 1.35)
     assert (scaled["reached"], scaled["shapes"]) == (0, 1)
@@ -79,6 +108,25 @@ def test_a_row_and_its_verdict():
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_a_rival_that_fails_does_not_lose_our_time(monkeypatch):
+    def fails() -> None:
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    def case(**calls: object) -> gpu_cases.Case:
+        work = gpu_cases.Work(calls, {"scaled_mm": "not in this torch"})
+        return gpu_cases.Case("g", "check", "s", 1 << 20, 0, {}, lambda device: work)
+
+    monkeypatch.setattr(gpu, "timed", lambda calls, graph=True: calls[0]() or 1e-6)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 1 << 30))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(L2_cache_size=1 << 20))
+    made = gpu.measure(case(ours=lambda: None, reference=fails, bf16=lambda: None), torch.device("cpu"), 1e12)
+    assert (made["us"], made["ratios"]) == (1.0, {"copy": 1.049, "bf16": 1.0})
+    said = "RuntimeError: operation not permitted when stream is capturing"
+    assert made["missing"] == {"scaled_mm": "not in this torch", "reference": said}
+    with pytest.raises(RuntimeError, match="not permitted"):
+        gpu.measure(case(ours=fails), torch.device("cpu"), 1e12)
+
+
 def test_files_are_whole_and_named_by_the_device(tmp_path):
     document = {"device": "NVIDIA H100 80GB HBM3", "rows": []}
     files = gpu.write(document, tmp_path / "results", tmp_path / "recorded")
@@ -87,13 +135,138 @@ def test_files_are_whole_and_named_by_the_device(tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_committed_results_are_measured_or_say_that_they_are_not():
+def test_the_lessons_copies_of_receipts_are_the_receipts():
+    results, recorded = ROOT / "benchmarks" / "results", ROOT / "notebooks" / "recorded"
+    receipts = {f.name: f for f in results.rglob("*") if f.is_file()}
+    copies = list(recorded.iterdir())
+    assert {"nvidia-h100-80gb-hbm3.json", "step.jsonl", "e2e-eager.jsonl"} <= {f.name for f in copies}
+    for copy in copies:
+        assert copy.read_bytes() == receipts[copy.name].read_bytes()
+
+
+def test_every_result_is_described_and_names_no_place():
     results = ROOT / "benchmarks" / "results"
-    measured = [f for f in results.glob("*.json") if '"copy_gb_per_s"' in f.read_text()]
-    placeholder = results / gpu.PLACEHOLDER
-    assert bool(measured) != placeholder.exists()
-    if not measured:
-        document = json.loads(placeholder.read_text())
-        assert document["summary"] == gpu.summary([], gpu.goals(CONFIG))
-        assert all(line["result"] == "not measured" for line in document["summary"])
-        assert not re.search(r"gb_per_s|tflops|\"us\"", placeholder.read_text())
+    described = (results / "README.md").read_text(encoding="utf-8")
+    for file in results.rglob("*"):
+        if file.is_file():
+            assert f"`{file.name}`" in described or file.name == "README.md"
+            assert not re.search(r"/(home|root|work|mnt|data|Users)/|@\w+\.|\b\d+\.\d+\.\d+\.\d+:\d", file.read_text())
+
+
+SMALL = {"n_layers": 2, "n_dense_layers": 1, "n_routed_experts": 8, "n_activated_experts": 2, "dim": 128}
+SMALL |= {"inter_dim": 128, "moe_inter_dim": 128, "n_heads": 2, "vocab_size": 512}
+
+
+@pytest.mark.parametrize("config", ["config_16B.json", "config_671B.json"])
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_contender_times_every_batch_and_prompt(config, fast, monkeypatch):
+    monkeypatch.setattr(gpu_steps, "NEW", 3)
+    groups = {"n_expert_groups": 2, "n_limited_groups": 2} if "671" in config else {}
+    wanted = gpu_steps.Model(config, {1: 3.0, 3: 4.0}, {40: 20.0}, SMALL | groups)
+    rows = list(gpu_steps.ours(wanted, fast, torch.device("cpu")))
+    assert [(r["work"], r["size"]) for r in rows] == [("decode", 1), ("decode", 3), ("prefill", 40)]
+    assert all(0 < r["ms"] < 5000 for r in rows)
+
+
+@pytest.mark.parametrize("config", ["config_16B.json", "config_671B.json"])
+def test_random_weights_are_as_a_checkpoints(config):
+    """Finite, no matrix empty, and BF16 numbers where they are kept in float32."""
+    cfg = gpu_steps.Model(config, {1: 3.0}, {}, SMALL | {"n_expert_groups": 2, "n_limited_groups": 2}).cfg
+    model = Transformer(cfg, Runtime(gemm="fp8" if cfg.fp8 else "bf16"))
+    for p in model.parameters():
+        p.data.view(torch.uint8).fill_(0xFF)  # NaN
+    gpu_steps.fill(model)
+    kinds = set()
+    for name, p in model.named_parameters():
+        kinds.add(p.dtype)
+        assert p.float().isfinite().all()
+        assert p.dim() == 1 or "scale" in name or p.float().std() > 0
+        assert name.endswith("scale") or torch.equal(p.bfloat16().float(), p.float())
+    assert kinds == {torch.float32, torch.bfloat16} | ({torch.float8_e4m3fn} if cfg.fp8 else set())
+
+
+def test_the_model_of_transformers_has_our_shape(monkeypatch):
+    monkeypatch.setattr(gpu_steps, "NEW", 3)
+    made = []
+    from transformers import DeepseekV2ForCausalLM as Theirs
+
+    monkeypatch.setattr(Theirs, "eval", lambda self: made.append(self) or self)
+    wanted = gpu_steps.Model("config_16B.json", {2: 3.0}, {40: 20.0}, SMALL)
+    rows = list(gpu_steps.transformers(wanted, torch.device("cpu")))
+    assert [(r["work"], r["size"]) for r in rows] == [("decode", 2), ("prefill", 40)]
+    assert made[0].dtype == torch.bfloat16
+    assert made[0].num_parameters() == cost.parameters(wanted.cfg)["total"]
+
+
+def test_the_models_are_those_that_were_measured():
+    deep = gpu_steps.MODELS["V3x5"].cfg
+    assert (deep.n_layers, deep.n_dense_layers, deep.n_routed_experts, deep.n_mtp_layers) == (5, 1, 256, 0)
+    assert deep.fp8
+    assert (deep.dim, deep.max_batch_size) == (7168, 32)
+    assert replace(gpu_steps.MODELS["V2-Lite"].cfg, max_batch_size=8) == replace(
+        ModelConfig.load("config_16B.json"), max_seq_len=4096
+    )
+
+
+def test_what_was_timed_stands_beside_its_goal_and_its_rivals():
+    model = gpu_steps.Model("config_16B.json", {1: 3.0, 8: 7.3}, {2048: 20.0}, who=("dsv3", "model.py", "transformers"))
+
+    def row(work: str, size: int, ms: float) -> dict:
+        return {"work": work, "size": size, "ms": ms}
+
+    rows = {
+        "dsv3": [row("decode", 1, 2.0), row("prefill", 2048, 40.0)],
+        "model.py": [row("decode", 1, 50.0), row("decode", 8, 60.0), row("prefill", 2048, 100.0)],
+        "transformers": [],
+    }
+    why = {"dsv3": "out of time", "model.py": "", "transformers": "No module named 'transformers'"}
+    one, eight, prompt = gpu_steps.merge("V2-Lite", model, rows, why)
+    assert (one["group"], one["shape"], one["ms"], one["tokens_per_s"]) == ("decode, V2-Lite", "batch 1", 2.0, 500.0)
+    assert one["ratios"] == {"ms to reach": 1.5, "model.py": 25.0}
+    assert one["missing"] == {"transformers": "No module named 'transformers'"}
+    assert eight == {"group": "decode, V2-Lite", "shape": "batch 8", "not_measured": "out of time"}
+    assert (prompt["ratios"]["ms to reach"], prompt["tokens_per_s"]) == (0.5, 51200.0)
+    (line,) = gpu.summary([one, eight, prompt], [("decode, V2-Lite", gpu_steps.REACH, 1.0)])
+    assert (line["reached"], line["shapes"], line["result"]) == (1, 1, 1.5)
+
+
+def test_every_contender_has_its_process_and_none_gets_more_time_than_is_left(monkeypatch, capsys):
+    asked = []
+
+    def lines(command: list[str], seconds: float) -> tuple[list[dict], str]:
+        asked.append((command[2:], seconds))
+        if command[-1] == "dsv3.tiny.evaluate":
+            return [{"gemm": "fp8", "all": 99.9}], "out of time"
+        return [{"work": "decode", "size": 8, "ms": 5.0}], ""
+
+    monkeypatch.setattr(gpu_steps, "lines", lines)
+    rows = gpu_steps.measure(time.monotonic() + 20, each=12.0)
+    contenders = [["benchmarks.gpu_steps", name, who] for name, m in gpu_steps.MODELS.items() for who in m.who]
+    assert [command for command, _ in asked] == [*contenders, ["dsv3.tiny.evaluate"]]
+    assert all(seconds <= 12.0 for _, seconds in asked[:-1])
+    assert asked[-1][1] <= 20.0
+    told = {(r["group"], r["shape"]): r.get("not_measured") or r["ratios"] for r in rows}
+    assert told["decode, V3x5", "batch 8"] == {gpu_steps.REACH: 0.98, "model.py": 1.0}
+    assert told["prefill, V3x5", "2048 tokens"] == "no such row"
+    assert told["tiny-r1's score", "fp8, 2,000 sums"] == {gpu_steps.SCORE: 1.0}
+    assert told["tiny-r1's score", "bf16, 2,000 sums"] == "out of time"
+    assert "decode, V3x5" in capsys.readouterr().out
+
+
+def test_a_score_is_held_against_the_cpus():
+    half, none = gpu_steps.scores([{"gemm": "bf16", "all": 49.925}], "out of time")
+    assert half["ratios"] == {gpu_steps.SCORE: 0.5}
+    assert none["not_measured"] == "out of time"
+    (line,) = gpu.summary([half, none], [(half["group"], gpu_steps.SCORE, gpu_steps.LEAST_SCORE)])
+    assert (line["reached"], line["shapes"]) == (0, 1)
+
+
+def test_all_that_a_run_launches_is_compiled_beforehand():
+    jobs = gpu_warm.jobs(torch.device("cpu"))
+    for name in gpu_checks.CHECKS:
+        assert (f"check {name}" in jobs) == (name not in gpu_warm.NO_KERNELS)
+    assert all(f"{c.group} {c.shape}" in jobs for c in gpu_step_cases.cases(CONFIG, H100))
+    assert {"V3x5, 32 rows, fp8_gemm", "V2-Lite, 8 rows, experts_gemm_bf16", "V3x5, two layers"} <= set(jobs)
+    jobs["tiny-r1, two layers"]()
+    wrong = gpu_warm.one("V3x5, 1 rows, fp8_gemm", torch.device("cpu"))
+    assert wrong == "" or wrong.startswith("V3x5, 1 rows, fp8_gemm: "), "what fails is told, and stops nothing"

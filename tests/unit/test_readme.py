@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,37 @@ def test_the_checkpoint_tools_figures_are_the_committed_ones(readme):
         for row in rows:
             if row["work"] == work and row["tool"] != "cp":
                 assert f"{row['seconds']:.1f} s, {row['times_cp']:.1f} x, {row['peak_mb']:,.0f} MB" in text
+
+
+STEPS = ("official", "transformers", "ours", "graph", "+head", "+fuse", "+rope", "+route")
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_gpus_figures_are_the_recorded_ones(readme):
+    """Decode steps, prefill and kernels, and what they were measured with."""
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    results = ROOT / "benchmarks" / "results"
+    document = json.loads((results / "nvidia-h100-80gb-hbm3.json").read_text())
+    for word in ("H100", *(document[key] for key in ("torch", "triton", "python", "date"))):
+        assert word in text
+    runs = [json.loads(line) for name in ("e2e-eager", "step")
+            for line in (results / "h100" / f"{name}.jsonl").read_text().splitlines()]  # fmt: skip
+    steps = {(r["model"], r["batch"], r.get("rung", r["who"])): r.get("ms", r.get("ms_per_step"))
+             for r in runs if "batch" in r}  # fmt: skip
+    for who in STEPS:
+        digits = 1 if who in ("official", "transformers", "ours") else 2
+        columns = [(model, batch, who) for model in ("v3", "v2lite") for batch in (1, 8, 32)]
+        assert f"| {' | '.join(f'{steps[c]:.{digits}f}' if c in steps else '-' for c in columns)} |" in text, who
+    prefills = {(r["model"], r["prefill"]): r for r in runs if "prefill" in r}
+    for length in (512, 2048, 8192):
+        both = [prefills[model, length][key] for model in ("v3", "v2lite") for key in ("before_ms", "after_ms")]
+        assert f"| {' | '.join(f'{ms:.1f}' for ms in both)} |" in text, length
+    for line in document["summary"]:
+        if line["group"] != "grouped experts" and line["against"] != "reference":
+            assert f"| {line['result']:.2f} | {line['worst']:.2f} |" in text, line
+    for kind in ("fp8", "bf16"):
+        loops = [r["ratios"]["loop"] for r in document["rows"] if r["shape"].startswith(f"{kind}, 8 of")]
+        assert f"| {statistics.median(loops):.2f} | {min(loops):.2f} |" in text
 
 
 @pytest.mark.parametrize("readme", READMES)

@@ -68,11 +68,40 @@ def test_a_recorded_run_is_read_and_its_absence_is_no_error(tmp_path):
     from benchmarks.gpu_cases import Case
 
     assert kernels.recorded(tmp_path) == []
-    placeholder = ROOT / "benchmarks" / "results" / "gpu-not-measured.json"
-    (tmp_path / placeholder.name).write_text(json.dumps({"status": "not measured", "summary": []}))
+    assert kernels.step_table(tmp_path) == kernels.kernel_table(tmp_path, "mla_decode") == ""
+    (tmp_path / "other.json").write_text(json.dumps({"summary": []}))
     assert kernels.recorded(tmp_path) == []
     case = Case("fp8_gemm, M <= 64", "fp8_gemm", "wo 1 x 2 x 3", 4_000_000, 8_000_000, {}, lambda device: None)
     timed = row(case, {"ours": 2e-6}, 3e12)
     write({"device": "A test", "rows": [timed, {"group": "act_quant", "not_measured": "out of time"}]}, tmp_path)
     (document,) = kernels.recorded(tmp_path)
     assert kernels.measured(document) == [("fp8_gemm, M <= 64 wo 1 x 2 x 3", pytest.approx(2.0), 4.0)]
+
+
+def test_what_was_recorded_is_told_in_tables(tmp_path):
+    folder = ROOT / "notebooks" / "recorded"
+    (heading, short, long) = kernels.kernel_table(folder, "mla_decode").splitlines()
+    assert heading == "NVIDIA H100 80GB HBM3, torch 2.11.0+cu130, 2026-11-26:"
+    assert short.split() == ["32", "x", "4096,", "128", "heads", "143.3", "us", "1,054", "GB/s", "254.8", "TFLOPS"]
+    assert "498.8 us" in long
+    table = kernels.step_table(folder).splitlines()
+    assert table[0].endswith("V2-Lite, 8 V2-Lite, 32")
+    assert [line.rsplit(maxsplit=6)[1:] for line in table if line.startswith("dsv3, launch by launch")] == [
+        ["13.75", "14.74", "15.31", "41.76", "41.78", "40.44"]
+    ]
+    assert [line.split()[-6:] for line in table if line.startswith("transformers")] == [
+        ["-", "-", "-", "49.91", "49.81", "87.93"]
+    ]
+    assert table[-1].split()[-6:] == ["2.13", "4.93", "10.72", "2.97", "7.28", "11.80"]
+
+
+def test_a_new_runs_decode_rows_join_the_table(tmp_path):
+    from benchmarks.gpu import write
+
+    row = {"group": "decode, V3x5", "shape": "batch 8", "ms": 4.5, "ms_of": {"model.py": 90.0}}
+    late = {"group": "decode, V3x5", "shape": "batch 32", "not_measured": "out of time"}
+    write({"device": "A test", "date": "2027-01-01", "rows": [row, late]}, tmp_path)
+    heading, ours, plain = kernels.step_table(tmp_path).splitlines()
+    assert heading.split() == ["V3x5,", "8"]
+    assert ours.split() == ["dsv3,", "2027-01-01", "4.50"]
+    assert plain.split() == ["model.py,", "2027-01-01", "90.00"]
