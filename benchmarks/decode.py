@@ -1,10 +1,12 @@
-"""Decoding, side by side: dsv3 in its forms, transformers, and vLLM's CPU build where its Python is given.
+"""Decoding, side by side: dsv3 in its forms, transformers; vLLM's CPU build and llama.cpp where their Python is given.
 
-python benchmarks/decode.py --work DIR [--vllm VENV/bin/python] [--device cuda] [--json FILE]
+python benchmarks/decode.py --work DIR [--vllm VENV/bin/python] [--llama VENV/bin/python] [--device cuda] [--json FILE]
 
 Each contender is a process of its own that loads the model, warms up, and then decodes 128 tokens behind a prompt of 32
 whenever it is asked; the rounds go round the contenders, so that all see the same machine. Medians of tokens/s, without
-the time of the prompt (from transformers' and vLLM's runs one of a single token is subtracted).
+the time of the prompt (from transformers' and vLLM's runs one of a single token is subtracted). llama.cpp (packages
+llama-cpp-python and gguf) reads files that ``to_gguf.py`` makes, in BF16 and in Q8_0; unless its likeliest tokens are
+dsv3's, nothing is measured.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -29,25 +32,26 @@ from dsv3.config import ModelConfig
 from dsv3.fp8_cast_bf16 import cast
 from dsv3.paths import TINY_R1
 
-PROMPT, NEW = 32, 128
+PROMPT = torch.randint(10, 1000, (32,), generator=torch.Generator().manual_seed(0)).tolist()
+AGREE = 0.9  # of the places of the prompt, whose likeliest tokens are compared; a wrong model agrees nowhere
 
-# A contender: reads a batch size a line, answers with tokens/s. ``build`` gives a function batch -> tokens/s.
+# A contender: reads a batch size a line, answers with tokens/s. ``build`` gives a function batch -> tokens/s and, where
+# tokens are compared, one for the likeliest token behind each of the prompt's.
 SERVER = """
 import sys, time, json
-import torch
-torch.set_num_threads(int(sys.argv[2]))
-options = json.loads(sys.argv[3])
-prompt = torch.randint(10, 1000, (32,), generator=torch.Generator().manual_seed(0)).tolist()
+threads, options, batches, prompt = map(json.loads, sys.argv[2:])
+likeliest = list
 {build}
 speak = sys.stdout
-for batch in json.loads(sys.argv[4]):
+for batch in batches:
     decode(batch)
-print("ready", file=speak, flush=True)
+print("ready", json.dumps(likeliest()), file=speak, flush=True)
 for line in sys.stdin:
     print(json.dumps(decode(int(line))), file=speak, flush=True)
 """
 OURS = """
-import dsv3
+import dsv3, torch
+torch.set_num_threads(threads)
 from dsv3.inference.decode import Stats, generate
 llm = dsv3.load(sys.argv[1], **options)
 def decode(batch):
@@ -55,8 +59,13 @@ def decode(batch):
     for _ in generate(llm.model, [prompt] * batch, eos_id=-1, max_new_tokens=128, stats=stats):
         pass
     return stats.tokens / stats.decode_seconds * (127 / 128)
+def likeliest():
+    with torch.inference_mode():
+        return llm.model.logits(llm.model(torch.tensor([prompt], device=llm.model.run.device)))[0].argmax(-1).tolist()
 """
 TRANSFORMERS = """
+import torch
+torch.set_num_threads(threads)
 from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16).to(options["device"])
 def timed(x, n):
@@ -68,6 +77,8 @@ def decode(batch):
     return batch * 127 / (timed(x, 128) - timed(x, 1))
 """
 VLLM = """
+import torch
+torch.set_num_threads(threads)
 from vllm import LLM, SamplingParams
 model = LLM(sys.argv[1], dtype="bfloat16", max_model_len=512, max_num_seqs=8, disable_log_stats=True)
 def timed(batch, n):
@@ -78,24 +89,57 @@ def timed(batch, n):
 def decode(batch):
     return batch * 127 / (timed(batch, 128) - timed(batch, 1))
 """
+LLAMA = """
+import llama_cpp
+import numpy
+llama_cpp.llama_backend_init()
+model = llama_cpp.llama_model_load_from_file(sys.argv[1].encode(), llama_cpp.llama_model_default_params())
+params = llama_cpp.llama_context_default_params()
+params.n_ctx, params.n_threads, params.n_threads_batch = 512, threads, threads
+context = llama_cpp.llama_init_from_model(model, params)
+vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+def after(tokens):
+    array = (llama_cpp.llama_token * len(tokens))(*tokens)  # the batch only points to it
+    if llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(array, len(tokens))):
+        sys.exit("llama_decode failed")
+    logits = llama_cpp.llama_get_logits_ith(context, -1)
+    return int(numpy.ctypeslib.as_array(logits, shape=(vocabulary,)).argmax())
+def begin():
+    llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
+def decode(batch):
+    begin()
+    token, began = after(prompt), time.monotonic()
+    for _ in range(127):
+        token = after([token])
+    return 127 / (time.monotonic() - began)
+def likeliest():
+    begin()
+    return [after([token]) for token in prompt]
+"""
+PEERS = {"dsv3": "llama.cpp BF16", "dsv3 --gemm w8a16": "llama.cpp Q8_0"}  # of about the same bytes
 
 
 class Contender:
-    """A process that decodes when asked."""
+    """A process that decodes when asked.
+
+    Attributes:
+        likeliest: the token that it finds likeliest behind each of the prompt's; empty where that is not compared.
+    """
 
     def __init__(
         self, python: str, build: str, folder: Path, threads: int, options: dict[str, object], batches: tuple[int, ...]
     ):
         code = SERVER.replace("{build}", build)
-        command = [python, "-c", code, str(folder), str(threads), json.dumps(options), json.dumps(batches)]
+        command = [python, "-c", code, str(folder), *map(json.dumps, (threads, options, batches, PROMPT))]
         env = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env
         )
-        while (line := self.process.stdout.readline()) and line.strip() != "ready":
+        while (line := self.process.stdout.readline()) and not line.startswith("ready"):
             pass
         if not line:
             raise RuntimeError(f"{folder}: a contender did not start: {build.splitlines()[1]}")
+        self.likeliest = json.loads(line.removeprefix("ready"))
 
     def decode(self, batch: int) -> float:
         self.process.stdin.write(f"{batch}\n")
@@ -119,6 +163,20 @@ def side_by_side(
     for contender in contenders.values():
         contender.end()
     return {batch: {name: statistics.median(speeds) for name, speeds in row.items()} for batch, row in rounds.items()}
+
+
+def check_tokens(contenders: dict[str, Contender]) -> None:
+    """Hold the likeliest tokens of all who say them against those of the first.
+
+    Raises:
+        ValueError: one computes something else, so that its speed says nothing.
+    """
+    first, *others = ((name, c.likeliest) for name, c in contenders.items() if c.likeliest)
+    for name, tokens in others:
+        same = sum(a == b for a, b in zip(tokens, first[1], strict=True))
+        print(f"{name}: the likeliest token is that of {first[0]} at {same} of {len(PROMPT)} places", file=sys.stderr)
+        if same < AGREE * len(PROMPT):
+            raise ValueError(f"{name}: computes another model than {first[0]}; nothing is measured")
 
 
 def bandwidth(device: str, repeat: int) -> float:
@@ -187,11 +245,38 @@ def prepare(work: Path) -> dict[str, Path]:
     return folders
 
 
+def compared(work: str, measured: dict[int, dict[str, float]]) -> Iterator[dict[str, object]]:
+    """A row for each contender, printed: its speed, and how many times that of the others."""
+    for batch, speeds in measured.items():
+        others = max(speeds[name] for name in ("transformers", "vllm", "llama.cpp BF16") if name in speeds)
+        for name, speed in speeds.items():
+            row = {"work": f"{work}, batch {batch}", "tool": name, "tokens_per_s": round(speed, 1)}
+            row["times_best_other"] = round(speed / others, 2)
+            if PEERS.get(name) in speeds:
+                row["times_llama_cpp"] = round(speed / speeds[PEERS[name]], 2)
+            print(json.dumps(row), flush=True)
+            yield row
+
+
+def for_llama(python: str, folders: dict[str, Path]) -> dict[str, Path]:
+    """llama.cpp's files of the model of a billion, made once by ``python``'s package gguf: contender -> file."""
+    files = {}
+    for kind in ("BF16", "Q8_0"):
+        file = files[f"llama.cpp {kind}"] = folders["bf16"].with_name(f"billion-{kind}.gguf")
+        if not file.exists():
+            made = file.with_suffix(".part")
+            script = Path(__file__).with_name("to_gguf.py")
+            subprocess.run([python, str(script), str(folders["bf16"]), str(made), kind], check=True)
+            made.replace(file)
+    return files
+
+
 def main(argv: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="for 4 GB of checkpoints")
     parser.add_argument("--vllm", metavar="PYTHON", help="the Python of an environment with vLLM's CPU build")
+    parser.add_argument("--llama", metavar="PYTHON", help="the Python of one with llama-cpp-python and gguf")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeat", type=int, default=5)
@@ -202,7 +287,11 @@ def main(argv: list[str]) -> None:
     device = {"device": args.device}
 
     def compare(
-        work: str, folder: Path, ours: dict[str, tuple[Path, dict[str, object]]], batches: tuple[int, ...]
+        work: str,
+        folder: Path,
+        ours: dict[str, tuple[Path, dict[str, object]]],
+        batches: tuple[int, ...],
+        llama: dict[str, Path],
     ) -> None:
         contenders = {
             name: Contender(sys.executable, OURS, where, args.threads, device | options, batches)
@@ -211,26 +300,25 @@ def main(argv: list[str]) -> None:
         contenders["transformers"] = Contender(sys.executable, TRANSFORMERS, folder, args.threads, device, batches)
         if args.vllm:
             contenders["vllm"] = Contender(args.vllm, VLLM, folder, args.threads, {}, batches)
-        for batch, speeds in side_by_side(contenders, batches, args.repeat).items():
-            others = max(speeds[name] for name in ("transformers", "vllm") if name in speeds)
-            for name, speed in speeds.items():
-                row = {"work": f"{work}, batch {batch}", "tool": name, "tokens_per_s": round(speed, 1)}
-                rows.append(row | {"times_best_other": round(speed / others, 2)})
-                print(json.dumps(rows[-1]), flush=True)
+        contenders |= {
+            name: Contender(args.llama, LLAMA, file, args.threads, {}, batches) for name, file in llama.items()
+        }
+        check_tokens(contenders)
+        rows.extend(compared(work, side_by_side(contenders, batches, args.repeat)))
 
     tiny, bf16 = folders["tiny-bf16"], folders["bf16"]
     forms = {"dsv3 model.py": (tiny, {"model": "plain"}), "dsv3": (tiny, {})}
-    compare("tiny-r1 BF16", tiny, forms, (1, 8))
+    compare("tiny-r1 BF16", tiny, forms, (1, 8), {})
     for row in sums(args.threads, args.device, args.repeat):
         rows.append(row)
         print(json.dumps(row), flush=True)
     forms = {"dsv3": (bf16, {}), "dsv3 --gemm w8a16": (folders["fp8"], {"gemm": "w8a16"})}
-    compare("1 B BF16", bf16, forms, (1,))
+    compare("1 B BF16", bf16, forms, (1,), for_llama(args.llama, folders) if args.llama else {})
     rate = bandwidth(args.device, args.repeat)
     cfg = ModelConfig.load(bf16)
     for row in rows:
         if row["work"] == "1 B BF16, batch 1":
-            nbytes = cost.activated(cfg)["total"] * (1 if "w8a16" in row["tool"] else 2)
+            nbytes = cost.activated(cfg)["total"] * (1 if row["tool"].endswith(("w8a16", "Q8_0")) else 2)
             row["share_of_bandwidth"] = round(row["tokens_per_s"] * nbytes / rate, 3)
             print(json.dumps(row), flush=True)
     rows.append(first_token(args.work, args.repeat))

@@ -68,6 +68,28 @@ def joined(*linears: Linear) -> Function:
     return Matrix(*linears)
 
 
+class Head:
+    """The last matrix: [..., D] -> [..., V] float32. Takes the weights from the layer.
+
+    They are held in float32, but mostly stored in BF16: then, on a CPU, half the bytes give the same products, summed
+    in float32, too, in another order.
+    """
+
+    def __init__(self, layer: Linear):
+        self.run, self.weight = layer.run, layer.weight.data
+        release(layer)
+        fits = self.run.dtype == torch.bfloat16 and self.weight.dtype == torch.float32
+        fits = fits and self.run.device.type == "cpu" and native.library() is not None
+        self.native = fits and all(torch.equal(w, w.bfloat16().float()) for w in self.weight.split(BLOCK))
+        if self.native:
+            self.weight = self.weight.bfloat16()
+
+    def __call__(self, h: Tensor) -> Tensor:
+        if not self.native:
+            return product(self.run, h, self.weight, None, None).float()
+        return native.logits(h.reshape(-1, h.shape[-1]), self.weight).view(*h.shape[:-1], -1)
+
+
 class Norm:
     """``RMSNorm`` in few operations: ``hypot`` brings epsilon under the root."""
 
@@ -262,6 +284,8 @@ class FastBlock:
         self.attn_norm, self.ffn_norm = Norm(block.attn_norm), Norm(block.ffn_norm)
         self.attn = FastMLA(block.attn)
         self.ffn = FastMoE(block.ffn) if isinstance(block.ffn, MoE) else FastDense(block.ffn)
+        if block.attn.run.device.type == "cpu":
+            native.give_back()  # the experts' own matrices: too small for what comes next
 
     def __call__(self, x: Tensor, here: Here) -> Tensor:
         x = x + self.sum(self.attn(self.attn_norm(x), here), x.dtype)
@@ -293,7 +317,7 @@ class Fast:
         self.run = model.run
         self.embed, self.frequencies = model.embed, model.frequencies
         self.layers = [FastBlock(block) for block in cast("Iterable[Block]", model.layers)]
-        self.norm, self.head = Norm(model.norm), Matrix(model.head)
+        self.norm, self.head = Norm(model.norm), Head(model.head)
         self.mtp = [FastMTP(mtp) for mtp in cast("Iterable[MTP]", model.mtp)]
         self.turns = turns(self.cfg, self.frequencies, torch.arange(256, device=self.run.device))
 
@@ -312,7 +336,7 @@ class Fast:
 
     def logits(self, h: Tensor) -> Tensor:
         """As ``Transformer.logits``: [..., D] -> [..., V] float32."""
-        return self.run.tp.all_gather(self.head(h).float(), self.cfg.vocab_size)
+        return self.run.tp.all_gather(self.head(h), self.cfg.vocab_size)
 
     def place(self, tokens: Tensor, start: int | Tensor, cache: Cache | None) -> Here:
         batch, new = tokens.shape

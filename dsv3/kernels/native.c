@@ -6,6 +6,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #define BLOCK 128 /* rows and columns that share one FP8 scale */
 #define TILE 32   /* rows that a thread takes at a time; divides BLOCK */
@@ -47,15 +50,17 @@ static void two_dots_bf16(const uint16_t *w, const float *x, const float *y, lon
     *out_y = b;
 }
 
-/* Four FP8 numbers are read as a word, so the vector comes in four parts: x[q * words + i] belongs to w[4 * i + q].
- * Each part has a sum of its own, since every addition to one waits for the addition before. */
+/* Four FP8 numbers are read as a word, so the vector is laid in four parts: x[q * words + i] belongs to w[4 * i + q]. */
 static inline uint32_t word(const int8_t *w, long i) {
     uint32_t v;
     memcpy(&v, w + 4 * i, 4);
     return v;
 }
 
-static float dot_fp8(const int8_t *w, const float *x, long words) {
+static inline long place(long i, long words) { return i < 4 * words ? i % 4 * words + i / 4 : i; }
+
+/* Each part has a sum of its own, since every addition to one waits for the addition before. */
+static void dot_fp8(const int8_t *w, const float *x, long words, float *out) {
     float a = 0, b = 0, c = 0, d = 0;
 #pragma omp simd reduction(+ : a, b, c, d)
     for (long i = 0; i < words; i++) {
@@ -65,7 +70,31 @@ static float dot_fp8(const int8_t *w, const float *x, long words) {
         c += from_fp8(v << 8) * x[2 * words + i];
         d += from_fp8(v) * x[3 * words + i];
     }
-    return (a + b) + (c + d);
+    *out = (a + b) + (c + d);
+}
+
+static inline float add_word(float sum, uint32_t v, float x, float y, float z, float u) {
+    sum += from_fp8(v << 24) * x;
+    sum += from_fp8(v << 16) * y;
+    sum += from_fp8(v << 8) * z;
+    return sum + from_fp8(v) * u;
+}
+
+/* Four rows, for which the vector is read once. Four places of memory are more than a processor foresees, so the rows
+ * after these, which lie behind them, are asked for. */
+static void four_dots_fp8(const int8_t *w, const float *x, long k, float *out) {
+    long words = k / 4;
+    float a = 0, b = 0, c = 0, d = 0;
+    for (long i = 0; i < 4 * k; i += 64) __builtin_prefetch(w + 4 * k + i);
+#pragma omp simd reduction(+ : a, b, c, d)
+    for (long i = 0; i < words; i++) {
+        float x0 = x[i], x1 = x[words + i], x2 = x[2 * words + i], x3 = x[3 * words + i];
+        a = add_word(a, word(w, i), x0, x1, x2, x3);
+        b = add_word(b, word(w + k, i), x0, x1, x2, x3);
+        c = add_word(c, word(w + 2 * k, i), x0, x1, x2, x3);
+        d = add_word(d, word(w + 3 * k, i), x0, x1, x2, x3);
+    }
+    out[0] = a, out[1] = b, out[2] = c, out[3] = d;
 }
 
 static void two_dots_fp8(const int8_t *w, const float *x, const float *y, long words, float *out_x, float *out_y) {
@@ -83,14 +112,37 @@ static void two_dots_fp8(const int8_t *w, const float *x, const float *y, long w
     *out_y = c + d;
 }
 
+static inline long least(long a, long b) { return a < b ? a : b; }
+
 /* A matrix, row-major; BF16 without scales, FP8 with one for each block of 128 x 128. */
 struct matrix {
     const void *w;
     const float *scale;
 };
 
-/* out[m][TILE] = rows first .. first + count of a [.., k] times each of x [m, k]; m is 1 or 2, the rows of one block.
- * In FP8 all rows of a block share its scales, so these go to x; 2^120 in two steps, lest it overflow. */
+/* A vector [k] as ``dots`` takes it: in float32, in four parts for FP8. */
+static void lay(const uint16_t *x, long k, int fp8, float *out) {
+    long words = fp8 ? k / 4 : 0;
+    for (long i = 0; i < 4 * words; i += 4)
+        for (long q = 0; q < 4; q++) out[q * words + i / 4] = from_bf16(x[i + q]);
+    for (long i = 4 * words; i < k; i++) out[i] = from_bf16(x[i]);
+}
+
+/* A laid vector times its blocks' scales; and times 2^60, half of what from_fp8 leaves out, lest it overflow. */
+static void scale_blocks(const float *x, const float *scale, long k, float *out) {
+    long words = k / 4;
+    for (long first = 0; first < words; first += BLOCK / 4) {
+        float factor = scale[first / (BLOCK / 4)] * 0x1p60f;
+        long end = least(words, first + BLOCK / 4);
+        for (long q = 0; q < 4; q++)
+#pragma omp simd
+            for (long i = q * words + first; i < q * words + end; i++) out[i] = x[i] * factor;
+    }
+    for (long i = 4 * words; i < k; i++) out[i] = x[i] * (scale[i / BLOCK] * 0x1p60f);
+}
+
+/* out[m][TILE] = rows first .. first + count of a [.., k] times each of x [m, k], laid; m is 1 or 2, the rows of one
+ * block. In FP8 all rows of a block share its scales, so these go to x. */
 static void dots(struct matrix a, long first, long count, long k, const float *x, long m, float out[][TILE]) {
     if (!a.scale) {
         for (long r = 0; r < count; r++) {
@@ -102,43 +154,50 @@ static void dots(struct matrix a, long first, long count, long k, const float *x
     }
     long words = k / 4;
     float scaled[m * k];
-    const float *scale = a.scale + first / BLOCK * ((k + BLOCK - 1) / BLOCK);
     for (long t = 0; t < m; t++)
-        for (long i = 0; i < k; i++) {
-            float *to = scaled + t * k + (i < 4 * words ? i % 4 * words + i / 4 : i);
-            *to = x[t * k + i] * (scale[i / BLOCK] * 0x1p60f);
-        }
-    for (long r = 0; r < count; r++) {
-        const int8_t *row = (const int8_t *)a.w + (first + r) * k;
-        if (m == 2) two_dots_fp8(row, scaled, scaled + k, words, &out[0][r], &out[1][r]);
-        else out[0][r] = dot_fp8(row, scaled, words);
+        scale_blocks(x + t * k, a.scale + first / BLOCK * ((k + BLOCK - 1) / BLOCK), k, scaled + t * k);
+    const int8_t *rows = (const int8_t *)a.w + first * k;
+    long r = 0;
+    for (; m == 1 && r + 4 <= count; r += 4) four_dots_fp8(rows + r * k, scaled, k, &out[0][r]);
+    for (; r < count; r++) {
+        if (m == 2) two_dots_fp8(rows + r * k, scaled, scaled + k, words, &out[0][r], &out[1][r]);
+        else dot_fp8(rows + r * k, scaled, words, &out[0][r]);
+    }
+    for (r = 0; r < count; r++)
         for (long t = 0; t < m; t++) {
-            for (long i = 4 * words; i < k; i++) out[t][r] += from_fp8((int32_t)row[i] << 24) * scaled[t * k + i];
+            for (long i = 4 * words; i < k; i++)
+                out[t][r] += from_fp8((int32_t)rows[r * k + i] << 24) * scaled[t * k + i];
             out[t][r] *= 0x1p60f;
         }
-    }
 }
 
-static inline long least(long a, long b) { return a < b ? a : b; }
-
-/* out [m, groups, rows] = x [m, groups, k] @ w [groups, rows, k].T. FP8 only with groups == 1. */
-void linear(const uint16_t *x, const void *w, const float *scale, uint16_t *out, long m, long groups, long rows, long k,
-            int threads) {
+/* out [m, groups, rows], BF16 or, if wide, float32 = x [m, groups, k] @ w [groups, rows, k].T. FP8 only with
+ * groups == 1. */
+void linear(const uint16_t *x, const void *w, const float *scale, void *out, long m, long groups, long rows, long k,
+            int wide, int threads) {
     long tiles = (rows + TILE - 1) / TILE;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long tile = 0; tile < groups * tiles; tile++) {
-        long group = tile / tiles, first = tile % tiles * TILE, count = least(TILE, rows - first);
-        struct matrix a = {(const uint16_t *)w + group * rows * k, 0};
-        if (scale) a = (struct matrix){w, scale};
-        for (long t = 0; t < m; t += 2) {
-            long some = least(2, m - t);
-            float xt[some * k], sums[2][TILE];
-            for (long u = 0; u < some; u++)
-                for (long i = 0; i < k; i++) xt[u * k + i] = from_bf16(x[((t + u) * groups + group) * k + i]);
-            dots(a, first, count, k, xt, some, sums);
-            for (long u = 0; u < some; u++)
-                for (long r = 0; r < count; r++)
-                    out[((t + u) * groups + group) * rows + first + r] = to_bf16(sums[u][r]);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        float laid[m * k]; /* the tokens' vectors for one group */
+        long of = -1;
+#pragma omp for
+        for (long tile = 0; tile < groups * tiles; tile++) {
+            long group = tile / tiles, first = tile % tiles * TILE, count = least(TILE, rows - first);
+            struct matrix a = {(const uint16_t *)w + group * rows * k, 0};
+            if (scale) a = (struct matrix){w, scale};
+            for (long t = 0; t < m && of != group; t++) lay(x + (t * groups + group) * k, k, scale != 0, laid + t * k);
+            of = group;
+            for (long t = 0; t < m; t += 2) {
+                long some = least(2, m - t);
+                float sums[2][TILE];
+                dots(a, first, count, k, laid + t * k, some, sums);
+                for (long u = 0; u < some; u++)
+                    for (long r = 0; r < count; r++) {
+                        long at = ((t + u) * groups + group) * rows + first + r;
+                        if (wide) ((float *)out)[at] = sums[u][r];
+                        else ((uint16_t *)out)[at] = to_bf16(sums[u][r]);
+                    }
+            }
         }
     }
 }
@@ -182,22 +241,25 @@ void mlp(const uint16_t *x, const struct mlp *table, const int64_t *chosen, cons
     long wide = (width + TILE - 1) / TILE, high = (dim + TILE - 1) / TILE;
     for (long t = 0; t < m; t++) {
         const int64_t *ids = chosen + t * n;
-        float xt[dim], hidden[n * width];
-        for (long i = 0; i < dim; i++) xt[i] = from_bf16(x[t * dim + i]);
+        float hidden[n * width]; /* laid as each layer's down wants it */
 #pragma omp parallel num_threads(threads) if (threads > 1)
         {
+            float laid[dim];
+            int form = -1;
 #pragma omp for
             for (long tile = 0; tile < n * wide; tile++) {
                 long e = tile / wide, first = tile % wide * TILE, count = least(TILE, width - first);
-                struct matrix up = table[ids[e]].up;
+                struct matrix up = table[ids[e]].up, down = table[ids[e]].down;
                 if (!up.w) continue;
+                if (form != (up.scale != 0)) lay(x + t * dim, dim, form = up.scale != 0, laid);
                 float gate[1][TILE], value[1][TILE];
-                dots(up, first, count, dim, xt, 1, gate);
-                dots(up, width + first, count, dim, xt, 1, value);
+                dots(up, first, count, dim, laid, 1, gate);
+                dots(up, width + first, count, dim, laid, 1, value);
                 for (long r = 0; r < count; r++) {
                     float g = from_bf16(to_bf16(gate[0][r])), v = from_bf16(to_bf16(value[0][r]));
                     g = from_bf16(to_bf16(g / (1 + expf(-g))));
-                    hidden[e * width + first + r] = from_bf16(to_bf16(g * v));
+                    long at = down.scale ? place(first + r, width / 4) : first + r;
+                    hidden[e * width + at] = from_bf16(to_bf16(g * v));
                 }
             }
 #pragma omp for
@@ -245,4 +307,11 @@ int weight_dequant(const int8_t *w, const float *scale, uint16_t *out, long rows
         }
     }
     return nan;
+}
+
+/* Freed memory back to the system, which glibc otherwise keeps for blocks of the same size. */
+void give_back(void) {
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
 }

@@ -45,11 +45,12 @@ def library() -> ctypes.CDLL | None:
     for attempt in [*attempts, [*flags, "-fopenmp-simd", str(SOURCE)]]:
         found = _built(words, [*attempt, "-lm"])
         if found:
-            found.linear.argtypes = [POINTER] * 4 + [LONG] * 4 + [INT]
+            found.linear.argtypes = [POINTER] * 4 + [LONG] * 4 + [INT] * 2
             found.mlp.argtypes = [POINTER] * 5 + [LONG] * 4 + [INT]
             found.attend.argtypes = [POINTER] * 4 + [LONG] * 6 + [ctypes.c_float, INT]
             found.rms_norm.argtypes = [POINTER] * 3 + [LONG] * 2 + [ctypes.c_float]
             found.weight_dequant.argtypes = [POINTER] * 3 + [LONG] * 2
+            found.give_back.restype = None
             return found
     return None
 
@@ -108,24 +109,31 @@ def _threads(numbers: int) -> int:
     return torch.get_num_threads() if numbers >= LARGE else 1
 
 
-def linear(x: Tensor, weight: Tensor, scale: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, scale: Tensor | None = None, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """``x @ weight.T`` for at most ``MOST_TOKENS`` tokens, with float32 sums.
 
     Args:
         x: [n, K], or [n, G, K] with as many matrices; bfloat16.
         weight: [N, K], or [G, N, K]; bfloat16, or float8_e4m3fn with one ``scale`` per 128x128 block.
+        dtype: of the result, bfloat16 or float32.
 
     Returns:
-        [n, N] or [n, G, N] bfloat16.
+        [n, N] or [n, G, N] of ``dtype``. Products of two BF16 are exact in float32, so in float32 a result is within
+        K * 2^-24 of the sum of its products' sizes.
     """
     *groups, rows, k = weight.shape
     x = x.contiguous()
-    out = torch.empty(*x.shape[:-1], rows, dtype=torch.bfloat16)
+    out = torch.empty(*x.shape[:-1], rows, dtype=dtype)
     _functions().linear(
         x.data_ptr(), weight.data_ptr(), None if scale is None else scale.data_ptr(), out.data_ptr(),
-        x.shape[0], groups[0] if groups else 1, rows, k, _threads(weight.numel()),
+        x.shape[0], groups[0] if groups else 1, rows, k, dtype == torch.float32, _threads(weight.numel()),
     )  # fmt: skip
     return out
+
+
+def logits(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight.T`` in float32 for any number of tokens: [n, K] and [V, K] bfloat16 -> [n, V] float32."""
+    return torch.cat([linear(part, weight, dtype=torch.float32) for part in x.split(MOST_TOKENS)])
 
 
 # w1 above w3 [2 W, D], its scale or None, w2 [D, W], its scale or None.
@@ -200,3 +208,9 @@ def weight_dequant(w: Tensor, scale: Tensor, block: int = 128, dtype: torch.dtyp
     if found.weight_dequant(w.data_ptr(), scale.data_ptr(), out.data_ptr(), *w.shape):
         return reference.weight_dequant(w, scale, block, dtype)
     return out
+
+
+def give_back() -> None:
+    """Return freed memory to the system, where the C library keeps it (glibc) and there is a compiler."""
+    if found := library():
+        found.give_back()

@@ -74,11 +74,30 @@ def test_bf16_and_fp8_layers_stay_within_their_rounding(gemm, native_too, fp8_fo
             assert rows.median() < (0.03 if gemm == "fp8" else 0.01)
 
 
+@pytest.mark.skipif(native.library() is None, reason="no C compiler here")
+@pytest.mark.parametrize("stored_in_bf16", [True, False])
+@torch.inference_mode()
+def test_the_head_is_halved_where_that_loses_nothing(stored_in_bf16, bf16_folder):
+    slow = filled(bf16_folder)
+    if not stored_in_bf16:
+        slow.head.weight[-1, -1] = 1 + 2**-8  # a single number of one bit too many
+    weight = slow.head.weight.double()
+    fast = Fast(slow)
+    assert fast.head.weight.dtype == (torch.bfloat16 if stored_in_bf16 else torch.float32)
+    for shape in ((), (3,), (2, 7)):
+        h = torch.randn(*shape, slow.cfg.dim).bfloat16()
+        logits, exact = fast.logits(h), h.double() @ weight.T
+        assert (logits.dtype, logits.shape) == (torch.float32, (*shape, slow.cfg.vocab_size))
+        assert ((logits - exact).abs() <= h.shape[-1] * 2**-24 * (h.double().abs() @ weight.T.abs())).all()
+
+
 @torch.inference_mode()
 def test_it_takes_the_weights_and_keeps_one_copy(bf16_folder):
     model = filled(bf16_folder)
     total = sum(p.nbytes for name, p in model.named_parameters() if "norm" not in name and "gate" not in name)
+    head = model.head.weight.nbytes
     fast = Fast(model)
+    total -= head - fast.head.weight.nbytes
     left = {name for name, p in model.named_parameters() if p is not None}
     assert all("norm" in n or "gate" in n or "embed" in n for n in left)
     stores = [t.untyped_storage() for t in _tensors(fast, set()) if t.dim() >= 2]

@@ -33,6 +33,19 @@ def test_linear_is_the_product(n, rows, k, fp8, seed):
     assert close(native.linear(x, w, scale), x.double() @ whole.T)
 
 
+@given(st.integers(1, 20), st.integers(1, 100), st.integers(1, 600), st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_logits_are_float32_sums(n, rows, k, seed):
+    """BF16 would be off by 2^-9 of the sum, float32 sums of exact products by 2^-24 for each that is added."""
+    g = torch.Generator().manual_seed(seed)
+    x, w = (torch.randn(m, k, generator=g).to(BF16) for m in (n, rows))
+    mine, exact = native.logits(x, w), x.double() @ w.double().T
+    assert mine.dtype == torch.float32
+    assert (mine.shape, mine.is_contiguous()) == ((n, rows), True)
+    sizes = x.double().abs() @ w.double().abs().T
+    assert ((mine - exact).abs() <= k * 2**-24 * sizes).all()
+
+
 @given(st.integers(1, 8), st.integers(1, 5), st.integers(1, 70), st.integers(1, 140))
 @settings(max_examples=20, deadline=None)
 def test_linear_takes_a_matrix_for_each_head(n, heads, rows, k):
@@ -64,32 +77,42 @@ def test_rms_norm_is_the_models(n, k, eps):
     assert close(native.rms_norm(x, weight, eps), expected)
 
 
-def test_threads_change_nothing():
-    x, w = torch.randn(2, 512).to(BF16), torch.randn(1024, 512).to(BF16)
+@pytest.mark.parametrize("fp8", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_threads_change_nothing(n, fp8):
+    x, w = torch.randn(n, 512).to(BF16), torch.randn(1024, 512).to(BF16)
     assert w.numel() >= native.LARGE
+    scale = None
+    if fp8:
+        w, scale = reference.weight_quant(w)
     before = torch.get_num_threads()
     try:
         results = []
-        for threads in (1, 2):
+        for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(native.linear(x, w))
+            results.append(native.linear(x, w, scale, torch.float32))
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(*results)
+    assert all(torch.equal(results[0], other) for other in results[1:])
 
 
-@given(st.integers(1, 8), st.integers(1, 260), st.integers(1, 3), st.booleans())
-@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 8), st.integers(1, 260), st.integers(1, 3), st.sampled_from(["", "up", "down", "up, down"]))
+@settings(max_examples=40, deadline=None)
 def test_experts_are_chosen_weighted_and_added(n, dim, k, fp8):
+    """Whichever matrices are FP8; of expert 3 always none is."""
     count, width = 5, 128 if fp8 else 70
     here = [0, 1, 3, 4]  # expert 2 is on another rank
     ups = {i: (torch.randn(2 * width, dim) * dim**-0.5).to(BF16) for i in here}
     downs = {i: (torch.randn(dim, width) * width**-0.5).to(BF16) for i in here}
-    quantise = reference.weight_quant if fp8 else lambda w: (w, None)
-    parts = {i: (*quantise(ups[i]), *quantise(downs[i])) for i in here}
-    if fp8:
-        ups, downs = ({i: reference.weight_dequant(*p[a : a + 2], dtype=torch.float64) for i, p in parts.items()}
-                      for a in (0, 2))  # fmt: skip
+    parts = {}
+    for i in here:
+        stored = []
+        for part, matrices in (("up", ups), ("down", downs)):
+            w, scale = reference.weight_quant(matrices[i]) if part in fp8 and i != 3 else (matrices[i], None)
+            if scale is not None:
+                matrices[i] = reference.weight_dequant(w, scale, dtype=torch.float64)
+            stored += [w, scale]
+        parts[i] = tuple(stored)
     x, y = torch.randn(n, dim).to(BF16), torch.randn(n, dim)
     chosen, weights = torch.stack([torch.randperm(count)[:k] for _ in range(n)]), torch.rand(n, k)
     expected = y.double()
