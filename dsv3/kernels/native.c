@@ -166,7 +166,7 @@ static void dots(struct matrix a, long first, long count, long k, const float *x
     for (r = 0; r < count; r++)
         for (long t = 0; t < m; t++) {
             for (long i = 4 * words; i < k; i++)
-                out[t][r] += from_fp8((int32_t)rows[r * k + i] << 24) * scaled[t * k + i];
+                out[t][r] += from_fp8((uint32_t)rows[r * k + i] << 24) * scaled[t * k + i];
             out[t][r] *= 0x1p60f;
         }
 }
@@ -302,7 +302,7 @@ int weight_dequant(const int8_t *w, const float *scale, uint16_t *out, long rows
             for (long i = begin; i < end; i++) {
                 int8_t b = w[r * k + i];
                 nan |= (b & 127) == 127;
-                out[r * k + i] = to_bf16(from_fp8((int32_t)b << 24) * 0x1p120f * factor);
+                out[r * k + i] = to_bf16(from_fp8((uint32_t)b << 24) * 0x1p120f * factor);
             }
         }
     }
