@@ -26,7 +26,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.bias import causal_lower_right
 
 from ..cache import Cache
 from ..config import BLOCK, ModelConfig
@@ -363,6 +362,8 @@ def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
     The kernels want keys as wide as values, and those that stand behind a prefix a mask aligned to the lower right.
     """
+    from torch.nn.attention.bias import causal_lower_right  # brings torch's compiler along: a second
+
     new, width, wide = q.shape[1], v.shape[-1], max(q.shape[-1], v.shape[-1])
     more = -new % ROUND if new == k.shape[1] else 0  # tokens behind the last one, which nobody sees
     wanted = [(x, (0, wide - x.shape[-1], 0, 0, 0, more)) for x in (q, k, v)]

@@ -354,3 +354,9 @@ def test_wrong_usage_is_told_by_its_exit_code(flag, tmp_path):
     done = generate("--interactive", flag, cwd=tmp_path)
     assert done.returncode == 2
     assert f"error: {flag.split()[0][2:].replace('-', '_')} = " in done.stderr.decode().splitlines()[-1]
+
+
+def test_the_command_line_starts_without_torchs_compiler():
+    """It would take a second, and no step uses it."""
+    code = "import sys, dsv3.generate; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
