@@ -14,9 +14,9 @@ from .checkpoint.write import execute
 from .config import ModelConfig
 from .layout import Row, layout
 from .outside import small_json
+from .quantized import LEFT
 
 SHARD = 5_000_000_000  # bytes of an output file, about
-UNQUANTISED = ("modules_to_not_convert", "ignored_layers")  # of a quantization_config: names of modules
 MOST = 1_000_000  # layers or experts on a command line
 
 
@@ -71,7 +71,7 @@ def plan(source: Path, layers: list[int], experts: list[int]) -> Plan:
     hf = small_json(source / "config.json")
     quantization = hf.get("quantization_config")
     if isinstance(quantization, dict):
-        left = {name: quantization.get(name) for name in UNQUANTISED}
+        left = {name: quantization.get(name) for name in LEFT}
         lists = {name: _renumbered(modules, layers) for name, modules in left.items() if isinstance(modules, list)}
         hf["quantization_config"] = quantization | lists
     result.json("config.json", hf | _changes(said, cfg))

@@ -45,9 +45,10 @@ class Checkpoint(dict[str, Entry]):
         notes: what of the folder is not taken, a line each.
     """
 
-    def __init__(self, where: Path, entries: Iterable[Entry], notes: tuple[str, ...] = ()):
+    def __init__(self, where: Path, entries: Iterable[Entry]):
         super().__init__((e.name, e) for e in entries)
-        self.where, self.notes = where, notes
+        self.where = where
+        self.notes: tuple[str, ...] = ()
 
     def read(self, name: str, dim0: slice | None = None, into: memoryview | None = None) -> bytearray | memoryview:
         """The bytes of a tensor, or of the rows ``dim0`` of it; written to ``into`` if that is given.

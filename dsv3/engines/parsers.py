@@ -37,7 +37,7 @@ class Family:
             parser_manager.py, LMDeploy's reasoning_parser.py).
         template: the file in the engines' repositories, and not in their wheels, that puts tools into the prompt where
             the model's own chat template does not; None: it does, or there are no tools.
-        engines: the names in each engine; none in an engine that is not there.
+        engines: the names in each engine; none in an engine that is not there. vLLM-Ascend has vLLM's.
         source: where it is said that these fit.
     """
 
@@ -64,7 +64,6 @@ FAMILIES: dict[str, Family] = {
             "vllm": Names("deepseek_r1", "deepseek_v3"),
             "lmdeploy": Names("default"),  # "deepseek-r1" is its older name
             "trtllm": Names("deepseek-r1"),
-            "ascend": Names("deepseek_r1", "deepseek_v3"),
         },
         source="vLLM docs/features/tool_calling.md, reasoning_outputs.md; SGLang docs/basic_usage/deepseek_v3.md",
     ),
@@ -75,7 +74,6 @@ FAMILIES: dict[str, Family] = {
         engines={
             "sglang": Names(None, "deepseekv3"),
             "vllm": Names(None, "deepseek_v3"),
-            "ascend": Names(None, "deepseek_v3"),
         },
         source="vLLM docs/features/tool_calling.md; SGLang docs/basic_usage/deepseek_v3.md",
     ),
@@ -88,7 +86,6 @@ FAMILIES: dict[str, Family] = {
             "sglang": Names("deepseek-v3", "deepseekv31"),
             "vllm": Names("deepseek_v3", "deepseek_v31"),
             "lmdeploy": Names("deepseek-v32"),  # its deepseek-v3 asks for enable_thinking, which the template ignores
-            "ascend": Names("deepseek_v3", "deepseek_v31"),
         },
         source="vLLM docs/features/tool_calling.md, deepseek_v3_reasoning_parser.py; SGLang's cookbook for DeepSeek",
     ),
@@ -99,7 +96,6 @@ FAMILIES: dict[str, Family] = {
             "sglang": Names("deepseek-v3", "deepseekv31"),  # and its template tool_chat_template_deepseekv32.jinja
             "vllm": Names("deepseek_v3", "deepseek_v32"),
             "lmdeploy": Names("deepseek-v32"),
-            "ascend": Names("deepseek_v3", "deepseek_v32"),
         },
         source="vLLM's recipe DeepSeek-V3.2-Exp; SGLang docs/basic_usage/deepseek_v32.md",
     ),
@@ -110,7 +106,6 @@ FAMILIES: dict[str, Family] = {
             "sglang": Names("deepseek-v3", "deepseekv32"),
             "vllm": Names("deepseek_v3", "deepseek_v32"),
             "lmdeploy": Names("deepseek-v32", "deepseek-v32"),
-            "ascend": Names("deepseek_v3", "deepseek_v32"),
         },
         source="vLLM's recipe DeepSeek-V3.2; SGLang docs/basic_usage/deepseek_v32.md",
     ),
@@ -121,7 +116,6 @@ FAMILIES: dict[str, Family] = {
             "sglang": Names("deepseek-v3"),
             "vllm": Names("deepseek_v3"),
             "lmdeploy": Names("deepseek-v32"),
-            "ascend": Names("deepseek_v3"),
         },
         source="SGLang docs/basic_usage/deepseek_v32.md; vLLM's not verified",
     ),
@@ -132,7 +126,6 @@ FAMILIES: dict[str, Family] = {
             "sglang": Names("deepseek-v4", "deepseekv4"),
             "vllm": Names("deepseek_v4", "deepseek_v4"),
             "lmdeploy": Names("deepseek-v4", "deepseek-v4"),
-            "ascend": Names("deepseek_v4", "deepseek_v4"),
         },
         source="vLLM's recipes DeepSeek-V4; SGLang's cookbook; vLLM-Ascend's guide DeepSeek-V4-Flash.md",
     ),
@@ -149,7 +142,6 @@ FAMILIES: dict[str, Family] = {
             "vllm": Names("deepseek_r1"),
             "lmdeploy": Names("default"),
             "trtllm": Names("deepseek-r1"),
-            "ascend": Names("deepseek_r1"),
         },
         source="vLLM docs/features/reasoning_outputs.md; SGLang separate_reasoning.ipynb",
     ),
@@ -160,7 +152,6 @@ FAMILIES: dict[str, Family] = {
             "sglang": Names(None, "kimi_k2"),  # the reasoning parser of this name is for those that think
             "vllm": Names(None, "kimi_k2"),
             "lmdeploy": Names(None, "kimi_k2"),
-            "ascend": Names(None, "kimi_k2"),
         },
         source="vLLM's recipe Kimi-K2-Instruct; SGLang's cookbook for Moonshotai",
     ),
@@ -172,7 +163,6 @@ FAMILIES: dict[str, Family] = {
             "sglang": Names("kimi_k2", "kimi_k2"),
             "vllm": Names("kimi_k2", "kimi_k2"),
             "lmdeploy": Names("default", "kimi_k2"),
-            "ascend": Names("kimi_k2", "kimi_k2"),
         },
         source="vLLM's recipes Kimi-K2-Thinking and Kimi-K2.5; SGLang's cookbook; LMDeploy's by its source",
     ),
@@ -194,7 +184,6 @@ FAMILIES: dict[str, Family] = {
         engines={
             "sglang": Names(None, "gigachat3"),
             "vllm": Names(None, "gigachat3"),
-            "ascend": Names(None, "gigachat3"),
         },
         source="vLLM docs/features/tool_calling.md; SGLang's list of names",
     ),
@@ -205,22 +194,29 @@ FAMILIES: dict[str, Family] = {
             "sglang": Names("glm45", "glm47"),
             "vllm": Names("glm45", "glm47"),
             "lmdeploy": Names("default", "glm47"),
-            "ascend": Names("glm45", "glm47"),
         },
         source="vLLM docs/features/tool_calling.md; SGLang's cookbook for GLM; LMDeploy's by its source",
     ),
     "prover": Family(thinks="without marks; no tools", source="its model card"),
     "base": Family(thinks="never; it has no chat", source="continues a text"),
 }
+NOT_IN_ASCEND = ("v4.1", "kimi-k3")  # newer than vLLM 0.23.0, which it stands on
 # Where the engines' repositories keep the chat templates with tools.
 TEMPLATES = {"sglang": "examples/chat_template/", "vllm": "examples/", "ascend": "examples/"}
+
+
+def listed(engine: str, family: str) -> Names:
+    """``engine``'s names for ``family``."""
+    if engine == "ascend":
+        return NONE if family in NOT_IN_ASCEND else listed("vllm", family)
+    return FAMILIES[family].engines.get(engine, NONE)
 
 
 def names(engine: str, serve: Serve) -> Names:
     """What ``engine`` calls the parsers that ``serve`` wants; none for a family that is not known."""
     if serve.family is None:
         return NONE
-    reasoning, tool = FAMILIES[serve.family].engines.get(engine, NONE)
+    reasoning, tool = listed(engine, serve.family)
     return Names(reasoning if serve.reasoning_parser else None, tool if serve.tool_call_parser else None)
 
 
@@ -237,7 +233,7 @@ def lines() -> Iterator[str]:
     yield "| family | thinks | in a request | " + " | ".join(f"`{e}`" for e in engines) + " |"
     yield "|---" * (3 + len(engines)) + "|"
     for name, family in FAMILIES.items():
-        cells = [_cell(family.engines.get(e, NONE)) for e in engines]
+        cells = [_cell(listed(e, name)) for e in engines]
         switch = f"`{family.switch}`" if family.switch else "-"
         yield f"| `{name}` | {family.thinks} | {switch} | " + " | ".join(cells) + " |"
 

@@ -43,7 +43,6 @@ SPLIT = (
     ("r1", "prover", "prover"),
     ("kimi-vl", "thinking", "kimi-vl-thinking"),
 )
-TIKTOKEN = ("kimi-", "moonlight-")  # names of models whose tokenizer is Python code of their repository
 QUESTION = {"role": "user", "content": "question"}
 PAST = {"role": "assistant", "content": "HIDDEN</think>shown"}
 
@@ -78,7 +77,7 @@ def of(model: str) -> Speech:
     known = find_model(model) if is_id(model) else None
     if known is None:
         return Speech(why="neither a folder here nor in the list of models")
-    code = "its tokenizer" if known.name.lower().startswith(TIKTOKEN) else None
+    code = "its tokenizer" if known.tiktoken else None
     return Speech(family=_split(known.family, known.name), code=code)
 
 

@@ -48,6 +48,7 @@ class Model:
         context: max_position_embeddings of its config.json; None: the shipped config's.
         stored: bytes of its tensors where they cannot be summed from the table.
         quantization: what its config.json says as ``quantization_config``, as far as it decides bits.
+        tiktoken: whether its tokenizer is tiktoken's, with Python of its repository that reads it.
         aliases: further ids of it.
         source: of what stands here.
     """
@@ -62,6 +63,7 @@ class Model:
     context: int | None
     stored: int | None
     quantization: dict[str, Any] | None
+    tiktoken: bool
     aliases: list[str]
     source: str
 

@@ -32,7 +32,7 @@ from ..config import BLOCK, ModelConfig
 from ..kernels import reference
 from ..kernels.reference import Slots
 from ..model import rotate, turns
-from .fast import Fast, FastBlock, FastDense, FastMLA, FastMLP, FastMoE, Matrix, Norm
+from .fast import Fast, FastBlock, FastDense, FastMLA, FastMLP, FastMoE, Matrix, Norm, narrow
 
 Quantised = tuple[Tensor, Tensor]  # [M, X] FP8 numbers and [M, X / 128] scales
 Part = tuple[Tensor, tuple[Tensor, Tensor] | None]  # what a layer adds; rows of experts with rank and weight of each
@@ -79,13 +79,6 @@ def _matrices(block: FastBlock) -> list[object]:
         *([attn.wq_b] if attn.cfg.q_lora_rank else []),
         *(m for p in mlps for m in (p.up, p.down)),
     ]
-
-
-def narrow(weight: Tensor) -> Tensor:
-    """A float32 weight as the BF16 numbers that it holds, if it holds no others: half the bytes, the same products."""
-    short = weight.to(torch.bfloat16)
-    same = all(torch.equal(a, b.to(a.dtype)) for a, b in zip(weight.split(4096), short.split(4096), strict=True))
-    return short if same else weight
 
 
 class Experts:

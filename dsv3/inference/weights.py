@@ -17,7 +17,13 @@ from ..layout import Row, layout
 from ..model import Linear, Transformer
 from ..runtime import Runtime
 
-TORCH = {"F8_E4M3": torch.float8_e4m3fn, "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+TORCH = {
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E8M0": torch.uint8,  # its bits, which ``powers`` reads: torch has the type from 2.7 on
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+}
 
 
 def tensor(found: read.Checkpoint, name: str, part: tuple[slice, ...] | None = None) -> Tensor:
@@ -25,21 +31,21 @@ def tensor(found: read.Checkpoint, name: str, part: tuple[slice, ...] | None = N
     entry = found[name]
     rows = part[0] if part and entry.shape[0] else None
     shape = ((rows.stop - rows.start), *entry.shape[1:]) if rows else entry.shape
-    whole = torch.empty(shape, dtype=TORCH.get(entry.dtype, torch.uint8))
+    whole = torch.empty(shape, dtype=TORCH[entry.dtype])
     read_into(whole, found, name, rows)
     whole = powers(whole) if entry.dtype == "F8_E8M0" else whole
     return whole[(slice(None), *part[1:])] if part else whole
 
 
 def powers(exponents: Tensor) -> Tensor:
-    """[...] uint8, the bits of F8_E8M0 -> float32: 2^(e - 127). torch has this type from 2.7 on."""
+    """[...] uint8, the bits of F8_E8M0 -> float32: 2^(e - 127)."""
     bits = exponents.to(torch.int32) << 23
     return torch.where(exponents == 0, 1 << 22, bits).to(torch.int32).view(torch.float32)
 
 
 def scales(data: bytes, dtype: str, shape: tuple[int, ...]) -> Tensor:
     """Scales as they stand in a file -> float32."""
-    stored = torch.frombuffer(bytearray(data), dtype=TORCH.get(dtype, torch.uint8)).view(shape)
+    stored = torch.frombuffer(bytearray(data), dtype=TORCH[dtype]).view(shape)
     return powers(stored) if dtype == "F8_E8M0" else stored.float()
 
 
@@ -138,7 +144,7 @@ def _copy(parameter: Tensor, found: read.Checkpoint, name: str, part: tuple[slic
     """Fill a parameter; straight from the file where its bytes lie there in one piece."""
     entry = found[name]
     in_one_piece = part[1:] == tuple(slice(0, n) for n in entry.shape[1:])
-    if in_one_piece and TORCH.get(entry.dtype) == parameter.dtype and parameter.device.type == "cpu":
+    if in_one_piece and TORCH[entry.dtype] == parameter.dtype and parameter.device.type == "cpu":
         read_into(parameter.data, found, name, part[0])
         return
     # In pieces: to hold a big tensor a second time would take longer than to convert it.
