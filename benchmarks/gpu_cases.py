@@ -16,7 +16,7 @@ from dsv3.config import BLOCK, ModelConfig
 from dsv3.kernels import gemm, hardware, library, mla, reference
 from dsv3.kernels import triton as kernels
 from dsv3.kernels.launch import run
-from dsv3.kernels.reference import FP8, sort_by_expert
+from dsv3.kernels.reference import FP8
 
 COPY = "copy"  # a goal against this name is a share of the copy's bandwidth; others are speed-ups
 Call = Callable[[], Any]
@@ -71,9 +71,6 @@ def cases(cfg: ModelConfig, seen: hardware.Hardware) -> Iterator[Case]:
         yield weight_dequant(name, *shapes[name])
     for context, share in ((4096, 0.7), (16384, 0.5)):  # a kernel in Gluon reached 0.71 and 0.85
         yield mla_decode(cfg, 32, context, share, seen)
-    for batch in (32, 512):
-        for fp8 in (True, False) if seen.fp8 else (False,):
-            yield grouped(cfg, batch, fp8, seen)
     if seen.fp8:
         for m in (4096, 512, 1, 64, 16):
             for name, (n, k) in shapes.items():
@@ -181,17 +178,6 @@ def mla_decode(cfg: ModelConfig, batch: int, context: int, share: float, seen: h
     return Case("mla_decode", "mla_decode", shape, tokens * (rank + r) * 2, flops, goals, make, tiles)
 
 
-def loop(args: tuple[Any, ...], bounds: list[int] | None) -> None:
-    """The rival of ``grouped_gemm``: expert after expert, as the model does it; without ``bounds`` it asks for them."""
-    x, w, offsets, *scales = args
-    bounds = bounds or offsets.tolist()
-    for i, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
-        if begin < end and scales:
-            kernels.fp8_gemm(x[begin:end], scales[0][begin:end], w[i], scales[1][i])
-        elif begin < end:
-            torch.nn.functional.linear(x[begin:end], w[i])
-
-
 def experts_weights(e: int, n: int, k: int, fp8: bool, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """[E, n, k] and, in FP8, their scales; one expert's numbers, turned: 256 times fewer to draw."""
     one, scale = weights(n, k, device)
@@ -205,32 +191,6 @@ def experts_hit(cfg: ModelConfig, batch: int) -> int:
     """How many routed experts an even router sends a token to: each is missed by one with 1 - used / all."""
     experts = cfg.n_routed_experts
     return round(experts * (1 - (1 - cfg.n_activated_experts / experts) ** batch))
-
-
-def grouped(cfg: ModelConfig, batch: int, fp8: bool, seen: hardware.Hardware) -> Case:
-    """The first matrix of all routed experts, for tokens that an even router sends to them.
-
-    ``loop, in a graph`` knows the counts beforehand and costs no host time: the best that a loop can be.
-    """
-    e, n, k, used = cfg.n_routed_experts, cfg.moe_inter_dim, cfg.dim, cfg.n_activated_experts
-
-    def make(device: torch.device) -> Work:
-        _, offsets = sort_by_expert(torch.rand(batch, e, device=device).topk(used, dim=-1)[1], e)
-        x, (w, scale) = numbers(batch * used, k, device=device), experts_weights(e, n, k, fp8, device)
-        args = (x, w, offsets)
-        if scale is not None:
-            q, x_scale = kernels.act_quant(x)
-            args = (q, w, offsets, x_scale, scale)
-        calls = {"ours": partial(kernels.grouped_gemm, *args), "loop": partial(loop, args, None)}
-        calls["loop, in a graph"] = partial(loop, args, offsets.tolist())
-        return Work(calls, tiled=lambda tile: lambda: run(gemm.plan_grouped_gemm(*args, tile=tile)[1]))
-
-    kind, itemsize, hit = *(("fp8", 1) if fp8 else ("bf16", 2)), experts_hit(cfg, batch)
-    shape = f"{kind}, {used} of {e} experts, batch {batch}"
-    nbytes, flops = hit * n * k * itemsize, 2 * batch * used * n * k
-    tiles = tuple(gemm.candidates(max(1, batch * used // e), seen, itemsize))
-    check = f"grouped_gemm_{kind}"
-    return Case("grouped experts", check, shape, nbytes, flops, {"loop": 5.0}, make, tiles, ("loop",))
 
 
 def copy_call(device: torch.device, nbytes: int = 1 << 30) -> tuple[Call, int]:

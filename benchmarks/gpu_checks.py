@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dsv3.kernels import gemm, hardware, mla, quant, reference
-from dsv3.kernels.reference import FP8, sort_by_expert, weight_quant
+from dsv3.kernels.reference import FP8, weight_quant
 
 from . import gpu_step_checks
 from .gpu_judge import BF16_HALF, FP8_SUM, near, poisoned, same
@@ -82,36 +82,6 @@ def fp8_gemm_tiles(device: torch.device) -> None:
             near(got, wide_a @ wide_b.T, _fp8_allowed(wide_a, wide_b))
 
 
-def _groups(device: torch.device, experts: int) -> tuple[Tensor, Tensor]:
-    """The expert of each sorted row, some experts without any, and the offsets."""
-    chosen = torch.randint(0, experts - 1, (50, 2)).sort(-1)[0]
-    order, offsets = sort_by_expert(chosen, experts)
-    return chosen.flatten()[order].to(device), offsets.to(device)
-
-
-def grouped_gemm_bf16(device: torch.device) -> None:
-    """Experts with many rows, with few and with none; ragged N, K that fills no step."""
-    expert, offsets = _groups(device, 9)
-    x, w = torch.randn(len(expert), 200).bfloat16().to(device), torch.randn(9, 150, 200).bfloat16().to(device)
-    wide_x, wide_w = x.double(), w.double()[expert]
-    exact = torch.einsum("sk,snk->sn", wide_x, wide_w)
-    # BF16 products are exact in float32; only the sum and the result are rounded.
-    allowed = exact.abs() * BF16_HALF + torch.einsum("sk,snk->sn", wide_x.abs(), wide_w.abs()) * 200 * 2.0**-24
-    near(*poisoned(gemm.plan_grouped_gemm(x, w, offsets)), exact, allowed)
-
-
-def grouped_gemm_fp8(device: torch.device) -> None:
-    """The same in FP8, with block scales."""
-    expert, offsets = _groups(device, 9)
-    x, x_scale, wide_x = _operands((len(expert), 256), reference.act_quant, device)
-    weights = [_operands((150, 256), weight_quant, device) for _ in range(9)]
-    w, w_scale, wide_w = (torch.stack(parts) for parts in zip(*weights, strict=True))
-    (got,) = poisoned(gemm.plan_grouped_gemm(x, w, offsets, x_scale, w_scale))
-    for e in expert.unique().tolist():
-        rows = expert == e
-        near(got[rows], wide_x[rows] @ wide_w[e].T, _fp8_allowed(wide_x[rows], wide_w[e]))
-
-
 def mla_decode(device: torch.device) -> None:
     """DeepSeek's widths; ragged lengths with NaN behind them; an empty sequence; many splits; every tile."""
     for b, h, t, lengths in ((3, 20, 200, [200, 1, 0]), (1, 16, 1100, [1050]), (1, 128, 70, [66])):
@@ -149,11 +119,11 @@ def tiny_r1(device: torch.device) -> None:
         raise AssertionError(f"37 + 48 = ? is answered by {answer!r}")
 
 
-_ALL = (act_quant, weight_dequant, fp8_gemm, fp8_gemm_tiles, grouped_gemm_bf16, grouped_gemm_fp8, mla_decode)
+_ALL = (act_quant, weight_dequant, fp8_gemm, fp8_gemm_tiles, mla_decode)
 CHECKS: dict[str, Callable[[torch.device], None]] = {
     f.__name__: f for f in (*_ALL, *gpu_step_checks.ALL, beyond_32_bits, tiny_r1)
 }
-NEED_FP8 = ("act_quant", "fp8_gemm", "fp8_gemm_tiles", "grouped_gemm_fp8", *gpu_step_checks.NEED_FP8)
+NEED_FP8 = ("act_quant", "fp8_gemm", "fp8_gemm_tiles", *gpu_step_checks.NEED_FP8)
 
 
 def lacking(name: str, device: torch.device) -> str | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .kernels.inspect import Compiled
     from .kernels.launch import Launch
 
-KERNELS = ("act_quant", "weight_dequant", "fp8_gemm", "mla_decode", "grouped_gemm_fp8", "grouped_gemm_bf16")
+KERNELS = ("act_quant", "weight_dequant", "fp8_gemm", "mla_decode")
 STEP = (  # of a decode step; those that can quantise do, where there are FP8 units
     *("add_norm", "silu_mul", "latent", "absorb", "unfold", "gate_logits", "route", "sort_slots"),
     *("experts_gemm_fp8", "experts_gemm_bf16"),
@@ -73,27 +73,17 @@ def launches(
     Raises:
         ValueError: no such kernel, or hardware without FP8 units for an FP8 product.
     """
-    import torch
 
     from .kernels import gemm, quant
 
     n, k = linear_shapes(cfg)["attn.wq_a" if cfg.q_lora_rank else "attn.wq"]
-    experts, width, copies = cfg.n_routed_experts, cfg.moe_inter_dim, rows * cfg.n_activated_experts
     fp8 = weight(n, k)
-
-    def grouped(in_fp8: bool) -> "list[Launch]":
-        offsets = meta(experts + 1, dtype=torch.int32)
-        x, x_scale = tokens(copies, k) if in_fp8 else (meta(copies, k), None)
-        w, w_scale = weight(experts, width, k) if in_fp8 else (meta(experts, width, k), None)
-        return gemm.plan_grouped_gemm(x, w, offsets, x_scale, w_scale, hardware=hardware)[1]
 
     plans: dict[str, Callable[[], list[Launch]]] = {
         "act_quant": lambda: quant.plan_act_quant(meta(rows, k), BLOCK, cfg.scale_fmt, hardware=hardware)[1],
         "weight_dequant": lambda: quant.plan_weight_dequant(*fp8, hardware=hardware)[1],
         "fp8_gemm": lambda: gemm.plan_fp8_gemm(*tokens(rows, k), *fp8, hardware=hardware)[1],
         "mla_decode": lambda: attention(cfg, hardware, rows, context)[1],
-        "grouped_gemm_fp8": lambda: grouped(True),
-        "grouped_gemm_bf16": lambda: grouped(False),
     }
     plans |= step(cfg, hardware, rows, context)
     if kernel not in plans:

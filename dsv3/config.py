@@ -274,14 +274,14 @@ class ModelConfig:
 FAMILIES = {"deepseek_v3": "deepseek_v3", "deepseek_v2": "deepseek_v2", "kimi_k2": "deepseek_v3"}  # model_type -> whose
 OTHERS = {  # model_type -> what it is, and who runs it
     "deepseek_v32": "DeepSeek-V3.2, sparse attention with an indexer; vLLM, SGLang and transformers run it",
-    "deepseek_v4": "DeepSeek-V4, another attention and experts in FP4; vLLM and SGLang run it",
+    "deepseek_v4": "DeepSeek-V4, another attention and experts in FP4; vLLM, SGLang and transformers run it",
     "deepseek_v41": "DeepSeek-V4.1, not DeepSeek-V3's architecture; vLLM and SGLang run it",
-    "deepseek": "DeepSeekMoE, the first, whose attention has no latent; transformers and vLLM run it",
+    "deepseek": "DeepSeekMoE, the first, whose attention has no latent; vLLM runs it",
     "deepseek_vl_v2": "DeepSeek-VL2, with a vision encoder; vLLM and SGLang run it",
     "kimi_vl": "Kimi-VL, with a vision encoder; vLLM and SGLang run it",
-    "kimi_k25": "Kimi-K2.5, with a vision encoder; vLLM and SGLang run it",
+    "kimi_k25": "Kimi-K2.5, with a vision encoder; vLLM, SGLang and transformers run it",
     "kimi_k3": "Kimi-K3, not DeepSeek-V3's architecture; vLLM and SGLang run it",
-    "kimi_linear": "Kimi-Linear, with linear attention; vLLM and SGLang run it",
+    "kimi_linear": "Kimi-Linear, with linear attention; vLLM, SGLang and transformers run it",
     "glm4_moe_lite": "GLM-4.7-Flash, a relative with a latent; vLLM, SGLang and transformers run it",
     "glm_moe_dsa": "GLM with sparse attention and an indexer; vLLM, SGLang and transformers run it",
     "longcat_flash": "LongCat-Flash, two attentions a layer; vLLM, SGLang and transformers run it",

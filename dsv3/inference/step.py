@@ -267,7 +267,7 @@ class Step:
         fp8 = mla.wo.scale is not None
         if here.reads:
             mixed = self.unfolded(mla, q, kept[:, : here.end], here)
-            return self.times(kernels.act_quant(mixed, BLOCK, cfg.scale_fmt) if fp8 else mixed, mla.wo)
+            return self.times(kernels.act_quant(mixed, BLOCK, cfg.scale_fmt, columns=True) if fp8 else mixed, mla.wo)
         q_c, q_pe = kernels.absorb(q, here.turns, here.at, mla.key)
         c, k_pe = kept.split(mla.widths[1:], dim=-1)
         part, lse = kernels.mla_parts(q_c, q_pe, c, k_pe, here.lengths, mla.scale)

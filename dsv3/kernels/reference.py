@@ -1,6 +1,6 @@
 """The kernels in plain torch: what each Triton kernel must equal, and what runs on a CPU.
 
-Here are the grouped product and attention; ``reference_fp8`` and ``reference_step`` hold what else has this name.
+Here is attention; ``reference_fp8`` and ``reference_step`` hold what else has this name.
 """
 
 import math
@@ -30,13 +30,11 @@ __all__ = [
     "absorb",
     "act_quant",
     "add_norm",
-    "check_groups",
     "check_mla",
     "check_scale",
     "experts_gemm",
     "fp8_gemm",
     "gate_logits",
-    "grouped_gemm",
     "head_logits",
     "latent",
     "mla_decode",
@@ -53,7 +51,7 @@ __all__ = [
 
 
 def sort_by_expert(experts: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
-    """Where each token's copies go when they are sorted by expert, as ``grouped_gemm`` needs them.
+    """Where each token's copies go when they are sorted by expert.
 
     Args:
         experts: [M, A] ids from 0 to ``n_experts`` - 1, the A experts of each of M tokens.
@@ -66,64 +64,6 @@ def sort_by_expert(experts: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
     counts = torch.zeros(n_experts, dtype=torch.int64, device=experts.device)
     counts.scatter_add_(0, experts.flatten(), torch.ones_like(order))
     return order, torch.nn.functional.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
-
-
-def check_groups(x: Tensor, w: Tensor, offsets: Tensor, x_scale: Tensor | None, w_scale: Tensor | None) -> None:
-    """Refuse arguments of ``grouped_gemm`` that do not fit together.
-
-    Raises:
-        ValueError: their shapes or dtypes, or scales that are missing or too many.
-    """
-    if x.dim() != 2 or w.dim() != 3 or x.shape[1] != w.shape[2]:
-        raise ValueError(
-            f"grouped_gemm: x is {list(x.shape)} and w is {list(w.shape)}; they must be [S, K] and [E, N, K]"
-        )
-    if x.dtype != w.dtype:
-        raise ValueError(f"grouped_gemm: x is {x.dtype} and w is {w.dtype}; they must be the same")
-    if tuple(offsets.shape) != (w.shape[0] + 1,):
-        raise ValueError(
-            f"grouped_gemm: offsets is {list(offsets.shape)}; {w.shape[0]} experts need [{w.shape[0] + 1}]"
-        )
-    if (x_scale is None) != (w.dtype != FP8) or (w_scale is None) != (w.dtype != FP8):
-        raise ValueError(f"grouped_gemm: {w.dtype} weights take {'both scales' if w.dtype == FP8 else 'no scales'}")
-
-
-def grouped_gemm(
-    x: Tensor,
-    w: Tensor,
-    offsets: Tensor,
-    x_scale: Tensor | None = None,
-    w_scale: Tensor | None = None,
-    block: int = 128,
-    dtype: torch.dtype = torch.bfloat16,
-) -> Tensor:
-    """Each expert's own product: rows ``offsets[e]`` to ``offsets[e + 1]`` of ``x`` with ``w[e].T``, in float32.
-
-    Args:
-        x: [S, K], the tokens' copies sorted by expert (``sort_by_expert``), in ``w``'s dtype.
-        w: [E, N, K]; float8_e4m3fn with both scales, any other float without.
-        offsets: [E + 1] integers rising from 0 to S.
-        x_scale: [S, K / block] float32.
-        w_scale: [E, ceil(N / block), K / block] float32.
-
-    Returns:
-        [S, N] in ``dtype``.
-
-    Raises:
-        ValueError: shapes or dtypes do not fit.
-
-    Source: technical report, sections 2.1.2 (DeepSeekMoE) and 3.3.2 (FP8).
-    """
-    check_groups(x, w, offsets, x_scale, w_scale)
-    out = torch.empty(x.shape[0], w.shape[1], dtype=dtype, device=x.device)
-    bounds = offsets.tolist()
-    for e, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
-        rows = slice(begin, end)
-        if x_scale is None or w_scale is None:
-            out[rows] = (x[rows].float() @ w[e].float().T).to(dtype)
-        else:
-            out[rows] = fp8_gemm(x[rows], x_scale[rows], w[e], w_scale[e], block, dtype)
-    return out
 
 
 def check_mla(q_c: Tensor, q_pe: Tensor, c: Tensor, k_pe: Tensor, lengths: Tensor) -> None:

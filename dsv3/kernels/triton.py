@@ -2,7 +2,6 @@
 
 from .experts import experts_gemm, gate_logits, route, sort_slots
 from .fused import add_norm, latent, silu_mul
-from .gemm import grouped_gemm
 from .heads import absorb, unfold
 from .library import fp8_gemm, head_logits
 from .mla import mla_decode, mla_parts
@@ -17,7 +16,6 @@ __all__ = [
     "experts_gemm",
     "fp8_gemm",
     "gate_logits",
-    "grouped_gemm",
     "head_logits",
     "latent",
     "mla_decode",

@@ -147,46 +147,6 @@ def test_no_rows_are_no_work():
     assert kernels.fp8_gemm(q, scale, b, b_scale).shape == (0, 64)
 
 
-EXPERTS = {
-    "even": [[0, 1], [2, 3], [4, 5]] * 7,
-    "some empty": [[1, 4]] * 20 + [[4, 2]] * 3,
-    "one has all": [[3, 3]] * 40,
-    "first and last empty": [[1, 2], [3, 4]] * 3,
-}
-
-
-@pytest.mark.parametrize("chosen", EXPERTS.values(), ids=EXPERTS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, FP8])
-def test_grouped_gemm(dtype, chosen):
-    torch.manual_seed(0)
-    e, n, k = 6, 200, 256
-    order, offsets = sort_by_expert(torch.tensor(chosen), e)
-    x, w = torch.randn(len(order), k), torch.randn(e, n, k)
-    scales = (None, None)
-    if dtype == FP8:
-        x, x_scale = reference.act_quant(x)
-        quantised = [weight_quant(one) for one in w]
-        w, scales = torch.stack([q for q, _ in quantised]), (x_scale, torch.stack([s for _, s in quantised]))
-    x, w = x.to(dtype), w.to(dtype)
-    wide_x, wide_w = x.double(), w.double()
-    if dtype == FP8:
-        wide_x = wide_x * scales[0].double().repeat_interleave(128, 1)
-        wide_w = wide_w * scales[1].double().repeat_interleave(128, 1)[:, :n].repeat_interleave(128, 2)
-    exact = torch.stack(
-        [wide_w[expert] @ row for row, expert in zip(wide_x, torch.tensor(chosen).flatten()[order], strict=True)]
-    )
-    near(filled(gemm.plan_grouped_gemm(x, w, offsets, *scales, dtype=torch.float32)), exact, k)
-    near(reference.grouped_gemm(x, w, offsets, *scales, dtype=torch.float32), exact, k)
-
-
-def test_grouped_gemm_takes_any_width_of_bf16():
-    torch.manual_seed(0)
-    x, w = torch.randn(9, 75).bfloat16(), torch.randn(2, 50, 75).bfloat16()
-    offsets = torch.tensor([0, 4, 9])
-    got = filled(gemm.plan_grouped_gemm(x, w, offsets, dtype=torch.float32))
-    near(got, torch.cat([x[:4].double() @ w[0].double().T, x[4:].double() @ w[1].double().T]), 75)
-
-
 def test_sorting_by_expert_can_be_undone():
     chosen = torch.tensor([[2, 0], [0, 1], [2, 1]])
     order, offsets = sort_by_expert(chosen, 4)
@@ -264,9 +224,6 @@ def test_mistakes_are_one_clear_line():
         (lambda: kernels.fp8_gemm(x, s, w, ws), "a is torch.float32 and b is torch.float8_e4m3fn"),
         (lambda: kernels.fp8_gemm(q, s.view(1, 2), w, ws), r"a_scale is \[1, 2\]; it must be \[2, 1\]"),
         (lambda: kernels.fp8_gemm(q[:, :64], s, w, ws), "a has K = 64 and b has K = 128"),
-        (lambda: kernels.grouped_gemm(x, w.float(), torch.tensor([0, 2])), r"they must be \[S, K\] and \[E, N, K\]"),
-        (lambda: kernels.grouped_gemm(q, w[None], torch.tensor([0, 2])), "take both scales"),
-        (lambda: kernels.grouped_gemm(x, torch.zeros(3, 4, 128), torch.tensor([0, 2])), r"3 experts need \[4\]"),
         (lambda: gemm.plan_fp8_gemm(q, s, w, ws, hardware=named("sm_80")), r"A100.* has no units for float8_e4m3fn"),
         (lambda: mla.plan_mla_decode(*attention(1, 2, 8, 48, 16, [8], torch.float32)), "C = 48 must be a power of two"),
         (lambda: kernels.mla_decode(x, x, x, x, x, 1.0), r"must be \[M, H, C\]"),

@@ -15,8 +15,8 @@ from dsv3.kernels import hardware, pick
 pytest.importorskip("triton", reason="Triton is not installed (Linux only)")
 
 CONFIG = ModelConfig.load("config_671B.json")
-BF16_ONLY = ("weight_dequant", "mla_decode", "grouped_gemm_bf16", *(k for k in STEP if k != "experts_gemm_fp8"))
-MULTIPLY = ("mla_decode", "grouped_gemm_bf16", "absorb", "unfold", "gate_logits", "experts_gemm_bf16")
+BF16_ONLY = ("weight_dequant", "mla_decode", *(k for k in STEP if k != "experts_gemm_fp8"))
+MULTIPLY = ("mla_decode", "absorb", "unfold", "gate_logits", "experts_gemm_bf16")
 # The matrix instruction that each architecture's kernels must use; gfx942 has no assembler for sm_.. names.
 FP8_UNITS = {"sm_89": "mma.sync, FP8", "sm_90": "wgmma, FP8", "sm_100": "tcgen05, FP8", "sm_120": "mma.sync, FP8"}
 WIDE_UNITS = {"sm_90": "wgmma, 16-bit", "sm_100": "tcgen05, 16-bit", "gfx942": "mfma"}
@@ -55,7 +55,7 @@ def test_every_kernel_compiles(kernel, target, rows):
         assert ("EXIT" in one.sass) == (target.backend == "cuda")
         # Attention holds 64 x 512 sums in registers; what it spills is addresses. Nothing else may spill.
         assert one.spills <= (256 if kernel == "mla_decode" else 0)
-    if kernel in ("fp8_gemm", "grouped_gemm_fp8", "experts_gemm_fp8"):
+    if kernel in ("fp8_gemm", "experts_gemm_fp8"):
         assert FP8_UNITS[target.name] in main.uses
     elif kernel in MULTIPLY:
         assert WIDE_UNITS.get(target.name, "mma.sync, 16-bit") in main.uses
