@@ -1,5 +1,6 @@
 """The lessons' tool: run them and keep their outputs, compare a fresh run with what is committed, export them.
 
+python -m tools.lessons write [NAME ...]      # stubs, hints and solutions into their cells, and notebooks/parts.md
 python -m tools.lessons run [NAME ...]        # from a clean kernel; writes the outputs into notebooks/
 python -m tools.lessons compare FOLDER        # the notebooks that a test run wrote there, against notebooks/
 python -m tools.lessons export html|slides --output-dir DIR
@@ -19,11 +20,16 @@ import nbformat
 from nbformat import NotebookNode
 
 from dsv3.checkpoint import ours
+from dsv3.lessons.lesson import parts_of
 from dsv3.paths import write_result
 
 ROOT = Path(__file__).parents[1]
 LESSONS = ROOT / "notebooks"
 MARK = ".made-by-export"  # what an export has made carries this file
+TABLE = """# What the learner writes
+
+Made by `python -m tools.lessons write`. Each part is checked on inputs on which plausible errors show; each known error
+is caught on them, and named."""
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -60,6 +66,42 @@ def facts(of: dict) -> str:
     return " · ".join(parts)
 
 
+def filled(path: Path, solved: int = 0) -> NotebookNode:
+    """A lesson with its stubs and solutions as its module has them, the first ``solved`` stubs solved.
+
+    The cells are ``NAME-stub`` and ``NAME-solution`` of each part.
+
+    Raises:
+        ValueError: a cell is missing.
+    """
+    notebook = nbformat.read(path, 4)
+    cells = {cell["id"]: cell for cell in notebook.cells}
+    parts, transfers = parts_of(path.stem[:2])
+    for i, part in enumerate([*parts, *transfers]):
+        stub, solution = f"{part.name}-stub", f"{part.name}-solution"
+        if missing := {stub, solution} - cells.keys():
+            raise ValueError(f"{path.name}: no cell {', '.join(sorted(missing))}")
+        cells[stub].source = f"@lesson.check\n{part.source.rstrip()}" if i < solved else part.stub()
+        cells[solution].source = (
+            f"<details><summary>Hint</summary>\n\n{part.hint}\n\n</details>\n"
+            f"<details><summary>Solution</summary>\n\n```python\n{part.source}```\n\n</details>"
+        )
+    return notebook
+
+
+def table() -> str:
+    """The course's parts: what each lesson builds, and how much its checks catch."""
+    rows = []
+    for path in paths():
+        for part in sum(parts_of(path.stem[:2]), []):
+            stars = "★" * part.stars + "☆" * (3 - part.stars)
+            numbers = f"{part.lines} | {len(part.witnesses)} | {len(part.faults)}"
+            rows.append(f"| {path.stem[:2]} | `{part.name}` | {part.what} | {stars} | {part.minutes} | {numbers} |")
+    columns = ("lesson", "part", "what it is", "difficulty", "minutes", "lines", "inputs", "known errors")
+    head = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return "\n".join([TABLE, "", *head, *rows, ""])
+
+
 def run(path: Path) -> float:
     """Execute a lesson from a clean kernel, in an empty home folder; write its outputs; return the seconds it took."""
     from nbclient import NotebookClient
@@ -67,7 +109,8 @@ def run(path: Path) -> float:
     notebook = nbformat.read(path, 4)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as home:
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("DSV3_", "XDG_"))} | {"HOME": home}
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("DSV3_", "XDG_"))}
+        env |= {"HOME": home, "DSV3_MINE": f"{home}/mine"}
         client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": LESSONS}})
         client.execute(env=env)
         seconds = time.perf_counter() - begin
@@ -147,7 +190,8 @@ def main(argv: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="lessons", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("run").add_argument("names", nargs="*", metavar="NAME")
+    for verb in ("write", "run"):
+        verbs.add_parser(verb).add_argument("names", nargs="*", metavar="NAME")
     verbs.add_parser("compare").add_argument("folder", type=Path)
     exporting = verbs.add_parser("export")
     exporting.add_argument("kind", choices=("html", "slides"))
@@ -156,6 +200,10 @@ def main(argv: list[str]) -> None:
     if args.verb == "run":
         for path in paths(args.names):
             print(f"{path.stem:28}{run(path):6.1f} s", flush=True)
+    elif args.verb == "write":
+        for path in paths(args.names):
+            nbformat.write(filled(path), path)
+        (LESSONS / "parts.md").write_text(table(), encoding="utf-8")
     elif args.verb == "export":
         for path in export(args.kind, args.output_dir):
             print(path)

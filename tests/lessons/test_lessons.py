@@ -1,13 +1,12 @@
 """The lessons as files: their parts, links and exercises. ``make test`` also runs them, and compares their outputs."""
 
-import importlib
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from dsv3.exercises import COUNTS, Wrong, exercise
+from dsv3.lessons.lesson import LESSONS, parts_of
 from tools import lessons
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +34,7 @@ def output_text(cell):
 
 
 def test_the_course_has_its_thirteen_lessons():
-    assert [path.stem[:2] for path in PATHS] == list(COUNTS) == [f"{n:02}" for n in range(13)]
+    assert [path.stem[:2] for path in PATHS] == list(LESSONS)
 
 
 def test_a_lesson_has_its_parts(lesson):
@@ -56,8 +55,27 @@ def test_a_lesson_is_runnable_anywhere(lesson):
     for cell in lesson.cells:
         if cell.cell_type == "code":
             assert len(cell.source.splitlines()) <= 32, cell["id"]
+            assert all(len(line) <= 100 for line in cell.source.splitlines()), cell["id"]
             assert not re.search(r"\bpip install|^[!%]", cell.source, re.M), cell["id"]
             assert not re.search(r"[\"'](/root|/home|/Users|/tmp|/work|C:)", cell.source), cell["id"]
+
+
+def test_no_line_of_text_becomes_a_heading_by_accident(lesson):
+    for cell in lesson.cells:
+        assert cell.cell_type == "code" or not re.search(r"^#+[^#\s]", cell.source, re.M), cell["id"]
+
+
+def test_a_lesson_has_the_cells_of_its_parts(lesson):
+    assert lessons.filled(lesson.path).cells == lesson.cells, "python -m tools.lessons write"
+
+
+def test_at_most_five_cells_of_code_between_two_stubs(lesson):
+    parts, _ = parts_of(lesson.path.stem[:2])
+    stubs = [f"{part.name}-stub" for part in parts]
+    code = [cell["id"] for cell in lesson.cells if cell.cell_type == "code"]
+    at = [code.index(stub) for stub in stubs]
+    assert at == sorted(at)
+    assert all(b - a - 1 <= 5 for a, b in zip(at, at[1:], strict=False)), list(zip(stubs, at, strict=True))
 
 
 def test_outputs_are_committed_and_clean(lesson):
@@ -85,99 +103,6 @@ def test_pictures_have_words_and_links_lead_somewhere(lesson):
                     assert (lesson.path.parent / target.split("#")[0]).exists(), (cell["id"], target)
     images = [o for c in lesson.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
     assert images, "a lesson without a figure"
-
-
-# ------------------------------------------------------------------------------------------------------- exercises
-
-
-def exercises():
-    """(lesson's file, number) of every exercise that ``COUNTS`` promises."""
-    return [(path, n) for path in PATHS for n in range(1, COUNTS[path.stem[:2]] + 1)]
-
-
-@pytest.fixture(params=exercises(), ids=lambda of: f"{of[0].stem}-{of[1]}")
-def found(request, monkeypatch, tmp_path):
-    monkeypatch.setenv("DSV3_HOME", str(tmp_path))
-    path, number = request.param
-    cells = by_id(nbformat.read(path, 4))
-    assert f"ex{COUNTS[path.stem[:2]] + 1}" not in cells, "one exercise more than COUNTS says"
-    names = (f"ex{number}", f"ex{number}-stub", f"ex{number}-check", f"ex{number}-solution")
-    task, stub, check, solution = (cells[name] for name in names)
-    assert re.match(
-        rf"### Exercise {number}: .+\n+Difficulty: [★☆]{{3}} · Importance: [★☆]{{3}} · \d+ minutes", task.source
-    )
-    assert stub.metadata.tags == ["exercise"]
-    assert "<summary>Hint" in solution.source
-    code = re.search(r"<summary>Solution</summary>\n\n```python\n(.+?)```", solution.source, re.S)
-    assert code, "the solution is not a folded block of Python"
-    wrong = importlib.import_module(f"tests.lessons.wrong_answers.lesson_{path.stem[:2]}").WRONG
-    return number, stub.source, check.source, code[1], wrong[f"ex{number}"]
-
-
-def answer(source, check, tmp_path):
-    """Run an answer and its check as a notebook would; a file, since Triton reads a kernel's source."""
-    file = tmp_path / f"answer{len(list(tmp_path.glob('answer*')))}.py"  # linecache keeps what it has read
-    file.write_text(source)
-    space = {"__name__": "answer"}
-    exec(compile(source, str(file), "exec"), space)  # the lessons' own code
-    exec(check, space)
-
-
-def test_a_stub_is_not_yet_a_wrong_answer_fails_and_the_solution_passes(found, tmp_path, capsys):
-    number, stub, check, solution, wrong = found
-    answer(stub, check, tmp_path)
-    assert "not yet" in capsys.readouterr().out
-    assert len(wrong) >= 2
-    for source in wrong:
-        with pytest.raises(Wrong, match=rf"Exercise \d+\.{number}: "):
-            answer(source, check, tmp_path)
-    answer(solution, check, tmp_path)
-    assert "right" in capsys.readouterr().out
-
-
-def test_progress_is_kept_and_a_folder_without_room_for_it_is_no_failure(monkeypatch, tmp_path, capsys):
-    from dsv3.exercises import done, progress
-
-    @exercise("03", 2)
-    def check(value):
-        if value != 4:
-            raise Wrong("2 + 2 is not that")
-
-    monkeypatch.setenv("DSV3_HOME", str(tmp_path / "home"))
-    check(...)
-    with pytest.raises(Wrong, match=r"^Exercise 3\.2: 2 \+ 2 is not that$"):
-        check(5)
-    assert done() == set()
-    check(4)
-    assert done() == {"03.2"}
-    assert "1 of" in progress()
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("DSV3_HOME", str(tmp_path / "file"))
-    check(4)
-    assert "not noted" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("text", ["{}", '["01.1", "theirs"]', '["01.99"]', "[1]", "[[]]", "[]", "", '"03.2"', "\xff"])
-def test_a_file_of_others_is_no_progress(text, monkeypatch, tmp_path, capsys):
-    from dsv3.exercises import done
-
-    file = tmp_path / "progress.json"
-    file.write_text(text, encoding="latin-1")
-    monkeypatch.setenv("DSV3_HOME", str(tmp_path))
-    assert done() == set()
-    exercise("03", 2)(lambda value: None)(4)
-    assert "not noted in the progress table" in capsys.readouterr().out
-    assert file.read_text(encoding="latin-1") == text
-    file.rename(tmp_path / "other.json")
-    (tmp_path / "other.json").write_text('["03.1"]')
-    file.symlink_to(tmp_path / "other.json")
-    exercise("03", 2)(lambda value: None)(4)
-    assert done() == set()
-    assert (tmp_path / "other.json").read_text() == '["03.1"]'
-
-
-def test_a_wrong_answer_is_one_line_in_a_notebook():
-    assert Wrong("the sum is 15")._render_traceback_() == ["Wrong: the sum is 15"]
 
 
 # --------------------------------------------------------------------------------------------------------- the tool
@@ -209,3 +134,8 @@ def test_a_stale_output_is_told(tmp_path):
     next(cell for cell in notebook.cells if cell.get("outputs")).outputs = []
     nbformat.write(notebook, tmp_path / PATHS[0].name)
     assert [line.split(",")[0] for line in lessons.compare(tmp_path)] == [PATHS[0].stem]
+
+
+def test_the_table_of_parts_is_that_of_the_modules():
+    text = (lessons.LESSONS / "parts.md").read_text(encoding="utf-8")
+    assert text == lessons.table(), "python -m tools.lessons write"

@@ -22,7 +22,7 @@ FLOORS = """
     verify
     lab
     show
-    plan exercises
+    plan exercises lessons
     __init__
     __main__
 """

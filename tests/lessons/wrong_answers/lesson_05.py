@@ -1,149 +1,240 @@
-"""Wrong answers to lesson 05's exercises, each a plausible one."""
+"""Answers to lesson 05's stubs as learners write them, independent of the errors that its module knows."""
 
 WRONG = {
-    "ex1": [
-        # halves taken from the checkpoint's order as they stand
-        """
-import torch
-
-def rope_halves(x, positions, frequencies):
-    angle = positions.unsqueeze(1) * frequencies
+    "attend": [
+        ("the mask is transposed", "sees only itself|comes after", """
+def attend(q, k, v, scale):
+    s = torch.einsum("shd,thd->hst", q, k) * scale
+    mask = torch.ones(len(q), len(k)).tril(-1).bool()
+    return torch.einsum("hst,thp->shp", s.masked_fill(mask, float("-inf")).softmax(-1), v)
+"""),
+        ("a square mask", "S = T", """
+def attend(q, k, v, scale):
+    s = torch.einsum("shd,thd->hst", q, k) * scale
+    s = s + torch.full((len(q), len(k)), float("-inf")).triu(1)
+    return torch.einsum("hst,thp->shp", s.softmax(-1), v)
+"""),
+        ("masked with -10", "sees only itself", """
+def attend(q, k, v, scale):
+    s = torch.einsum("shd,thd->hst", q, k) * scale
+    later = torch.arange(len(k)) > torch.arange(len(k) - len(q), len(k))[:, None]
+    return torch.einsum("hst,thp->shp", s.masked_fill(later, -10).softmax(-1), v)
+"""),
+        ("the scale is its own", "scale that is given", """
+def attend(q, k, v, scale):
+    s = torch.einsum("shd,thd->hst", q, k) / q.shape[-1] ** 0.5
+    later = torch.arange(len(k)) > torch.arange(len(k) - len(q), len(k))[:, None]
+    return torch.einsum("hst,thp->shp", s.masked_fill(later, float("-inf")).softmax(-1), v)
+"""),
+        ("softmax without taking the largest away", "overflow", """
+def attend(q, k, v, scale):
+    s = (torch.einsum("shd,thd->hst", q, k) * scale).exp()
+    s = s * torch.ones(len(q), len(k)).tril(len(k) - len(q))
+    return torch.einsum("hst,thp->shp", s / s.sum(-1, keepdim=True), v)
+"""),
+    ],
+    "rope": [
+        ("Llama's halves", "halves", """
+def rope(x, positions, frequencies):
+    angle = torch.cat([positions[:, None] * frequencies] * 2, dim=-1)[:, None]
     a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], dim=-1)
-""",
-        # turned the other way
-        """
-import torch
-
-def rope_halves(x, positions, frequencies):
-    angle = positions.unsqueeze(1) * frequencies
-    a, b = x[:, 0::2], x[:, 1::2]
-    return torch.cat([a * angle.cos() + b * angle.sin(), b * angle.cos() - a * angle.sin()], dim=-1)
-""",
-        # a sign lost
-        """
-import torch
-
-def rope_halves(x, positions, frequencies):
-    angle = positions.unsqueeze(1) * frequencies
-    a, b = x[:, 0::2], x[:, 1::2]
-    return torch.cat([a * angle.cos() + b * angle.sin(), a * angle.sin() + b * angle.cos()], dim=-1)
-""",
-        # left in the interleaved order
-        """
-import torch
-
-def rope_halves(x, positions, frequencies):
-    angle = positions.unsqueeze(1) * frequencies
-    a, b = x[:, 0::2], x[:, 1::2]
+    return x * angle.cos() + torch.cat([-b, a], dim=-1) * angle.sin()
+"""),
+        ("conjugated", "other way", """
+def rope(x, positions, frequencies):
+    turn = torch.polar(torch.ones(1), -positions[:, None] * frequencies)[:, None]
+    return torch.view_as_real(torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * turn).flatten(-2).to(x.dtype)
+"""),
+        ("in place", "changes its arguments", """
+def rope(x, positions, frequencies):
+    angle = (positions[:, None] * frequencies)[:, None]
+    a, b = x[..., 0::2].clone(), x[..., 1::2].clone()
+    x[..., 0::2], x[..., 1::2] = a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()
+    return x
+"""),
+        ("turned in bfloat16", "bfloat16", """
+def rope(x, positions, frequencies):
+    angle = (positions[:, None] * frequencies)[:, None].to(x.dtype)
+    a, b = x[..., 0::2], x[..., 1::2]
     turned = [a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()]
-    return torch.stack(turned, dim=-1).flatten(1)
-""",
+    return torch.stack(turned, dim=-1).flatten(-2)
+"""),
+        ("a sign lost in the second", "second of a pair", """
+def rope(x, positions, frequencies):
+    angle = (positions[:, None] * frequencies)[:, None]
+    a, b = x[..., 0::2], x[..., 1::2]
+    return torch.stack([a * angle.cos() - b * angle.sin(), a * angle.sin() - b * angle.cos()], dim=-1).flatten(-2)
+"""),
     ],
-    "ex2": [
-        # unfolds
-        """
-import torch
-
-def absorbed_step(q_nope, q_pe, cache, wkv_b, scale):
-    heads, n = q_nope.shape
-    rank = wkv_b.shape[1]
-    c, k_pe = cache[:, :rank], cache[:, rank:]
-    kv = (c @ wkv_b.T).unflatten(-1, (heads, -1))
-    k, v = kv[..., :n], kv[..., n:]
-    scores = torch.einsum("hn,thn->ht", q_nope, k) + q_pe @ k_pe.T
-    return torch.einsum("ht,thp->hp", (scores * scale).softmax(-1), v)
-""",
-        # no position
-        """
-import torch
-
-def absorbed_step(q_nope, q_pe, cache, wkv_b, scale):
-    heads, n = q_nope.shape
-    rank = wkv_b.shape[1]
-    c = cache[:, :rank]
-    rows = wkv_b.unflatten(0, (heads, -1))
-    q_c = torch.einsum("hn,hnc->hc", q_nope, rows[:, :n])
-    return torch.einsum("hc,hpc->hp", (q_c @ c.T * scale).softmax(-1) @ c, rows[:, n:])
-""",
-        # only one part of the score is scaled
-        """
-import torch
-
-def absorbed_step(q_nope, q_pe, cache, wkv_b, scale):
-    heads, n = q_nope.shape
-    rank = wkv_b.shape[1]
-    c, k_pe = cache[:, :rank], cache[:, rank:]
-    rows = wkv_b.unflatten(0, (heads, -1))
-    q_c = torch.einsum("hn,hnc->hc", q_nope, rows[:, :n])
-    weights = (q_c @ c.T * scale + q_pe @ k_pe.T).softmax(-1)
-    return torch.einsum("hc,hpc->hp", weights @ c, rows[:, n:])
-""",
-        # all keys' rows first, then all values'
-        """
-import torch
-
-def absorbed_step(q_nope, q_pe, cache, wkv_b, scale):
-    heads, n = q_nope.shape
-    rank = wkv_b.shape[1]
-    c, k_pe = cache[:, :rank], cache[:, rank:]
-    key, value = wkv_b[: heads * n].unflatten(0, (heads, -1)), wkv_b[heads * n :].unflatten(0, (heads, -1))
-    q_c = torch.einsum("hn,hnc->hc", q_nope, key)
-    weights = ((q_c @ c.T + q_pe @ k_pe.T) * scale).softmax(-1)
-    return torch.einsum("hc,hpc->hp", weights @ c, value)
-""",
+    "compress": [
+        ("eps outside of the root", "eps", """
+def compress(h, down, weight, eps=1e-6):
+    c, k_pe = (h @ down.T).split([len(weight), len(down) - len(weight)], dim=-1)
+    x = c.float()
+    return (x / (x.pow(2).mean(-1, keepdim=True).sqrt() + eps) * weight).to(h.dtype), k_pe
+"""),
+        ("eps 1e-5", "eps", """
+def compress(h, down, weight, eps=1e-6):
+    c, k_pe = (h @ down.T).split([len(weight), len(down) - len(weight)], dim=-1)
+    return torch.nn.functional.rms_norm(c, weight.shape, weight, 1e-5), k_pe
+"""),
+        ("layer_norm", "LayerNorm", """
+def compress(h, down, weight, eps=1e-6):
+    C = len(weight)
+    y = h @ down.T
+    return torch.nn.functional.layer_norm(y[:, :C].float(), (C,), weight.float(), None, eps).to(h.dtype), y[:, C:]
+"""),
+        ("no cast back", "cast back", """
+def compress(h, down, weight, eps=1e-6):
+    C = len(weight)
+    y = h @ down.T
+    c = y[:, :C].float()
+    return c / (c.square().mean(-1, keepdim=True) + eps).sqrt() * weight.float(), y[:, C:]
+"""),
+        ("norm over all 576", "key is normalised|C latent numbers", """
+def compress(h, down, weight, eps=1e-6):
+    y = (h @ down.T).float()
+    y = y * (y.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return (y[:, : len(weight)] * weight.float()).to(h.dtype), (h @ down.T)[:, len(weight) :]
+"""),
     ],
-    "ex3": [
-        # the latent shared out, too
-        """
-def tokens_that_fit(cfg, nbytes, ranks):
-    latent = 2 * cfg.n_layers * (cfg.kv_lora_rank + cfg.qk_rope_head_dim)
-    full = 2 * cfg.n_layers * cfg.n_heads * (cfg.qk_head_dim + cfg.v_head_dim)
-    return nbytes * ranks // latent, nbytes * ranks // full
-""",
-        # one byte a number
-        """
-def tokens_that_fit(cfg, nbytes, ranks):
-    latent = cfg.n_layers * (cfg.kv_lora_rank + cfg.qk_rope_head_dim)
-    full = cfg.n_layers * cfg.n_heads // ranks * (cfg.qk_head_dim + cfg.v_head_dim)
-    return nbytes // latent, nbytes // full
-""",
-        # the rotated key forgotten
-        """
-def tokens_that_fit(cfg, nbytes, ranks):
-    latent = 2 * cfg.n_layers * cfg.kv_lora_rank
-    full = 2 * cfg.n_layers * cfg.n_heads // ranks * (cfg.qk_head_dim + cfg.v_head_dim)
-    return nbytes // latent, nbytes // full
-""",
+    "expand": [
+        ("all keys' rows first", "head by head", """
+def expand(c, k_pe, up, heads, N):
+    W_UK, W_UV = up[: heads * N], up[heads * N :]
+    k, v = torch.einsum("hnc,tc->thn", W_UK.unflatten(0, (heads, -1)), c), torch.einsum("hpc,tc->thp", W_UV.unflatten(0, (heads, -1)), c)
+    return torch.cat([k, k_pe.unsqueeze(1).repeat(1, heads, 1)], dim=-1), v
+"""),
+        ("split in the middle", "not in the middle", """
+def expand(c, k_pe, up, heads, N):
+    k, v = (c @ up.T).view(len(c), heads, -1).chunk(2, dim=-1)
+    return torch.cat([k, k_pe.unsqueeze(1).repeat(1, heads, 1)], dim=-1), v
+"""),
+        ("the rotated key goes to the first head alone", "for ALL heads", """
+def expand(c, k_pe, up, heads, N):
+    y = (c @ up.T).view(len(c), heads, -1)
+    pe = torch.zeros(len(c), heads, k_pe.shape[1], dtype=c.dtype)
+    pe[:, 0] = k_pe
+    return torch.cat([y[..., :N], pe], dim=-1), y[..., N:]
+"""),
     ],
-    "ex4": [
-        """def attention_is_right():
-    pass
-""",
-        """def attention_is_right():
-    assert False, "nothing is ever right"
-""",
-        """import torch
-
-from dsv3 import load
-
-
-@torch.inference_mode()
-def attention_is_right():
-    tokens = torch.arange(40, 60).unsqueeze(0)
-    short, long = (load("tiny-r1", model="plain", max_seq_len=n).model for n in (512, 8192))
-    torch.testing.assert_close(long(tokens), short(tokens))
-""",
-        """import torch
-
-from dsv3 import load
-
-
-@torch.inference_mode()
-def attention_is_right():
-    tokens = torch.arange(40, 60).unsqueeze(0)
-    one, two = (load("tiny-r1", model="plain", max_seq_len=8192).model for _ in range(2))
-    assert torch.equal(one(tokens), two(tokens))
-""",
+    "absorbed": [
+        ("expands", "expanded", """
+def absorbed(q_nope, q_pe, kept, up, scale):
+    S, H, N = q_nope.shape
+    c, pe = kept[:, : up.shape[1]], kept[:, up.shape[1] :]
+    k, v = (c @ up.T).unflatten(-1, (H, -1)).tensor_split([N], dim=-1)
+    s = torch.einsum("shn,thn->hst", q_nope, k) + torch.einsum("shr,tr->hst", q_pe, pe)
+    later = torch.arange(len(kept)) > torch.arange(len(kept) - S, len(kept))[:, None]
+    return torch.einsum("hst,thp->shp", (s * scale).masked_fill(later, float("-inf")).softmax(-1), v)
+"""),
+        ("no mask, fine for one token", "causal mask", """
+def absorbed(q_nope, q_pe, kept, up, scale):
+    C, N = up.shape[1], q_nope.shape[2]
+    W = up.view(q_nope.shape[1], -1, C)
+    q = torch.cat([torch.einsum("shn,hnc->shc", q_nope, W[:, :N]), q_pe], dim=-1)
+    w = (torch.einsum("shk,tk->sht", q, kept) * scale).softmax(-1)
+    return torch.einsum("sht,tc,hpc->shp", w, kept[:, :C], W[:, N:])
+"""),
+        ("scale by the latent's width", "one new token", """
+def absorbed(q_nope, q_pe, kept, up, scale):
+    C, N, S, T = up.shape[1], q_nope.shape[2], len(q_nope), len(kept)
+    W = up.view(q_nope.shape[1], -1, C)
+    q = torch.cat([torch.einsum("shn,hnc->shc", q_nope, W[:, :N]), q_pe], dim=-1)
+    s = torch.einsum("shk,tk->hst", q, kept) * kept.shape[1] ** -0.5
+    s = s.masked_fill(torch.ones(S, T).triu(T - S + 1).bool(), float("-inf"))
+    return torch.einsum("hsc,hpc->shp", s.softmax(-1) @ kept[:, :C], W[:, N:])
+"""),
+        ("only the latent's part is scaled", "only one part", """
+def absorbed(q_nope, q_pe, kept, up, scale):
+    C, N, S, T = up.shape[1], q_nope.shape[2], len(q_nope), len(kept)
+    W = up.view(q_nope.shape[1], -1, C)
+    q_c = torch.einsum("shn,hnc->shc", q_nope, W[:, :N])
+    s = torch.einsum("shk,tk->hst", q_c, kept[:, :C]) * scale + torch.einsum("shk,tk->hst", q_pe, kept[:, C:])
+    s = s.masked_fill(torch.ones(S, T).triu(T - S + 1).bool(), float("-inf"))
+    return torch.einsum("hsc,hpc->shp", s.softmax(-1) @ kept[:, :C], W[:, N:])
+"""),
     ],
-}
+    "LatentCache": [
+        ("a list that only grows", "appends", """
+class LatentCache:
+    def __init__(self, width):
+        self.all = []
+
+    def update(self, start, new):
+        self.all.append(new)
+        return torch.cat(self.all)
+"""),
+        ("all caches share one tensor", "must not share", """
+class LatentCache:
+    rows = None
+
+    def __init__(self, width):
+        pass
+
+    def update(self, start, new):
+        LatentCache.rows = new if LatentCache.rows is None else torch.cat([LatentCache.rows[:start], new])
+        return LatentCache.rows
+"""),
+        ("a fixed length", "long answer", """
+class LatentCache:
+    def __init__(self, width):
+        self.rows = torch.zeros(16, width)
+
+    def update(self, start, new):
+        self.rows[start : start + len(new)] = new
+        return self.rows[: start + len(new)]
+"""),
+        ("float32 whatever comes", "cast back", """
+class LatentCache:
+    def __init__(self, width):
+        self.rows = torch.zeros(64, width)
+
+    def update(self, start, new):
+        self.rows[start : start + len(new)] = new
+        return self.rows[: start + len(new)]
+"""),
+    ],
+    "merge": [
+        ("overflows", "overflow", """
+def merge(o1, l1, o2, l2):
+    w1, w2 = l1.exp(), l2.exp()
+    return (o1 * w1[:, None] + o2 * w2[:, None]) / (w1 + w2)[:, None]
+"""),
+        ("the mean", "mean", """
+def merge(o1, l1, o2, l2):
+    return (o1 + o2) / 2
+"""),
+    ],
+    "to_halves": [
+        ("all rows, not the last R", "first N rows|even", """
+def to_halves(weight, heads, R):
+    W = weight.unflatten(0, (heads, -1))
+    return torch.cat([W[:, 0::2], W[:, 1::2]], dim=1).flatten(0, 1)
+"""),
+        ("in place", "changes its arguments", """
+def to_halves(weight, heads, R):
+    W = weight.view(heads, -1, weight.shape[1])
+    pe = W[:, -R:].clone()
+    W[:, -R:] = torch.cat([pe[:, 0::2], pe[:, 1::2]], dim=1)
+    return weight
+"""),
+    ],
+}  # fmt: skip
+
+RIGHT = {
+    "LatentCache": ["""
+class LatentCache:
+    def __init__(self, width):
+        self.rows = torch.empty(0, width)
+
+    def update(self, start, new):
+        self.rows = torch.cat([self.rows[:start].to(new.dtype), new])
+        return self.rows
+"""],
+    "compress": ["""
+def compress(h, down, weight, eps=1e-6):
+    c, k = (h @ down.T).tensor_split([len(weight)], -1)
+    return torch.nn.functional.rms_norm(c.float(), weight.shape, weight.float(), eps).to(h.dtype), k
+"""],
+}  # fmt: skip

@@ -1,0 +1,153 @@
+"""The learner's folder ``mine/``: the source of every part that passed, a file each, for later lessons to run.
+
+A file is known by its first line, which has the sum of the rest: whoever edits it by hand is judged again, and never
+overwritten.
+"""
+
+import ast
+import hashlib
+import inspect
+import linecache
+import os
+import re
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+from ..paths import beginning, expand, short, write_result
+from .judge import judge
+from .part import Part, load, plain
+
+FIRST = re.compile(r"# Kept from lesson (\d\d): (\w+), right on \d+ inputs \(([0-9a-f]{16})\)\n")
+
+
+def folder() -> Path:
+    """``DSV3_MINE``, or ``mine`` beside the lessons; those of a translation, in ``zh``, share the originals'."""
+    if named := os.environ.get("DSV3_MINE"):
+        return expand(named, "DSV3_MINE")
+    here = Path.cwd()
+    return (here.parent if here.name == "zh" else here) / "mine"
+
+
+def file_of(lesson: str, part: Part) -> Path:
+    """Where a part of lesson ``"05"`` is kept."""
+    return folder() / f"lesson_{lesson}" / f"{part.name}.py"
+
+
+def keep(lesson: str, part: Part, answer: Any) -> str:
+    """Write an answer's source if it is right by itself, without the notebook; a sentence that says what came of it."""
+    try:
+        source = source_of(answer)
+        verdict, hint = judge(part, load(source, part.name, {"__name__": f"mine.{part.name}"}))
+    except Exception as error:  # it has no source, or needs what only the notebook has
+        verdict, hint = "wrong", f"it raises {type(error).__name__}: {error}"
+    if verdict != "right":
+        return f"Not kept for later lessons: outside this notebook {hint}."
+    file = file_of(lesson, part)
+    inputs = f"{len(part.witnesses)} inputs"
+    first = f"# Kept from lesson {lesson}: {part.name}, right on {inputs} ({_sum(part, source)})\n"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_result(file, (first + source).encode(), _is_ours)
+    except FileExistsError:
+        return f"{short(file)} was changed by hand and stays as it is; move it away to keep this one."
+    except OSError as error:
+        return f"Not kept for later lessons: {short(file)}: {error.strerror or error}."
+    return f"Kept in {_shown(file)}."
+
+
+def kept(lesson: str, part: Part) -> Any | None:
+    """What was kept; None if there is nothing, or it is not right any more."""
+    file = file_of(lesson, part)
+    try:
+        text = beginning(file).decode()
+        first = FIRST.match(text)
+        answer = load(text, part.name, {"__name__": f"mine.{part.name}"}, str(file))
+        unchanged = first is not None and first[3] == _sum(part, text[first.end() :])
+        return answer if unchanged or judge(part, answer)[0] == "right" else None
+    except Exception:  # not there, not text, edited into something that does not run
+        return None
+
+
+def _sum(part: Part, source: str) -> str:
+    """Of the source, and of what it was judged by."""
+    judged = [witness.hint for witness in part.witnesses]
+    return hashlib.sha256("\n".join([source, *judged]).encode()).hexdigest()[:16]
+
+
+def _is_ours(data: bytes) -> bool:
+    """Whether a file is one that ``keep`` wrote. Its sum is over hints, too, so an older version's is not known."""
+    return FIRST.match(data.decode(errors="replace")) is not None
+
+
+def _shown(file: Path) -> str:
+    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else short(file)
+
+
+# ------------------------------------------------------------------------------------------------- source
+
+
+def source_of(answer: Any) -> str:
+    """Source of a function, kernel or class of a notebook, with the imports, constants and helpers it uses.
+
+    Raises:
+        OSError: it has no source (a lambda, a function that a call made).
+    """
+    parts: dict[str, str] = {}
+    _collect(answer, parts)
+    *above, last = parts.values()
+    imports = sorted(text for text in above if text.startswith(("import ", "from ")))
+    others = [text for text in above if text not in imports]
+    return "\n".join([*imports, *([""] if imports else []), *others, *(["", ""] if others or imports else []), last])
+
+
+def _collect(answer: Any, parts: dict[str, str]) -> None:
+    """Put the source of ``answer`` into ``parts``, after that of everything it uses."""
+    plain_answer = plain(answer)
+    methods = [x for x in vars(answer).values() if inspect.isfunction(x)] if inspect.isclass(answer) else [plain_answer]
+    if not methods:
+        raise OSError(f"no source of {plain_answer.__name__}")
+    code, space, name = methods[0].__code__, methods[0].__globals__, plain_answer.__name__
+    cell = "".join(linecache.getlines(code.co_filename))
+    kinds = ast.FunctionDef | ast.ClassDef
+    nodes = [node for node in ast.parse(cell).body if isinstance(node, kinds) and node.name == name]
+    if not nodes:
+        raise OSError(f"no source of {name}")
+    node = nodes[-1]
+    node.decorator_list = [each for each in node.decorator_list if not _is_check(each)]
+    begin = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    text = "\n".join(cell.splitlines()[begin - 1 : node.end_lineno]) + "\n"
+    parts.setdefault(name, "")  # it may call itself
+    for used in dict.fromkeys(n.id for n in ast.walk(node) if isinstance(n, ast.Name)):
+        if used not in parts and used in space:
+            _one(used, space[used], getattr(plain_answer, "__module__", ""), parts)
+    del parts[name]
+    parts[name] = text
+
+
+def _is_check(decorator: ast.expr) -> bool:
+    """``@lesson.check``."""
+    return isinstance(decorator, ast.Attribute) and decorator.attr == "check"
+
+
+def _one(name: str, value: Any, home: str, parts: dict[str, str]) -> None:
+    """Put the line that gives ``name`` its value into ``parts``; nothing if no line can."""
+    inner = plain(value)
+    module = sys.modules.get(getattr(inner, "__module__", None) or "")
+    own = getattr(inner, "__name__", "")
+    if isinstance(value, types.ModuleType):
+        parts[name] = f"import {value.__name__}" + ("" if value.__name__ == name else f" as {name}")
+    elif own and getattr(inner, "__module__", "") == home and (inspect.isfunction(inner) or inspect.isclass(inner)):
+        _collect(value, parts)
+    elif own and module and getattr(module, own, None) is value:
+        parts[name] = f"from {module.__name__} import {own}" + ("" if own == name else f" as {name}")
+    elif type(value).__name__ == "dtype" and str(value).startswith("torch."):
+        parts.setdefault("torch", "import torch")
+        parts[name] = f"{name} = {value}"
+    else:
+        try:
+            if ast.literal_eval(repr(value)) == value:
+                parts[name] = f"{name} = {value!r}"
+        except (ValueError, SyntaxError):
+            pass
