@@ -145,6 +145,8 @@ def _one(name: str, value: Any, home: str, parts: dict[str, str]) -> None:
     elif type(value).__name__ == "dtype" and str(value).startswith("torch."):
         parts.setdefault("torch", "import torch")
         parts[name] = f"{name} = {value}"
+    elif isinstance(value, float):  # infinity, too
+        parts[name] = f"{name} = {value!r}" if abs(value) < float("inf") else f'{name} = float("{value}")'
     else:
         try:
             if ast.literal_eval(repr(value)) == value:
