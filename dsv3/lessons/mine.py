@@ -1,7 +1,7 @@
 """The learner's folder ``mine/``: the source of every part that passed, a file each, for later lessons to run.
 
-A file is known by its first line, which has the sum of the rest: whoever edits it by hand is judged again, and never
-overwritten.
+A file's first line has the sum of what follows, and of the inputs it was judged by. One that was edited by hand is
+judged again, and never overwritten; one that is as it was is not judged again.
 """
 
 import ast
@@ -15,11 +15,13 @@ import types
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import ours
 from ..paths import beginning, expand, short, write_result
 from .judge import judge
 from .part import Part, load, plain
 
-FIRST = re.compile(r"# Kept from lesson (\d\d): (\w+), right on \d+ inputs \(([0-9a-f]{16})\)\n")
+MARK = ".dsv3-mine"  # lies in the folder, so that another's folder of that name is left alone
+FIRST = re.compile(r"# Kept from lesson (\d\d): (\w+), right on \d+ inputs \(([0-9a-f]{12}), ([0-9a-f]{12})\)\n")
 
 
 def folder() -> Path:
@@ -44,11 +46,15 @@ def keep(lesson: str, part: Part, answer: Any) -> str:
         verdict, hint = "wrong", f"it raises {type(error).__name__}: {error}"
     if verdict != "right":
         return f"Not kept for later lessons: outside this notebook {hint}."
-    file = file_of(lesson, part)
-    inputs = f"{len(part.witnesses)} inputs"
-    first = f"# Kept from lesson {lesson}: {part.name}, right on {inputs} ({_sum(part, source)})\n"
+    file, here = file_of(lesson, part), folder()
+    inputs = f"{len(part.witnesses)} inputs ({_sum(source)}, {_sum(_inputs(part))})"
+    first = f"# Kept from lesson {lesson}: {part.name}, right on {inputs}\n"
+    if here.is_dir() and not os.environ.get("DSV3_MINE") and not ours.is_plain(here / MARK) and any(here.iterdir()):
+        return f"Not kept for later lessons: {short(here)} is not the course's; move it, or set DSV3_MINE."
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        if not os.path.lexists(here / MARK):
+            os.close(ours.create(here / MARK, False))
         write_result(file, (first + source).encode(), _is_ours)
     except FileExistsError:
         return f"{short(file)} was changed by hand and stays as it is; move it away to keep this one."
@@ -64,21 +70,26 @@ def kept(lesson: str, part: Part) -> Any | None:
         text = beginning(file).decode()
         first = FIRST.match(text)
         answer = load(text, part.name, {"__name__": f"mine.{part.name}"}, str(file))
-        unchanged = first is not None and first[3] == _sum(part, text[first.end() :])
+        unchanged = first and first[3] == _sum(text[first.end() :]) and first[4] == _sum(_inputs(part))
         return answer if unchanged or judge(part, answer)[0] == "right" else None
     except Exception:  # not there, not text, edited into something that does not run
         return None
 
 
-def _sum(part: Part, source: str) -> str:
-    """Of the source, and of what it was judged by."""
-    judged = [witness.hint for witness in part.witnesses]
-    return hashlib.sha256("\n".join([source, *judged]).encode()).hexdigest()[:16]
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _inputs(part: Part) -> str:
+    """What an answer was judged by, in words."""
+    return "\n".join(witness.hint for witness in part.witnesses)
 
 
 def _is_ours(data: bytes) -> bool:
-    """Whether a file is one that ``keep`` wrote. Its sum is over hints, too, so an older version's is not known."""
-    return FIRST.match(data.decode(errors="replace")) is not None
+    """Whether a file is as ``keep`` wrote it."""
+    text = data.decode(errors="replace")
+    first = FIRST.match(text)
+    return first is not None and first[3] == _sum(text[first.end() :])
 
 
 def _shown(file: Path) -> str:

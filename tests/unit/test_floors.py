@@ -22,7 +22,7 @@ FLOORS = """
     verify
     lab
     show
-    plan exercises lessons
+    plan lessons
     __init__
     __main__
 """

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from dsv3.exercises import COUNTS
+from dsv3.lessons.lesson import LESSONS
 
 ROOT = Path(__file__).parents[2]
 ROWS = [
@@ -23,4 +23,4 @@ def test_each_term_is_explained_in_both_languages():
         same_in_both = re.fullmatch(r"[A-Za-z0-9]+", chinese) and chinese == term
         assert re.search(r"[\u4e00-\u9fff]", chinese) or same_in_both, term
         assert len(meaning) > 15, term
-        assert lesson in COUNTS, term
+        assert lesson in LESSONS, term

@@ -39,7 +39,7 @@ def answered(source, name="compress"):
 def test_what_passed_is_kept_with_what_it_uses_and_found_by_another_start(folder, capsys):
     lesson = answered(CELL)
     assert lesson.state["compress"] == "yours"
-    assert "compress: right on 5 inputs. Kept in " in capsys.readouterr().out
+    assert "compress: right\x1b[0m on 5 inputs. Kept in " in capsys.readouterr().out
     text = (folder / "lesson_05" / "compress.py").read_text()
     assert "lesson.check" not in text
     again = Parts("05")
@@ -85,7 +85,9 @@ def test_a_link_is_not_followed(folder, tmp_path, capsys):
 
 
 def test_what_leans_on_the_notebook_is_right_there_and_not_kept(folder, capsys):
-    cell = "import torch\nones = torch.ones(1)\n\n\n" + CELL.replace("y = h @ down.T", "y = h @ (ones.to(h.dtype) * down).T")
+    cell = "import torch\nones = torch.ones(1)\n\n\n" + CELL.replace(
+        "y = h @ down.T", "y = h @ (ones.to(h.dtype) * down).T"
+    )
     lesson = answered(cell)
     assert lesson.state["compress"] == "yours"
     assert "Not kept for later lessons: outside this notebook" in capsys.readouterr().out
@@ -97,6 +99,21 @@ def test_a_folder_that_cannot_be_made_loses_only_what_would_be_kept(monkeypatch,
     monkeypatch.setenv("DSV3_MINE", str(tmp_path / "file"))
     assert answered(CELL).state["compress"] == "yours"
     assert "Not kept for later lessons: " in capsys.readouterr().out
+
+
+def test_a_folder_of_the_same_name_that_is_not_ours_is_left_alone(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("DSV3_MINE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    assert answered(CELL).state["compress"] == "yours"
+    assert "is not the course's; move it, or set DSV3_MINE" in capsys.readouterr().out
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    (tmp_path / "mine" / "notes.txt").unlink()
+    answered(CELL)
+    assert "Kept in mine/lesson_05/compress.py." in capsys.readouterr().out
+    answered(CELL.replace("EPS = 1e-6", "EPS = 0.000001 * 1"))
+    assert "Kept in mine" in capsys.readouterr().out
 
 
 def test_an_unknown_name_is_told():
