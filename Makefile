@@ -98,7 +98,8 @@ test: lint
 	$(call part,unit,$(PYTEST) $(TWO) tests/unit)
 	$(call part,jobs,$(PYTEST) $(TWO) tests/jobs $(ALONE:%=--ignore=%))
 	$(call part,jobs one at a time,$(PYTEST) $(ALONE))
-	$(call part,browser and lessons as text,$(PYTEST) tests/browser tests/lessons tests/gpu)
+	$(call part,browser and lessons as text,$(PYTEST) tests/browser tests/lessons tests/gpu --ignore=tests/lessons/test_built.py)
+	$(call part,lessons with stubs solved,$(PYTEST) -n 2 tests/lessons/test_built.py)
 	$(call fresh,$(RUN),RUN)
 	@cp -r notebooks/. $(RUN)
 	$(call part,lessons,DSV3_HOME="$(CURDIR)/$(RUN)/home" $(PYTEST) $(TWO) --nbmake --overwrite \
