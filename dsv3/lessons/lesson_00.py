@@ -17,9 +17,10 @@ def final_number(text):
 
 
 def fewest(weights, memory):
-    """Bytes of all weights, bytes of one GPU -> the smallest of 1, 2, 4, 8, 16, 32, 64 GPUs that hold them, or None.
+    """Bytes of all weights, bytes of one GPU -> the fewest GPUs that hold them, or None.
 
-    The weights are shared out evenly. 8 % of each GPU stay free.
+    GPUs are rented as 1, 2, 4, 8, 16, 32 or 64. All weights are shared out evenly.
+    8 % of each GPU stay free.
     """
     for n in (1, 2, 4, 8, 16, 32, 64):
         if weights <= n * memory * 0.92:

@@ -15,14 +15,17 @@ def usable_memory(meminfo, memory_max):
 
 
 def verdict(built, driver):
-    """The CUDA of a torch, "12.8" or None, the newest of a driver, "12.4" -> "CPU build", "old driver" or "ok"."""
+    """CUDA of a torch ("12.8" or None), newest CUDA of a driver ("12.4") -> a verdict.
+
+    It is "CPU build", "old driver" or "ok".
+    """
     if built is None:
         return "CPU build"
     return "old driver" if int(built.split(".")[0]) > int(driver.split(".")[0]) else "ok"
 
 
 def read_gpus(listing):
-    """Lines "name, MiB, compute capability" of nvidia-smi -> a list of (name, GB, whether it has FP8 units)."""
+    """nvidia-smi's lines "name, MiB, compute capability" -> a list of (name, GB, has FP8 units)."""
     found = []
     for line in listing.strip().splitlines():
         name, mib, capability = line.split(", ")

@@ -23,9 +23,9 @@ def split(message):
 
 
 def read_stream(lines):
-    """Lines of an event stream -> one message {field: text}: each field's pieces in their order, without the role.
+    """Lines of an event stream -> one message {field: text}, the pieces of each field put together.
 
-    Only lines that begin with `data: ` count. `data: [DONE]` is the last of them.
+    Only lines that begin with `data: ` count. `data: [DONE]` is the last of them. The role is left out.
     """
     message = {}
     for line in lines:
@@ -38,13 +38,14 @@ def read_stream(lines):
 
 
 def times(sent, arrivals):
-    """The moment of sending, those of the tokens (at least one) -> {"first", "per_token", "tokens_per_s"}, in seconds.
+    """The moment of sending, those of the tokens (at least one) -> {"first", "per_token", "tokens_per_s"}.
 
-    The last two are of the tokens after the first. They are 0 if there is only one token.
+    In seconds. The last two are of the tokens after the first, and 0 if there is only one token.
     """
     gaps = len(arrivals) - 1
     per_token = (arrivals[-1] - arrivals[0]) / gaps if gaps else 0.0
-    return {"first": arrivals[0] - sent, "per_token": per_token, "tokens_per_s": 1 / per_token if per_token else 0.0}
+    rate = 1 / per_token if per_token else 0.0
+    return {"first": arrivals[0] - sent, "per_token": per_token, "tokens_per_s": rate}
 
 
 # --------------------------------------------------------------------------------------------------- the checks
@@ -143,7 +144,7 @@ TRANSFERS = [
             Fault("len(arrivals) - 1", "len(arrivals)", "n tokens have n - 1 gaps between them"),
             Fault(' if gaps else 0.0\n', "\n", "a single token has no gap: per_token is 0 then, not an error"),
             Fault("arrivals[0] - sent", "arrivals[0]", "the first token's wait begins when the request was sent"),
-            Fault('"tokens_per_s": 1 / per_token if per_token else 0.0', '"tokens_per_s": len(arrivals) / (arrivals[-1] - sent)', "tokens per second are those AFTER the first: the reciprocal of the time per token"),
+            Fault("rate = 1 / per_token if per_token else 0.0", "rate = len(arrivals) / (arrivals[-1] - sent)", "tokens per second are those AFTER the first: the reciprocal of the time per token"),
             Fault("(arrivals[-1] - arrivals[0]) / gaps", "(arrivals[1] - arrivals[0])", "the mean over all gaps counts, not the first gap"),
         ),
     ),
