@@ -10,7 +10,7 @@ from .part import Fault, Part, Witness
 def split(message):
     """A chat message of any server, as a dictionary -> (thinking, answer), two texts.
 
-    Fields may be missing or None. A text without `</think>` and without a field for the thinking is all answer.
+    Fields may be missing or None. With no field for the thinking and no `</think>`, all is answer.
     """
     content = message.get("content") or ""
     thinking = message.get("reasoning_content") or message.get("reasoning")
@@ -25,7 +25,7 @@ def split(message):
 def read_stream(lines):
     """Lines of an event stream -> one message {field: text}, the pieces of each field put together.
 
-    Only lines that begin with `data: ` count. `data: [DONE]` is the last of them. The role is left out.
+    Only lines that begin with `data: ` count; the last is `data: [DONE]`. The role is left out.
     """
     message = {}
     for line in lines:
@@ -38,9 +38,9 @@ def read_stream(lines):
 
 
 def times(sent, arrivals):
-    """The moment of sending, those of the tokens (at least one) -> {"first", "per_token", "tokens_per_s"}.
+    """Moments of sending and of the tokens, in s -> {"first", "per_token", "tokens_per_s"}.
 
-    In seconds. The last two are of the tokens after the first, and 0 if there is only one token.
+    The last two are of the tokens after the first, and 0 if there is only one token.
     """
     gaps = len(arrivals) - 1
     per_token = (arrivals[-1] - arrivals[0]) / gaps if gaps else 0.0

@@ -34,7 +34,7 @@ def rates(rows: dict[str, float]) -> "Figure":
     figure, (ax,) = axes(size=(8, 3.6))
     bars = ax.bar(list(rows), list(rows.values()), color=[GREY] * (len(rows) - 1) + [BLUE])
     ax.bar_label(bars, fmt="%.0f", fontsize=11)
-    ax.set(ylabel="tokens/s, all together", title="Eight answers computed together cost little more than one")
+    ax.set(ylabel="tokens/s, all together", title="Only computing together raises the tokens per second")
     return figure
 
 
@@ -47,7 +47,7 @@ def recorded(result: dict, works: tuple[str, str], tools: tuple[str, ...]) -> "F
         bars = ax.bar(at, [found[work, tool] for tool in tools], 0.38, color=colour, label=work)
         ax.bar_label(bars, fmt="%.0f", fontsize=11)
     ax.set(xticks=[place + 0.2 for place in range(len(tools))], xticklabels=tools, ylabel="tokens/s, all sequences")
-    ax.set_title("Every program gains from a batch of 8, and an engine gains most")
+    ax.set_title("Every program gains from a batch of 8")
     ax.legend(fontsize=11)
     return figure
 
@@ -76,24 +76,24 @@ def verdicts(found: Mapping[str, Mapping[str, str]]) -> "Figure":
     return figure
 
 
-def reported(bound: Mapping[int, float], seen: Sequence[tuple[str, int, float]]) -> "Figure":
+def reported(bound: Mapping[int, float], seen: Mapping[str, Mapping[int, float]]) -> "Figure":
     """Tokens/s against requests at once, both logarithmic: the planner's bound as a line, what people report as dots.
 
     Args:
         bound: requests at once -> tokens/s.
-        seen: (who, requests at once, tokens/s).
+        seen: who -> the same.
     """
-    figure, (ax,) = axes(size=(9.0, 4.4))
-    ax.plot(list(bound), list(bound.values()), color=GREY, label="upper bound of dsv3 plan")
-    for (who, at_once, rate), marker in zip(seen, "osD^vPX*<>", strict=False):
-        ax.plot(at_once, rate, marker, color=BLUE, markersize=9, linestyle="none", label=f"{who}: {rate:,.0f}")
+    figure, (ax,) = axes(size=(9.0, 5.4))
+    ax.plot(list(bound), list(bound.values()), color=GREY, label="upper bound, 8 x H200")
+    for (who, rates), marker in zip(seen.items(), "osD^vPX*", strict=False):
+        ax.plot(list(rates), list(rates.values()), marker, color=BLUE, markersize=9, linestyle="none", label=who)
     ax.set(xscale="log", yscale="log", xlabel="requests at once", ylabel="tokens/s, all together")
     ax.set_title("A bound is no forecast: far away for one person, near for a full machine")
     ax.set_xticks(list(bound), [str(n) for n in bound])
     ax.minorticks_off()
     ax.yaxis.set_major_formatter("{x:,g}")
     ax.grid(color="#e5e5e5")
-    figure.legend(fontsize=11, loc="outside right upper")
+    figure.legend(fontsize=11, loc="outside lower center", ncols=2)
     return figure
 
 

@@ -113,7 +113,7 @@ def test_the_grid_says_what_goes_and_why_not():
 
 
 def test_what_is_reported_stands_beside_the_bound():
-    (ax,) = show.reported({1: 800, 8: 1600}, [("SGLang", 8, 597)]).axes
+    (ax,) = show.reported({1: 800, 8: 1600}, {"SGLang": {8: 597}}).axes
     bound, dot = ax.lines
     assert [list(values) for values in bound.get_data()] == [[1, 8], [800, 1600]]
     assert [list(values) for values in dot.get_data()] == [[8], [597]]
