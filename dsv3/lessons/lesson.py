@@ -18,7 +18,21 @@ from . import mine
 from .judge import judge
 from .part import Part
 
-LESSONS = tuple(f"{n:02}" for n in range(13))
+LESSONS = {
+    "00": "start here",
+    "01": "environment",
+    "02": "download",
+    "03": "FP8 casting",
+    "04": "conversion",
+    "05": "attention (MLA)",
+    "06": "MoE routing",
+    "07": "transformer",
+    "08": "Triton kernels",
+    "09": "generation",
+    "10": "distributed",
+    "11": "serving",
+    "12": "how it was made",
+}
 RED, GREEN, PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[0m"
 CURES = {
     "torch": "pip install torch",
@@ -47,7 +61,8 @@ class Parts:
 
     def __init__(self, number: str):
         parts, transfers = parts_of(number)
-        self.number, self.spine = number, [part.name for part in parts]
+        self.number = number
+        self.spine = [part.name for part in parts or transfers]  # a lesson without a spine counts its transfers
         self.known = {part.name: part for part in [*parts, *transfers]}
         self.used = {name: part.solution for name, part in self.known.items()}
         self.state, self.tried = dict.fromkeys(self.known, "not yet"), dict[str, Any]()
@@ -166,7 +181,7 @@ def preflight(name: str, *, needs: tuple[str, ...] = (), ram_gb: float = 2, disk
     for package in missing:
         print(f"missing {package}: {CURES.get(package, f'pip install {package}')}")
     lesson = Lesson(name[:2], folder, checkpoint, missing)
-    print(f"parts   {lesson.count()}" if lesson.spine else "parts   none to write in this lesson")
+    print(f"parts   {lesson.count()}")
     return lesson
 
 
@@ -177,12 +192,12 @@ def _enough(nbytes: int, gigabytes: float, what: str, cure: str) -> str:
 
 
 def progress() -> str:
-    """The table of lesson 00: a row a lesson, what of it is the learner's own."""
-    rows, yours, every = [], 0, 0
-    for number in LESSONS:
-        lesson = Parts(number)
-        marks = "".join("x" if state == "yours" else "." for state in lesson.state.values())
-        own = [name for name, state in lesson.state.items() if state == "yours"]
-        rows.append(f"{number}  {marks:12}{', '.join(own)}".rstrip())
-        yours, every = yours + len(own), every + len(marks)
-    return "\n".join([*rows, f"{yours} of {every} parts are yours, in {short(mine.folder())}"])
+    """The table of lesson 00: a row a lesson, how much of it is the learner's own, and what is next."""
+    rows, yours, every = [f"{'lesson':20}{'yours':>8}  next"], 0, 0
+    for number, title in LESSONS.items():
+        state = Parts(number).state
+        left = [name for name in state if state[name] != "yours"]
+        count = f"{len(state) - len(left)} of {len(state)}" if state else "-"
+        rows.append(f"{number} {title:17}{count:>8}  {left[0] if left else 'all yours' if state else ''}".rstrip())
+        yours, every = yours + len(state) - len(left), every + len(state)
+    return "\n".join([*rows, f"{yours} of {every} parts are yours, in {mine.shown(mine.folder())}"])

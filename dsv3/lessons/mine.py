@@ -60,7 +60,7 @@ def keep(lesson: str, part: Part, answer: Any) -> str:
         return f"{short(file)} was changed by hand and stays as it is; move it away to keep this one."
     except OSError as error:
         return f"Not kept for later lessons: {short(file)}: {error.strerror or error}."
-    return f"Kept in {_shown(file)}."
+    return f"Kept in {shown(file)}."
 
 
 def kept(lesson: str, part: Part) -> Any | None:
@@ -92,7 +92,8 @@ def _is_ours(data: bytes) -> bool:
     return first is not None and first[3] == _sum(text[first.end() :])
 
 
-def _shown(file: Path) -> str:
+def shown(file: Path) -> str:
+    """As a reader finds it: from the folder of the notebook, if it lies there."""
     return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else short(file)
 
 

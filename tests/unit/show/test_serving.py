@@ -103,3 +103,17 @@ def test_the_recorded_figure_shows_what_was_recorded():
     bars = [bar.get_height() for bar in show.recorded(result, works, tools).axes[0].patches]
     rows = {(r["work"], r["tool"]): r["tokens_per_s"] for r in result["rows"] if "tool" in r}
     assert bars == [rows[work, tool] for work in works for tool in tools]
+
+
+def test_the_grid_says_what_goes_and_why_not():
+    figure = show.verdicts(
+        {"8 x H200": {"SGLang": "", "vLLM": "no FP8"}, "8 x A100": {"SGLang": "too small", "vLLM": ""}}
+    )
+    assert [text.get_text() for text in figure.axes[0].texts] == ["goes", "no FP8", "too small", "goes"]
+
+
+def test_what_is_reported_stands_beside_the_bound():
+    (ax,) = show.reported({1: 800, 8: 1600}, {"SGLang": {8: 597}}).axes
+    bound, dot = ax.lines
+    assert [list(values) for values in bound.get_data()] == [[1, 8], [800, 1600]]
+    assert [list(values) for values in dot.get_data()] == [[8], [597]]

@@ -21,8 +21,10 @@ def test_budgets_beside_the_thinking_that_ended():
 
 def test_the_family_against_memory():
     shown, memory = [find_model("tiny-r1"), find_model("R1")], {"8 x H100": 640e9, "8 x H20": 768e9}
-    (ax,) = family(shown, memory).axes
-    assert [bar.get_width() for bar in ax.patches] == pytest.approx([m.nbytes / 1e9 for m in shown])
+    (ax,) = family(shown, memory, "R1 is large").axes
+    assert not ax.patches, "no bars on a logarithmic scale"
+    assert list(ax.lines[0].get_xdata()) == pytest.approx([m.nbytes / 1e9 for m in shown])
+    assert ax.get_title(loc="right") == "R1 is large"
     assert [t.get_text() for t in ax.get_yticklabels()] == ["tiny-r1, FP8: 0.013 GB", "DeepSeek-R1, FP8: 689 GB"]
     assert ax.get_xscale() == "log"
-    assert [line.get_xdata()[0] for line in ax.lines] == [640, 768]
+    assert [line.get_xdata()[0] for line in ax.lines[1:]] == [640, 768]
