@@ -85,7 +85,9 @@ def test_a_link_is_not_followed(folder, tmp_path, capsys):
 
 
 def test_what_leans_on_the_notebook_is_right_there_and_not_kept(folder, capsys):
-    cell = "import torch\nones = torch.ones(1)\n\n\n" + CELL.replace("y = h @ down.T", "y = h @ (ones.to(h.dtype) * down).T")
+    cell = "import torch\nones = torch.ones(1)\n\n\n" + CELL.replace(
+        "y = h @ down.T", "y = h @ (ones.to(h.dtype) * down).T"
+    )
     lesson = answered(cell)
     assert lesson.state["compress"] == "yours"
     assert "Not kept for later lessons: outside this notebook" in capsys.readouterr().out
