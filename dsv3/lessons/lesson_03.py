@@ -42,7 +42,8 @@ def encode(x):
 def quantise(w):
     """w [M, N] -> codes [M, N] float8_e4m3fn, scales [ceil(M / 128), ceil(N / 128)] float32.
 
-    A block's largest number becomes 448. The last blocks may be smaller. A block of zeros gets scale 1.
+    A block's largest number becomes 448. The last blocks may be smaller.
+    A block of zeros gets scale 1.
     """
     M, N = w.shape
     padded = torch.nn.functional.pad(w.float(), (0, -N % 128, 0, -M % 128))
@@ -53,7 +54,10 @@ def quantise(w):
 
 
 def quantise_groups(x):
-    """x [S, K] -> codes [S, K] float8_e4m3fn, scales [S, K / 128] float32: one for 128 neighbours of a token."""
+    """x [S, K] -> codes [S, K] float8_e4m3fn, scales [S, K / 128] float32.
+
+    Each 128 neighbours of a token share a scale. A group of zeros gets scale 1.
+    """
     groups = x.float().unflatten(1, (-1, 128))
     largest = groups.abs().amax(-1)
     scale = torch.where(largest == 0, 1.0, largest / 448)
@@ -62,7 +66,10 @@ def quantise_groups(x):
 
 
 def dequantise(q, scale):
-    """q [M, N] (float8_e4m3fn, or its numbers), scale [ceil(M / 128), ceil(N / 128)] float32 -> [M, N] bfloat16."""
+    """q [M, N], scale [ceil(M / 128), ceil(N / 128)] float32 -> [M, N] bfloat16.
+
+    q is float8_e4m3fn, or holds the same numbers as float32.
+    """
     M, N = q.shape
     spread = scale.repeat_interleave(128, 0)[:M].repeat_interleave(128, 1)[:, :N]
     return (q.float() * spread).to(torch.bfloat16)
@@ -71,8 +78,9 @@ def dequantise(q, scale):
 def pair(where, dtypes):
     """What a cast does, from a checkpoint's index alone, before the first byte is written.
 
-    where: name -> file. dtypes: name -> "F8_E4M3", "BF16" or "F32". Returns: name of each FP8 weight -> name of its
-    scale; and the new index, name -> file, without scales. ValueError names a weight that has no scale.
+    where: name -> file. dtypes: name -> "F8_E4M3", "BF16" or "F32".
+    Returns two dictionaries: name of each FP8 weight -> name of its scale, and the new index,
+    name -> file, without scales. Raises ValueError that names a weight without a scale.
     """
     scale_of = {name: f"{name}_scale_inv" for name in where if dtypes[name] == "F8_E4M3"}
     missing = [name for name, scale in scale_of.items() if scale not in where]
@@ -271,7 +279,7 @@ PARTS = [
 
 
 def requantise(w, scale):
-    """w [M, N] bfloat16, scale [ceil(M / 128), ceil(N / 128)] float32 -> codes [M, N] float8_e4m3fn, with that scale."""
+    """w [M, N] bfloat16, scale [ceil(M / 128), ceil(N / 128)] float32 -> codes [M, N] float8_e4m3fn."""
     M, N = w.shape
     spread = scale.repeat_interleave(128, 0)[:M].repeat_interleave(128, 1)[:, :N]
     return (w.float() / spread).clamp(-448, 448).to(torch.float8_e4m3fn)

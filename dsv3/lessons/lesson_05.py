@@ -261,7 +261,8 @@ PARTS = [
 def yarn(base, R, factor, length, fast, slow):
     """-> frequencies [R / 2] for a text that is `factor` times as long as `length` tokens.
 
-    A pair that turns at least `fast` times in `length` tokens stays. One that turns less than `slow` times is slowed.
+    A pair that turns at least `fast` times in `length` tokens stays.
+    One that turns less than `slow` times is slowed.
     """
     plain = base ** -(torch.arange(0, R, 2) / R)
     low, high = (R * math.log(length / (2 * math.pi * n)) / (2 * math.log(base)) for n in (fast, slow))
@@ -281,7 +282,8 @@ def to_halves(weight, heads, R):
 def attention_is_right(load):
     """Raise AssertionError if attention is wrong.
 
-    load(max_seq_len) gives a model. model(tokens [1, S], start, cache) gives its hidden states [1, S, D].
+    load(max_seq_len) gives a model.
+    model(tokens [1, S], start, cache) gives its hidden states [1, S, D].
     """
     tokens = torch.arange(40, 60)[None]
     short, long = load(512), load(8192)
