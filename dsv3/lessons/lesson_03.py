@@ -279,7 +279,7 @@ PARTS = [
 
 
 def requantise(w, scale):
-    """w [M, N] bfloat16, scale [ceil(M / 128), ceil(N / 128)] float32 -> codes [M, N] float8_e4m3fn."""
+    """w [M, N] bfloat16, scale [ceil(M / 128), ceil(N / 128)] -> codes [M, N] float8_e4m3fn."""
     M, N = w.shape
     spread = scale.repeat_interleave(128, 0)[:M].repeat_interleave(128, 1)[:, :N]
     return (w.float() / spread).clamp(-448, 448).to(torch.float8_e4m3fn)

@@ -28,13 +28,14 @@ def cast(source: Path, target: Path, parts: SimpleNamespace) -> None:
     scale_of, index = parts.pair(where, {name: entry.dtype for name, entry in found.items()})  # raises before a byte
     number = torch.tensor([parts.decode(code) for code in range(256)])
     target.mkdir()
+    size = 0
     for file in dict.fromkeys(index.values()):
         tensors = {name: tensor(found, name) for name in index if index[name] == file}
         for name in tensors.keys() & scale_of.keys():
             codes = tensors[name].view(torch.uint8)
             tensors[name] = parts.dequantise(number[codes.long()], tensor(found, scale_of[name]))
         save_file(tensors, target / file, metadata={"format": "pt"})
-    size = sum(tensor(found, name).numel() * 2 for name in index)
+        size += sum(each.nbytes for each in tensors.values())
     (target / read.INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": index}))
     config = json.loads((source / "config.json").read_text())
     del config["quantization_config"]

@@ -20,7 +20,7 @@ def number_line(positive: Sequence[float]) -> "Figure":
     """E4M3's numbers from 0 up: all to 448, the first 2, and the smallest, where the steps stop shrinking."""
     fig, rows = axes(3, 1, size=(9.0, 4.2))
     for ax, top, what in zip(
-        rows, (448, 2, 2**-5), ("all", "up to 2", "up to 1/32; orange: subnormal, evenly spaced"), strict=True
+        rows, (448, 2, 2**-5), ("all", "up to 2", "up to 1/32; red: subnormal, evenly spaced"), strict=True
     ):
         shown = [v for v in positive if v <= top]
         for values, colour in (([v for v in shown if v >= 2**-6], BLUE), ([v for v in shown if v < 2**-6], RED)):
@@ -62,7 +62,7 @@ def group_scales(x: "Tensor", group: int = 128) -> "Figure":
     peaks = x.float().unflatten(-1, (-1, group)).abs().amax(-1)
     fig, (ax,) = axes(size=(9.0, 3.2))
     drawn = ax.imshow((peaks / peaks.max()).clamp(min=1e-9).log2().T.numpy(), cmap=HEAT, aspect="auto", vmax=0)
-    ax.set(xlabel="token", ylabel=f"group of {group}", title="Groups differ by far: outliers are few, and in few groups")
+    ax.set(xlabel="token", ylabel=f"group of {group}", title="Groups of one input differ by a factor of 100")
     fig.colorbar(drawn, label="log2 of its largest number\n(0: the tensor's)", fraction=0.04)
     return fig
 
@@ -74,7 +74,11 @@ def scores(percent: Mapping[str, float], control: str) -> "Figure":
     ax.barh(names, [percent[n] for n in names], color=[RED if n == control else GREEN for n in names])
     for row, name in enumerate(names):
         ax.text(percent[name] + 1, row, f"{percent[name]:.0f} %", va="center", fontsize=11)
-    ax.set(xlim=(0, 112), xlabel="held-out sums solved to the last token, %", title="FP8 costs no sum; lost scales cost all")
+    ax.set(
+        xlim=(0, 112),
+        xlabel="held-out sums solved to the last token, %",
+        title="FP8 costs no sum; lost scales cost all",
+    )
     ax.invert_yaxis()
     return fig
 
