@@ -8,9 +8,11 @@ width, N and P a head's key width without position and value width. A part sees 
 import math
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
+from ..cache import Cache
+from ..lab.mutants import ATTENTION
+from .bugs import tried
+from .inputs_05 import hidden, latents, not_expanded, played, qkv, random, small, step, turned
 from .part import Fault, Part, Witness
 
 # ---------------------------------------------------------------------------------------------------- the parts
@@ -97,81 +99,6 @@ class LatentCache:
 
 
 # --------------------------------------------------------------------------------------------------- the checks
-
-
-def random(*shape, seed=0, dtype=torch.float32, size=1.0):
-    return (torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape))) * size).to(dtype)
-
-
-def qkv(S, T, H=3, D=10, P=6, dtype=torch.float32, size=1.0):
-    return (
-        random(S, H, D, dtype=dtype, size=size),
-        random(T, H, D, seed=1, dtype=dtype),
-        random(T, H, P, seed=2, dtype=dtype),
-        0.3,
-    )
-
-
-def turned(S, H, R, at, dtype=torch.float32):
-    return random(S, H, R, dtype=dtype), torch.tensor(at), 10.0 ** -torch.arange(0, 2, 4 / R)
-
-
-def hidden(S=5, D=12, C=6, R=4, size=1.0, dtype=torch.float32):
-    return (
-        random(S, D, size=size, dtype=dtype) + 0.5 * size,
-        random(C + R, D, seed=1, dtype=dtype),
-        1 + random(C, seed=2, dtype=dtype),
-    )
-
-
-def latents(T=7, C=16, R=4, H=3, N=8, P=6, dtype=torch.float32):
-    return (
-        random(T, C, dtype=dtype),
-        random(T, R, seed=1, dtype=dtype),
-        random(H * (N + P), C, seed=2, dtype=dtype),
-        H,
-        N,
-    )
-
-
-def step(S, T, H=3, N=8, R=4, C=16, P=6, dtype=torch.float32, scale=0.2):
-    q = random(S, H, N, dtype=dtype), random(S, H, R, seed=1, dtype=dtype)
-    return *q, random(T, C + R, seed=2, dtype=dtype), random(H * (N + P), C, seed=3, dtype=dtype), scale
-
-
-def played(*moves, second=False):
-    """Updates of one cache, (start, S) each; all that it returned. Or with a ``second`` cache that is used between."""
-
-    def use(answer, given):
-        one, other, found = answer(6), answer(6), []
-        for i, (start, S) in enumerate(moves):
-            found.append(one.update(start, random(S, 6, seed=i, dtype=given[0])).clone())
-            if second:
-                other.update(start, random(S, 6, seed=90 + i, dtype=given[0]))
-        return tuple(found)
-
-    return use
-
-
-class Shapes(TorchFunctionMode):
-    """Watches the shapes of all results."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for each in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(each, Tensor):
-                self.seen = getattr(self, "seen", []) + [tuple(each.shape)]
-        return result
-
-
-def not_expanded(answer):
-    T, N, P = 23, 8, 6
-    with Shapes() as shapes, torch.no_grad():
-        answer(*step(1, T, N=N, P=P))
-    if any(T in shape and {N, P, N + P, 3 * (N + P)} & set(shape) for shape in shapes.seen):
-        return f"the numbers are right, but the cache is expanded: {T} tokens of width {N} or {P} appear on the way"
-    return ""
-
 
 BF16, F64 = torch.bfloat16, torch.float64
 
@@ -282,13 +209,15 @@ PARTS = [
             Witness("a single token attends to itself: the result is W_UV c", lambda: step(1, 1)),
             Witness("several new tokens after others: query i is token T - S + i", lambda: step(3, 7)),
             Witness("N, P, R and C differ", lambda: step(2, 5, H=4, N=3, R=2, C=5, P=9, scale=0.7)),
+            Witness("N and P are the same here: which rows make the key?", lambda: step(2, 5, N=6, P=6)),
             Witness("bfloat16 in, bfloat16 out", lambda: step(2, 5, dtype=BF16)),
         ),
         (
             Fault(' + torch.einsum("shr,tr->hst", q_pe, k_pe)', "", "the rotated part is missing: a score is q_c times latent PLUS q_pe times rotated key"),
             Fault("scores.float() * scale", "scores.float()", "the scores are not multiplied by scale before the softmax"),
             Fault('q_c, c) + torch.einsum("shr,tr->hst", q_pe, k_pe)', 'q_c, c) + torch.einsum("shr,tr->hst", q_pe, k_pe) / scale', "only one part of the score is scaled: scale the sum"),
-            Fault("W[:, :N], W[:, N:]", "W[:, -N:], W[:, :-N]", "W_UK and W_UV are swapped: a head's first N rows make its key"),
+            Fault("W[:, :N], W[:, N:]", "W[:, -N:], W[:, :-N]", "W_UK and W_UV are swapped: a head's first N rows make its key, the P rows after them its value"),
+            Fault("W[:, :N], W[:, N:]", "W[:, N:], W[:, :N]", "W_UK and W_UV are swapped: a head's first N rows make its key, not its value"),
             Fault(".masked_fill(later, -math.inf)", "", "a token sees tokens that come after it: the causal mask is missing"),
             Fault(".triu(T - S + 1)", ".triu(1)", "the mask is right only if S = T: query i is token T - S + i"),
             Fault("kept[:, :C], kept[:, C:]", "kept[:, -C:], kept[:, :-C]", "the row is latent first, then rotated key"),
@@ -329,11 +258,17 @@ PARTS = [
 # ------------------------------------------------------------------------------------- transfers, at the lesson's end
 
 
-def merge(o1, l1, o2, l2):
-    """Results o [H, P] and logsumexp of the scores l [H] of two halves -> over all keys [H, P]."""
-    most = torch.maximum(l1, l2)
-    w1, w2 = (l1 - most).exp(), (l2 - most).exp()
-    return (w1[:, None] * o1 + w2[:, None] * o2) / (w1 + w2)[:, None]
+def yarn(base, R, factor, length, fast, slow):
+    """-> frequencies [R / 2] for a text that is `factor` times as long as `length` tokens.
+
+    A pair that turns at least `fast` times in `length` tokens stays.
+    One that turns less than `slow` times is slowed.
+    """
+    plain = base ** -(torch.arange(0, R, 2) / R)
+    low, high = (R * math.log(length / (2 * math.pi * n)) / (2 * math.log(base)) for n in (fast, slow))
+    low, high = max(math.floor(low), 0), min(math.ceil(high), R - 1)
+    ramp = ((torch.arange(R // 2) - low) / max(high - low, 0.001)).clamp(0, 1)
+    return plain * (1 - ramp) + plain / factor * ramp
 
 
 def to_halves(weight, heads, R):
@@ -344,31 +279,49 @@ def to_halves(weight, heads, R):
     return W.flatten(0, 1)
 
 
-def halves(size=1.0, shift=0.0):
-    return (
-        random(3, 6),
-        random(3, seed=1, size=size) + shift,
-        random(3, 6, seed=2),
-        random(3, seed=3, size=size) + shift,
-    )
+def attention_is_right(load):
+    """Raise AssertionError if attention is wrong.
 
+    load(max_seq_len) gives a model.
+    model(tokens [1, S], start, cache) gives its hidden states [1, S, D].
+    """
+    tokens = torch.arange(40, 60)[None]
+    short, long = load(512), load(8192)
+    whole = short(tokens)
+    assert torch.allclose(long(tokens), whole), "the room for the cache changes the answer"
+    cache = Cache()
+    pieces = [short(tokens[:, :7], 0, cache), short(tokens[:, 7:], 7, cache)]
+    assert torch.allclose(torch.cat(pieces, dim=1), whole, atol=1e-2, rtol=1e-2), "two pieces"
+
+
+def slowed(answer, given):
+    return answer(*given).log()  # each pair counts alike, slow ones too
+
+
+YARN, SQUARE = ATTENTION
 
 TRANSFERS = [
     Part(
-        merge, "two halves of a cache into one result", 2, 10,
-        "Each half has divided by its own sum, exp(l). Weigh the halves by these sums. Take the larger l away first: "
-        "exp(1000) overflows, and a half that nobody may see has l = -inf.",
+        yarn, "YaRN's frequencies", 3, 12,
+        "`plain = base ** -(torch.arange(0, R, 2) / R)`. Compute i(fast), round it down: `low`. Compute i(slow), round it "
+        "up: `high`. The ramp is `(i - low) / (high - low)`, clamped to 0 ... 1. Where it is 0 the pair stays, where it "
+        "is 1 the pair is divided by `factor`.",
         (
-            Witness("both halves count with exp(l), divided by the sum of both", halves),
-            Witness("l may be 1000: take the larger one away before exp", lambda: halves(shift=1000.0)),
-            Witness("very different halves: the one with the larger l wins", lambda: halves(size=50.0)),
-            Witness("an empty half has l = -inf, and counts nothing", lambda: (*halves()[:3], torch.full((3,), -math.inf))),
+            Witness("with factor 1 nothing is slowed: base ** -(2 i / R)", lambda: (10_000.0, 64, 1.0, 4096, 32, 1), slowed),
+            Witness("DeepSeek-R1's own: 11 pairs stay, 9 are slowed 40 times", lambda: (10_000.0, 64, 40.0, 4096, 32, 1), slowed),
+            Witness("another base, width and factor", lambda: (500_000.0, 48, 7.0, 8192, 16, 2), slowed),
+            Witness("low is never below 0, and high never above R - 1", lambda: (10_000.0, 16, 4.0, 200, 32, 0.00001), slowed),
+            Witness("low and high may be equal: then the ramp is a step", lambda: (10_000.0, 32, 40.0, 6434.0, 1.024, 1.024), slowed),
         ),
         (
-            Fault("(l1 - most).exp(), (l2 - most).exp()", "l1.exp(), l2.exp()", "exp overflows: take the larger of l1 and l2 away first"),
-            Fault("(l1 - most).exp(), (l2 - most).exp()", "torch.ones_like(l1), torch.ones_like(l2)", "a plain mean: a half counts with its share exp(l)"),
-            Fault("(l1 - most).exp(), (l2 - most).exp()", "l1, l2", "weights are exp(l), not l"),
-            Fault(" / (w1 + w2)[:, None]", "", "the weights must sum to 1: divide by w1 + w2"),
+            Fault("plain / factor * ramp", "plain * factor * ramp", "slow pairs get SLOWER: divide by factor"),
+            Fault("plain * (1 - ramp) + plain / factor * ramp", "plain * ramp + plain / factor * (1 - ramp)", "the wrong pairs are slowed: fast ones, the first, stay as they are"),
+            Fault(".clamp(0, 1)", "", "the ramp must be clamped to 0 ... 1: outside of it pairs stay, or are slowed by factor"),
+            Fault("math.floor(low), 0), min(math.ceil(high)", "low, 0), min(high", "low is rounded down and high up, as DeepSeek's code does"),
+            Fault("(2 * math.pi * n)", "n", "a turn is 2 pi: the pair that turns n times has 2 pi n radians in `length` tokens"),
+            Fault("for n in (fast, slow)", "for n in (slow, fast)", "between the two borders lies a ramp, not a step: low comes from `fast`, high from `slow`"),
+            Fault("(1 - ramp) + plain / factor * ramp", "0 + plain / factor", "all pairs are slowed: fast ones must stay, they tell neighbours apart"),
+            Fault("torch.arange(0, R, 2) / R", "torch.arange(0, R, 2) / (R // 2)", "the exponent of pair i is 2 i / R"),
         ),
     ),
     Part(
@@ -379,10 +332,31 @@ TRANSFERS = [
             Witness("each head's first N rows stay, its last R rows become even ones, then odd ones", lambda: (random(3 * 10, 5), 3, 4)),
             Witness("one head", lambda: (random(8, 5), 1, 8)),
             Witness("R = 8 of 11", lambda: (random(4 * 11, 5), 4, 8)),
+            Witness("bfloat16 in, bfloat16 out", lambda: (random(2 * 9, 3, dtype=BF16), 2, 6)),
         ),
         (
             Fault("[rotated[:, 0::2], rotated[:, 1::2]]", "[rotated[:, 1::2], rotated[:, 0::2]]", "even rows come first, then odd ones"),
             Fault("[rotated[:, 0::2], rotated[:, 1::2]]", "[rotated.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)]", "that is the way back, from halves to neighbours"),
+            Fault("weight.unflatten(0, (heads, -1))[:, -R:]", "weight.unflatten(0, (heads, -1))[:, :R]", "the rotated rows are each head's LAST R"),
+            Fault("    return W.flatten(0, 1)", "    return W.transpose(0, 1).flatten(0, 1)", "the rows must stay head by head"),
+        ),
+    ),
+    Part(
+        attention_is_right, "a test for bugs that shipped", 3, 15,
+        "One model with two values of `max_seq_len` below and above 4,096, the same tokens: the hidden states must be "
+        "equal. Then one prompt, at once, and in two pieces with a `Cache`. No random tokens without a seed, and a "
+        "tolerance that lets rounding pass and a bug not.",
+        (
+            Witness("your test must pass on the right model, and fail if YaRN depends on the room for the cache", lambda: (small(1),), tried(YARN)),
+            Witness("your test must pass on the right model, and fail if the mask is S x S", lambda: (small(1),), tried(SQUARE)),
+            Witness("the same with another model: YaRN", lambda: (small(2, 80),), tried(YARN)),
+            Witness("the same with another model: the mask", lambda: (small(2, 80),), tried(SQUARE)),
+        ),
+        (
+            Fault("load(8192)", "load(1024)", "the bug with YaRN passes: compare a model with room for less than 4,096 tokens with one for more, at a tolerance that a bug exceeds"),
+            Fault("[short(tokens[:, :7], 0, cache), short(tokens[:, 7:], 7, cache)]", "[short(tokens[:, :7]), short(tokens, 0, cache)[:, 7:]]", "the bug with the mask passes: the second piece must come with the cache of the first, and be compared"),
+            Fault("whole = short(tokens)\n", "whole = short(tokens)\n    return\n", "both bugs pass: compare numbers, and assert"),
+            Fault("atol=1e-2, rtol=1e-2", "atol=0, rtol=0", "it fails on the right model: two ways to compute the same differ by rounding, so give a tolerance"),
         ),
     ),
 ]  # fmt: skip

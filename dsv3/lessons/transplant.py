@@ -34,7 +34,7 @@ class Transplant(NamedTuple):
 
 def in_float32() -> LLM:
     """tiny-r1 with the layers of ``model.py``, its FP8 weights dequantised to float32."""
-    return load("tiny-r1", model="plain", gemm="bf16", dtype=torch.float32)
+    return load("tiny-r1", model="plain", gemm="bf16", dtype=torch.float32, max_batch_size=SUMS)
 
 
 def plain_model(llm: LLM) -> Transformer:

@@ -55,11 +55,11 @@ def _caches(parts: SimpleNamespace, mla: MLA, place: Place, batch: int) -> list[
     return kept.setdefault(mla.layer, [Rows(parts.LatentCache(width) for _ in range(batch))])[0]
 
 
-def score(llm: LLM, parts: SimpleNamespace, form: str) -> int:
-    """Of 20 sums that training never saw, how many tiny-r1 answers rightly with these parts in all its layers."""
+def score(llm: LLM, parts: SimpleNamespace, form: str, n: int | None = None) -> int:
+    """Of ``n`` sums that training never saw (20), how many tiny-r1 answers rightly with these parts in its layers."""
     model = plain_model(llm)
     with transplanted((block.attn for block in model.layers), attention(parts, form, model.frequencies)):
-        return solved(llm)
+        return solved(llm, n)
 
 
 def _scored(form: str) -> Callable[[SimpleNamespace], int]:

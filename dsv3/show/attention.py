@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .style import BLUE, GREEN, GREY, HEAT, ORANGE, RED, axes, png
+from .style import BLACK, BLUE, GREY, HEAT, SKY, axes, png
 from .widgets import follow, ipywidgets
 
 if TYPE_CHECKING:
@@ -23,11 +23,13 @@ def cache(numbers: Mapping[str, int], layers: int, gpu: "GPU") -> "Figure":
         numbers: kind of attention -> numbers that it keeps per token and layer.
     """
     fig, (ax,) = axes(size=(8.0, 4.2))
-    for (name, kept), colour in zip(numbers.items(), (RED, ORANGE, GREY, BLUE), strict=True):
+    for (name, kept), colour in zip(numbers.items(), (BLACK, SKY, GREY, BLUE), strict=True):
         sizes = [2 * layers * kept * tokens / 1e9 for tokens in CONTEXTS]
         ax.plot(CONTEXTS, sizes, marker="o", color=colour, label=name)
-    ax.axhline(gpu.nbytes / 1e9, color="black", linestyle="--", label=f"memory of one {gpu.name}")
-    ax.set(xlabel="context (tokens)", ylabel="KV cache (GB)")
+    ax.axhline(gpu.nbytes / 1e9, color=BLACK, linestyle="--", label=f"memory of one {gpu.name}")
+    ax.set(
+        xlabel="context (tokens)", ylabel="KV cache (GB)", title="With full keys and values, one long chat fills a GPU"
+    )
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     fig.legend(fontsize=11, loc="outside right upper")
@@ -40,39 +42,10 @@ def frequencies(turns: "Mapping[str, Tensor]", tokens: int, marks: Sequence[int]
     for (name, turned), colour in zip(turns.items(), (GREY, BLUE), strict=True):
         ax.plot(range(len(turned)), turned, marker="o", markersize=4, color=colour, label=name)
     for times in marks:
-        ax.axhline(times, color=ORANGE, linestyle="--", label=f"{times} turn{'s' if times > 1 else ''}")
+        ax.axhline(times, color=BLACK, linestyle="--", label=f"{times} turn{'s' if times > 1 else ''}")
     ax.set(xlabel="pair of the rotated part", ylabel=f"turns in {tokens:,} tokens", yscale="log")
+    ax.set_title("YaRN slows the slow pairs, and leaves the fast ones")
     fig.legend(fontsize=11, loc="outside right upper")
-    return fig
-
-
-def timed(
-    contexts: Sequence[int], megabytes: Mapping[str, Sequence[float]], milliseconds: Mapping[str, Sequence[float]]
-) -> "Figure":
-    """What a layer's step keeps and how long it takes against the context, for each form of attention."""
-    fig, (left, right) = axes(1, 2, size=(9.0, 3.6))
-    for form, colour in zip(megabytes, (RED, BLUE), strict=True):
-        left.plot(contexts, megabytes[form], marker="o", color=colour, label=form)
-        right.plot(contexts, milliseconds[form], marker="o", color=colour, label=form)
-    left.set(xlabel="context (tokens)", ylabel="cache of the layer (MB)", title="kept", yscale="log")
-    right.set(xlabel="context (tokens)", ylabel="a step (ms)", title="measured on this machine", yscale="log")
-    left.legend(fontsize=11)
-    return fig
-
-
-def signature(numbers: dict[str, int], scores: dict[str, float]) -> "Figure":
-    """Numbers kept per token and layer, and the score of each variant on sums."""
-    fig, (left, right) = axes(1, 2, size=(9.5, 3.4))
-    colours = [BLUE if name == "MLA" else GREY for name in numbers]
-    bars = left.barh(list(numbers), list(numbers.values()), color=colours)
-    left.bar_label(bars, labels=[f" {n:,}" for n in numbers.values()], fontsize=11)
-    left.set(xlabel="numbers kept per token and layer", xscale="log", xlim=(100, 3e5))
-    values = [100 * value for value in scores.values()]
-    bars = right.barh(list(scores), values, color=[GREEN if value > 50 else RED for value in values])
-    right.bar_label(bars, labels=[f" {value:.0f} %" for value in values], fontsize=11)
-    right.set(xlabel="sums solved (%)", xlim=(0, 125))
-    for ax in (left, right):
-        ax.invert_yaxis()
     return fig
 
 

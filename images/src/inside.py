@@ -80,40 +80,43 @@ def fp8_blocks() -> str:
 
 def mla() -> str:
     kept = CFG.kv_lora_rank + CFG.qk_rope_head_dim
+    h, n, r, c, p = CFG.n_heads, CFG.qk_nope_head_dim, CFG.qk_rope_head_dim, CFG.kv_lora_rank, CFG.v_head_dim
     parts = [
-        text(20, 32, f"MLA caches {kept} numbers a token and layer, for all {CFG.n_heads} heads", 19, bold=True),
-        box(20, 150, 120, 60, f"x\n{CFG.dim:,}", PALE),
-        box(200, 70, 160, 60, f"query latent\n{CFG.q_lora_rank:,}", SKY),
-        box(420, 70, 230, 60, f"queries\n{CFG.n_heads} x ({CFG.qk_nope_head_dim} + {CFG.qk_rope_head_dim})", SKY),
-        box(200, 190, 160, 60, f"latent c\n{CFG.kv_lora_rank}", ORANGE),
-        box(200, 270, 160, 60, f"rotated key\n{CFG.qk_rope_head_dim}", ORANGE),
-        box(190, 180, 180, 160, "", "none"),
-        text(280, 358, "the cache", 17, "middle", True),
-        box(
-            420,
-            190,
-            230,
-            60,
-            f"naive: unfold to keys, values\n{CFG.n_heads} x ({CFG.qk_nope_head_dim} + {CFG.v_head_dim})",
-            GREY,
-            15,
+        text(20, 30, f"MLA keeps {kept} numbers a token and layer, for all {h} heads", 19, bold=True),
+        box(16, 196, 90, 60, f"x\n{CFG.dim:,}", PALE),
+        box(150, 62, 140, 56, f"query latent\n{CFG.q_lora_rank:,}", SKY),
+        box(340, 62, 160, 56, f"queries\n{h} x ({n} + {r})", SKY),
+        box(140, 218, 160, 180, "", "none"),
+        box(150, 230, 140, 64, f"latent c\n{c}", YELLOW),
+        box(150, 322, 140, 64, f"rotated key\n{r}", YELLOW),
+        text(220, 418, f"the cache: {kept}", 17, "middle", True),
+        text(560, 62, "expanded form", 17, bold=True),
+        box(560, 124, 190, 64, f"keys and values\n{h} x ({n + r} + {p})", GREY, 16),
+        box(800, 76, 100, 112, "attention", BLUE),
+        text(560, 238, "absorbed form", 17, bold=True),
+        box(560, 256, 190, 64, f"queries x W_UK\n{h} x ({c} + {r})", SKY, 16),
+        box(800, 270, 100, 112, "attention", BLUE),
+        box(918, 296, 70, 60, "x W_UV", GREY, 16),
+        box(918, 196, 70, 52, "wo", PALE),
+        arrow(106, 206, 148, 120),
+        arrow(106, 226, 148, 256),
+        arrow(106, 246, 148, 340),
+        arrow(290, 90, 338, 90),
+        arrow(500, 90, 798, 100),
+        arrow(480, 118, 558, 272),
+        arrow(300, 262, 558, 166),
+        arrow(300, 358, 798, 358),
+        arrow(750, 156, 798, 150),
+        arrow(750, 292, 798, 300),
+        arrow(900, 150, 932, 194),
+        arrow(900, 326, 916, 326),
+        arrow(953, 296, 953, 250),
+        text(548, 374, "the cache itself, latent and rotated key, is every head's key", 16, "middle"),
+        text(
+            990, 418, "Both forms read the latent and the rotated key, and give the same answer.", 16, "end"
         ),
-        box(420, 270, 230, 60, "absorbed: the key's matrix\nmoves into the query", GREEN, 15),
-        box(720, 150, 130, 90, "attention", BLUE),
-        box(890, 165, 90, 60, "wo", PALE),
-        arrow(140, 168, 198, 104),
-        arrow(140, 180, 198, 218),
-        arrow(140, 192, 198, 292),
-        arrow(362, 100, 418, 100),
-        arrow(372, 220, 418, 220),
-        arrow(372, 290, 418, 298),
-        arrow(652, 100, 718, 170),
-        arrow(652, 220, 718, 200, dashed=True),
-        arrow(652, 300, 718, 222),
-        arrow(852, 195, 888, 195),
-        text(720, 300, "both give the same answer", 16),
-    ]
-    return sheet(1000, 380, "Multi-head latent attention: what is cached, and the two ways to use it", *parts)
+    ]  # fmt: skip
+    return sheet(1000, 440, "Multi-head latent attention: what is kept, and the two ways to use it", *parts)
 
 
 def routing() -> str:

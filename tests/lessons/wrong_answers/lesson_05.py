@@ -128,6 +128,24 @@ def absorbed(q_nope, q_pe, kept, up, scale):
     later = torch.arange(len(kept)) > torch.arange(len(kept) - S, len(kept))[:, None]
     return torch.einsum("hst,thp->shp", (s * scale).masked_fill(later, float("-inf")).softmax(-1), v)
 """),
+        ("key and value are swapped", "swapped", """
+def absorbed(q_nope, q_pe, kept, up, scale):
+    C, N, S, T = up.shape[1], q_nope.shape[2], len(q_nope), len(kept)
+    W = up.view(q_nope.shape[1], -1, C)
+    q = torch.cat([torch.einsum("shn,hnc->shc", q_nope, W[:, -N:]), q_pe], dim=-1)
+    s = torch.einsum("shk,tk->hst", q, kept).float() * scale
+    s = s.masked_fill(torch.ones(S, T).triu(T - S + 1).bool(), float("-inf"))
+    return torch.einsum("hsc,hpc->shp", s.softmax(-1).to(kept.dtype) @ kept[:, :C], W[:, :-N])
+"""),
+        ("the value's rows are taken for the key's", "swapped", """
+def absorbed(q_nope, q_pe, kept, up, scale):
+    S, H, N = q_nope.shape
+    C, T = up.shape[1], len(kept)
+    value, key = up.view(H, -1, C).split([N, up.shape[0] // H - N], dim=1)
+    s = torch.einsum("shn,hnc,tc->hst", q_nope, key, kept[:, :C]) + torch.einsum("shr,tr->hst", q_pe, kept[:, C:])
+    w = (s * scale).masked_fill(torch.ones(S, T).triu(T - S + 1).bool(), float("-inf")).softmax(-1)
+    return torch.einsum("hst,tc,hpc->shp", w, kept[:, :C], value)
+"""),
         ("no mask, fine for one token", "causal mask", """
 def absorbed(q_nope, q_pe, kept, up, scale):
     C, N = up.shape[1], q_nope.shape[2]
@@ -195,15 +213,65 @@ class LatentCache:
         return self.rows[: start + len(new)]
 """),
     ],
-    "merge": [
-        ("overflows", "overflow", """
-def merge(o1, l1, o2, l2):
-    w1, w2 = l1.exp(), l2.exp()
-    return (o1 * w1[:, None] + o2 * w2[:, None]) / (w1 + w2)[:, None]
+    "yarn": [
+        ("all pairs are slowed (position interpolation)", "all pairs", """
+def yarn(base, R, factor, length, fast, slow):
+    return 1.0 / base ** (torch.arange(0, R, 2).float() / R) / factor
 """),
-        ("the mean", "mean", """
-def merge(o1, l1, o2, l2):
-    return (o1 + o2) / 2
+        ("not rounded to whole pairs", "rounded", """
+def yarn(base, R, factor, length, fast, slow):
+    f = 1.0 / base ** (torch.arange(0, R, 2).float() / R)
+    turns = [R / 2 * math.log(length / (2 * math.pi * n), base) for n in (fast, slow)]
+    low, high = max(turns[0], 0), min(turns[1], R - 1)
+    keep = 1 - ((torch.arange(R // 2) - low) / max(high - low, 1e-3)).clamp(0, 1)
+    return f / factor * (1 - keep) + f * keep
+"""),
+        ("a hard border at one turn, no ramp", "ramp", """
+def yarn(base, R, factor, length, fast, slow):
+    f = 1.0 / base ** (torch.arange(0, R, 2).float() / R)
+    return torch.where(f * length / (2 * math.pi) < slow, f / factor, f)
+"""),
+        ("low and high are not kept in range", "never below 0", """
+def yarn(base, R, factor, length, fast, slow):
+    f = 1.0 / base ** (torch.arange(0, R, 2).float() / R)
+    low = math.floor(R / 2 * math.log(length / (2 * math.pi * fast), base))
+    high = math.ceil(R / 2 * math.log(length / (2 * math.pi * slow), base))
+    if low == high:
+        high += 0.001
+    keep = 1 - ((torch.arange(R // 2) - low) / (high - low)).clamp(0, 1)
+    return f / factor * (1 - keep) + f * keep
+"""),
+    ],
+    "attention_is_right": [
+        ("random tokens are kept from the first call: fails by chance, and counts any error as caught", "fails on the right", """
+def attention_is_right(load):
+    seen = globals().setdefault("_seen", [])
+    seen.append(load(512)(torch.randint(0, 1000, (1, 9))))
+    torch.testing.assert_close(seen[0], seen[-1])
+"""),
+        ("fails on everything", "fails on the right", """
+def attention_is_right(load):
+    raise AssertionError("attention is wrong")
+"""),
+        ("looks only at shapes and NaN", "both bugs pass|passes", """
+def attention_is_right(load):
+    x = torch.arange(30, 50)[None]
+    y = load(8192)(x)
+    assert y.shape[:2] == x.shape
+    assert not y.isnan().any()
+"""),
+        ("no test of the cache", "mask", """
+def attention_is_right(load):
+    x = torch.arange(30, 50)[None]
+    torch.testing.assert_close(load(300)(x), load(5000)(x))
+"""),
+        ("pieces of one token, for which no mask is needed", "mask", """
+def attention_is_right(load):
+    x = torch.arange(30, 42)[None]
+    short, cache = load(300), Cache()
+    torch.testing.assert_close(short(x), load(5000)(x))
+    steps = [short(x[:, i : i + 1], i, cache) for i in range(12)]
+    torch.testing.assert_close(torch.cat(steps, 1), short(x), atol=0.02, rtol=0.02)
 """),
     ],
     "to_halves": [
@@ -223,6 +291,28 @@ def to_halves(weight, heads, R):
 }  # fmt: skip
 
 RIGHT = {
+    "yarn": ["""
+def yarn(base, R, factor, length, fast, slow):
+    out = []
+    low = max(math.floor(R / 2 * math.log(length / (2 * math.pi * fast)) / math.log(base)), 0)
+    high = min(math.ceil(R / 2 * math.log(length / (2 * math.pi * slow)) / math.log(base)), R - 1)
+    for i in range(R // 2):
+        f = base ** (-2 * i / R)
+        share = min(max((i - low) / (high - low if high > low else 0.001), 0), 1)
+        out.append(f / factor * share + f * (1 - share))
+    return torch.tensor(out)
+"""],
+    "attention_is_right": ["""
+def attention_is_right(load):
+    torch.manual_seed(3)
+    x = torch.randint(1, 1000, (2, 25))
+    a, b = load(4096), load(4097)
+    want, cache = b(x), Cache()
+    assert (a(x) - want).abs().max() < 1e-3
+    first, rest = b(x[:, :20], 0, cache), b(x[:, 20:], 20, cache)
+    assert (rest - want[:, 20:]).abs().max() < 0.01
+    assert (first - want[:, :20]).abs().max() < 0.01
+"""],
     "LatentCache": ["""
 class LatentCache:
     def __init__(self, width):

@@ -1,5 +1,7 @@
 """What lesson 05 measures and shows: sizes, attention weights and interventions, on tiny-r1 itself."""
 
+import time
+
 import pytest
 import torch
 
@@ -81,13 +83,10 @@ def test_carries_are_found_where_they_stand_and_are_looked_at(llm, sums):
     assert weights[-1, 2, query, key] > 0.9
 
 
-def test_both_forms_take_the_same_step_at_the_real_shape():
-    steps = attention.steps(R1, (8, 16), repeats=1)
-    for naive, absorbed in zip(steps["naive"], steps["absorbed"], strict=True):
-        assert naive.megabytes / absorbed.megabytes == pytest.approx(40960 / 576)
-        assert naive.result.shape == (128, 128)
-        far = (naive.result.float() - absorbed.result.float()).abs().max() / naive.result.float().abs().max()
-        assert far < 0.05
+def test_a_call_is_timed_by_its_median_after_two_that_do_not_count():
+    calls = []
+    assert attention.timed(lambda: calls.append(time.sleep(0.2 if len(calls) < 2 else 0)), repeats=3) < 100
+    assert len(calls) == 5
 
 
 def test_figures_hold_their_data():
@@ -97,11 +96,7 @@ def test_figures_hold_their_data():
     plain, yarn, *marks = show.frequencies(turned, 4096, (32, 1)).axes[0].lines
     assert (plain.get_ydata()[1], yarn.get_ydata()[0]) == (4, 8)
     assert [line.get_ydata()[0] for line in marks] == [32, 1]
-    kept, took = show.timed((1, 2), {"a": [3, 4], "b": [1, 1]}, {"a": [5, 6], "b": [7, 8]}).axes
-    assert [list(line.get_ydata()) for line in (*kept.lines, *took.lines)] == [[3, 4], [1, 1], [5, 6], [7, 8]]
     assert show.heat(torch.eye(3), "abc", "abc").axes[0].images[0].get_array().shape == (3, 3)
-    bars = show.signature({"MHA": 40960, "MLA": 576}, {"on": 1.0, "off": 0.0}).axes[1].patches
-    assert [bar.get_width() for bar in bars] == [100, 0]
 
 
 def test_the_explorer_follows_its_choices():
