@@ -266,10 +266,10 @@ TRANSFERS = [
         "inputs: every bias lowered by 2 must change no choice, and logits of -256 must give finite weights.",
         tuple(Witness(hint, given, tested) for hint, given in gates()),
         (
-            Fault("return same and close and lowered and finite", "return True", "it says True to everything: a gate with V2's group score passes"),
+            Fault("return same and close and lowered and finite", "return True", "a gate with V2's group score passes your test: compare ids and weights with those that you compute yourself"),
             Fault("return same and close and lowered and finite", "return same and close and finite", "masked groups at 0 pass your test: lower every bias by 2, and no choice may change"),
             Fault("return same and close and lowered and finite", "return same and close and lowered", "0 / 0 passes your test: let all scores underflow, and ask for finite weights"),
-            Fault("return same and close and lowered and finite", "return finite", "choices and weights are not compared with your own: V2's group score passes"),
+            Fault("return same and close and lowered and finite", "return finite", "finite weights are not enough, a gate in bfloat16 passes: compare ids and weights with your own"),
             Fault("return same and close and lowered and finite", "return same and lowered and finite", "the weights are not compared: those with the bias in them pass your test"),
             Fault("gate(x, weight, bias)\n    ids, order = ids.sort(-1)", "gate(x, weight, bias)\n    ids, order = ids, torch.arange(4).expand(len(ids), 4)", "the order of a token's experts is free: sort the ids, and the weights with them"),
         ),

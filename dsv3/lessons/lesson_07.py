@@ -128,6 +128,7 @@ PARTS = [
             Fault("return norm(h)", "return h", "the last norm is missing"),
             Fault("h = block(h)", "h = h + block(h)", "a block has its residuals inside: it returns the stream, so do not add it again"),
             Fault("h = block(h)", "h = block(norm(h))", "the norm comes once, after the last block; blocks have norms of their own"),
+            Fault("h = block(h)\n    return norm(h)", "h = norm(block(h))\n    return h", "the norm comes once, after the last block, not after each"),
             Fault("h = block(h)", "h = block(embedding[tokens])", "every block reads the embedding: it must read what the block before returned"),
             Fault("in blocks:", "in reversed(list(blocks)):", "the blocks run in the wrong order"),
             Fault("h = embedding[tokens]", "h = embedding[tokens] * embedding.shape[1] ** 0.5", "the embedding is not scaled (Gemma does that)"),
