@@ -232,7 +232,7 @@ def router_is_right(gate):
     ids, order = ids.sort(-1)
     picked = s.gather(-1, ids)
     same = torch.equal(ids, wanted)
-    close = torch.allclose(weights.gather(-1, order), picked / picked.sum(-1, keepdim=True) * 2.5, atol=1e-5)
+    close = torch.allclose(weights.float().gather(-1, order), picked / picked.sum(-1, keepdim=True) * 2.5, atol=1e-5)
     lowered = torch.equal(gate(x, weight, bias - 2)[1].sort(-1)[0], wanted)
     finite = gate(torch.ones(1, 256), -torch.ones(16, 256), bias)[0].isfinite().all().item()
     return same and close and lowered and finite
