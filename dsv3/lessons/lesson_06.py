@@ -207,7 +207,7 @@ PARTS = [
 
 
 def balance_loss(scores, chosen, alpha):
-    """One sequence's sigmoid scores [T, E] and choices [T, K] -> the loss, a tensor without dimensions."""
+    """One sequence's scores [T, E] and choices [T, K] -> the loss, a tensor without dimensions."""
     T, E = scores.shape
     f = torch.bincount(chosen.flatten(), minlength=E) * E / (chosen.shape[1] * T)
     P = (scores / scores.sum(-1, keepdim=True)).mean(0)
@@ -215,9 +215,9 @@ def balance_loss(scores, chosen, alpha):
 
 
 def router_is_right(gate):
-    """gate(x [n, 256], weight [16, 256], bias [16]) -> weights [n, 4] and ids [n, 4]: is it right? True or False.
+    """Is gate(x [n, 256], weight [16, 256], bias [16]) -> weights [n, 4], ids [n, 4] right?
 
-    16 experts in 4 groups; 2 groups stay; 4 experts are chosen; the weights sum to 2.5.
+    True or False. 16 experts in 4 groups; 2 groups stay; 4 experts are chosen; the weights sum to 2.5.
     """
     draw = torch.Generator().manual_seed(0)
     x, weight = torch.randn(3000, 256, generator=draw), torch.randn(16, 256, generator=draw) / 16

@@ -20,13 +20,19 @@ def rms_norm(x, weight, eps):
 
 
 def block(x, attn_norm, attn, ffn_norm, ffn):
-    """x [..., D] and four functions [..., D] -> [..., D]. Return the stream after the block; x stays as it is."""
+    """x [..., D] and four functions [..., D] -> [..., D].
+
+    Return the stream after the block. x stays as it is.
+    """
     h = x + attn(attn_norm(x))
     return h + ffn(ffn_norm(h))
 
 
 def transformer(tokens, embedding, blocks, norm):
-    """ids [..., S], embedding [V, D], functions [..., S, D] -> [..., S, D]: the finished stream, after the norm."""
+    """ids [..., S], embedding [V, D], functions [..., S, D] -> [..., S, D].
+
+    Return the finished stream, after the norm.
+    """
     h = embedding[tokens]
     for block in blocks:
         h = block(h)
@@ -34,15 +40,15 @@ def transformer(tokens, embedding, blocks, norm):
 
 
 def scores(h, head):
-    """h [..., D], head [V, D] -> [..., V]: a score for each word, in float32 (so is the product)."""
+    """h [..., D], head [V, D] -> [..., V]: a score for each word; all of it in float32."""
     wide = h.float()
     return wide @ head.float().T
 
 
 def count(cfg):
-    """A ModelConfig -> parameters stored, and parameters that one token is multiplied with (two whole numbers).
+    """A ModelConfig -> parameters stored, parameters that one token is multiplied with.
 
-    Matrices only: no norms, no biases, no MTP layer.
+    Two whole numbers. Matrices only: no norms, no biases, no MTP layer.
     """
     D, H, N, R = cfg.dim, cfg.n_heads, cfg.qk_nope_head_dim, cfg.qk_rope_head_dim
     P, C, Q = cfg.v_head_dim, cfg.kv_lora_rank, cfg.q_lora_rank
@@ -59,7 +65,7 @@ def count(cfg):
 
 
 def mtp(h, e, hnorm, enorm, join, block, norm):
-    """h [..., D] of tokens i, e [..., D]: embeddings of tokens i + 1, join [D, 2 D] -> [..., D] for tokens i + 2."""
+    """h [..., D] of tokens i, e [..., D] of tokens i + 1, join [D, 2 D] -> [..., D] for i + 2."""
     x = torch.cat([enorm(e), hnorm(h)], dim=-1) @ join.T
     return norm(block(x))
 
@@ -208,7 +214,8 @@ PARTS = [
 def second_ahead(tokens, hidden, predict, read):
     """ids [B, S] -> ids [B, S - 1]: entry i is the MTP layer's guess of token i + 2.
 
-    hidden(ids) -> h [B, S, D]; predict(h, the tokens after each) -> [B, S, D]; read(h) -> scores [B, S, V].
+    hidden(ids) -> h [B, S, D]; predict(h, the tokens after each) -> [B, S, D];
+    read(h) -> scores [B, S, V].
     """
     h = hidden(tokens)
     ahead = predict(h[:, :-1], tokens[:, 1:])
@@ -216,7 +223,10 @@ def second_ahead(tokens, hidden, predict, read):
 
 
 def owner(name, n_layers):
-    """A checkpoint's tensor name -> "model", or "layers.3", or "mtp.0": who has it, in a model of n_layers blocks."""
+    """A tensor's name in the checkpoint -> who has it: "model", or "layers.3", or "mtp.0".
+
+    The model has n_layers blocks.
+    """
     words = name.split(".")
     if words[:2] != ["model", "layers"]:
         return "model"
