@@ -217,7 +217,7 @@ def balance_loss(scores, chosen, alpha):
 def router_is_right(gate):
     """Is gate(x [n, 256], weight [16, 256], bias [16]) -> weights [n, 4], ids [n, 4] right?
 
-    True or False. 16 experts in 4 groups; 2 groups stay; 4 experts are chosen; the weights sum to 2.5.
+    True or False. 16 experts in 4 groups; 2 groups stay; 4 are chosen; weights sum to 2.5.
     """
     draw = torch.Generator().manual_seed(0)
     x, weight = torch.randn(3000, 256, generator=draw), torch.randn(16, 256, generator=draw) / 16

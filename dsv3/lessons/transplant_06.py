@@ -79,6 +79,6 @@ def _balanced(parts: SimpleNamespace) -> int:
 
 
 TRANSPLANTS = [
-    Transplant("the layers of experts", lambda parts: score(in_float32(), parts), 20, ("affinity", "in the weights")),
+    Transplant("the layers of experts", lambda parts: score(in_float32(), parts), 20, ("weigh", "multiplied by scale")),
     Transplant("a bias from 0 to balance, experts near the even share", _balanced, 16, ("bias_step", "wrong way")),
 ]
