@@ -4,8 +4,6 @@ import pytest
 
 from dsv3.config import ModelConfig
 from dsv3.cost import activated, cache_bytes, flops, touched, weight_bytes
-from dsv3.exercises import Wrong
-from dsv3.exercises.transformer import check_activated
 from dsv3.lab.work import CACHE, sums
 from dsv3.show import model as show
 from dsv3.show.style import png
@@ -66,16 +64,15 @@ def test_the_figures_draw_what_they_are_given(r1):
         max(bar.get_x() + bar.get_width() for bar in ax.patches if abs(bar.get_y() + 0.4 - row) < 0.1) for row in (0, 1)
     ]
     assert ends == pytest.approx([100, 100], abs=0.2)
-    (ax,) = show.score_figure({"x": {"m": 0.5, "n": 1.0}, "y": {"m": 0.0, "n": 0.25}}, "right").axes
+    (ax,) = show.score_figure({"x": {"m": 0.5, "n": 1.0}, "y": {"m": 0.0, "n": 0.25}}, "right", "black", "a title").axes
     assert sorted(bar.get_width() for bar in ax.patches) == [0, 25, 50, 100]
     heat = show.lens_figure(["1", "\n"], {"layer 0": [0.1, 0.2], "layer 1": [1.0, 0.9]}).axes[0]
     assert heat.collections[0].get_array().flatten().tolist() == [0.1, 0.2, 1.0, 0.9]
-    assert png(show.drift_figure(["a", "b"], {"exact": [0.0, 0.1], "demo": [0.1, 0.2]}))[:4] == b"\x89PNG"
-    assert show.stream_figure(["a", "b"], [1, 3], [1, 2]).axes[0].lines[0].get_ydata().tolist() == [1, 3]
-
-
-def test_a_wrong_count_is_told_its_likely_cause():
-    with pytest.raises(Wrong, match="the head is missing"):
-        check_activated(lambda cfg: activated(cfg)["total"] - cfg.vocab_size * cfg.dim)
-    with pytest.raises(Wrong, match="a NoneType, not a number"):
-        check_activated(lambda cfg: None)
+    drift = show.drift_figure(["a", "b", "logits"], {"exact": [0.0, 0.1, 0.3], "demo": [0.1, 0.2, 0.4]})
+    assert [list(line.get_ydata()) for line in drift.axes[0].lines] == [[0, 10], [30], [10, 20], [40]]
+    assert png(drift)[:4] == b"\x89PNG"
+    (ax,) = show.stream_figure(
+        ["embed", "attn 0", "ffn 0", "attn 1", "ffn 1"], [1, 3, 4, 5, 6], [1, 2, 3, 4, 5], 1
+    ).axes
+    assert ax.lines[0].get_ydata().tolist() == [1, 3, 4, 5, 6]
+    assert len({bar.get_facecolor() for bar in ax.patches}) == 4  # embedding, attention, a dense layer, experts

@@ -78,7 +78,7 @@ def test_figures_hold_their_data():
     share = torch.tensor([0.5, 0.25, 0.25, 0.0])
     bars = show.loads({"a": share}).axes[0].patches
     assert [bar.get_height() for bar in bars] == [50, 25, 25, 0]
-    assert show.balance({"a": [3, 2, 1]}, every=20).axes[0].lines[0].get_xdata()[-1] == 40
+    assert show.balance({"a": [3, 2, 1]}, 1.5, "a title").axes[0].lines[0].get_ydata().tolist() == [3, 2, 1]
     solved, busiest = show.signature({"on": (1.0, 1.2), "off": (0.5, 2.0)}).axes
     assert [bar.get_width() for bar in solved.patches] == [100, 50]
     assert [bar.get_width() for bar in busiest.patches] == [1.2, 2.0]
