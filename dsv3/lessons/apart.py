@@ -23,7 +23,7 @@ from .part import Part, Witness, load, plain
 if TYPE_CHECKING:
     from ..kernels.inspect import Compiled
 
-LONGEST = 90  # seconds for all inputs of a part; a right answer takes less than one
+LONGEST = 30  # seconds for all inputs of a part; a right answer takes less than one
 KNOWN: dict[tuple[str, str, str], list[Any]] = {}  # what sources gave
 RUNNING: dict[bool, "subprocess.Popen[bytes]"] = {}  # interpreting or compiling
 

@@ -158,6 +158,12 @@ def tokens(lengths, T, H=3, C=32, R=16, size=1.0, dtype=F32, scale=0.3):
     return q, cache, torch.tensor(lengths, dtype=torch.int32), scale
 
 
+def far_below():
+    """One token whose scores are hundreds below 0."""
+    _, cache, lengths, scale = tokens([1], 1)
+    return (-40 * cache).expand(1, 3, -1).contiguous(), cache, lengths, scale
+
+
 def attended(pieces, BLOCK_T=16, C=32, R=16):
     def use(answer, given):
         q, cache, lengths, scale = given
