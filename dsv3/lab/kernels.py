@@ -8,6 +8,7 @@ from typing import Any
 
 from ..kernels import why_no_triton
 
+
 def triton_here() -> tuple[Any, Any]:
     """``triton`` and ``triton.language``; where Triton cannot be used, stand-ins with which a kernel can be defined."""
     if why_no_triton():

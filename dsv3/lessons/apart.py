@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..kernels.inspect import Compiled
 
 LONGEST = 30  # seconds for all inputs of a part; a right answer takes less than one
+COMPILING = 120  # seconds for one target, or for measuring
 KNOWN: dict[tuple[str, str, str], list[Any]] = {}  # what sources gave
 RUNNING: dict[bool, "subprocess.Popen[bytes]"] = {}  # interpreting or compiling
 
@@ -58,8 +59,8 @@ def compiled(
     if lacking := why_no_triton():
         return dict.fromkeys(targets, lacking)
     types = {name: x.new_empty(0) if hasattr(x, "new_empty") else x for name, x in args.items()}
-    job = source_of(kernel), plain(kernel).__name__, types
-    found = (ask(False, LONGEST, "compile", *job, target, num_warps, num_stages) for target in targets)
+    job = source_of(kernel), plain(kernel).__name__, _packed(types)
+    found = (ask(False, COMPILING, "compile", *job, target, num_warps, num_stages) for target in targets)
     return {target: str(x) if isinstance(x, Exception) else x for target, x in zip(targets, found, strict=True)}
 
 
@@ -69,8 +70,20 @@ def microseconds(kernel: Any, grid: tuple[int, ...], args: dict[str, Any], num_w
 
     if lacking := why_no_triton() or ("" if torch.cuda.is_available() else "no GPU here"):
         return lacking
-    found = ask(False, LONGEST, "time", source_of(kernel), plain(kernel).__name__, grid, args, num_warps, num_stages)
+    job = source_of(kernel), plain(kernel).__name__, grid, _packed(args)
+    found = ask(False, COMPILING, "time", *job, num_warps, num_stages)
     return str(found) if isinstance(found, Exception) else found
+
+
+def _packed(args: dict[str, Any]) -> dict[str, Any]:
+    """Tensors as their type and bytes: FP8 cannot be pickled."""
+    import torch
+
+    return {k: (x.dtype, x.view(torch.uint8)) if isinstance(x, torch.Tensor) else x for k, x in args.items()}
+
+
+def _unpacked(args: dict[str, Any]) -> dict[str, Any]:
+    return {k: x[1].view(x[0]) if isinstance(x, tuple) else x for k, x in args.items()}
 
 
 def ask(interpreted: bool, limit: float, task: str, *args: Any) -> Any:
@@ -123,7 +136,8 @@ def compile_one(source: str, name: str, args: dict[str, Any], target: str, warps
     from ..kernels.inspect import compile_for
     from ..kernels.launch import Launch
 
-    return compile_for(Launch(load(source, name, {"__name__": "answer"}), (1,), args, warps, stages), named(target))
+    kernel = load(source, name, {"__name__": "answer"})
+    return compile_for(Launch(kernel, (1,), _unpacked(args), warps, stages), named(target))
 
 
 def time_one(
@@ -133,7 +147,7 @@ def time_one(
     from triton.testing import do_bench
 
     kernel = load(source, name, {"__name__": "answer"})
-    there = {key: x.cuda() if hasattr(x, "cuda") else x for key, x in args.items()}
+    there = {key: x.cuda() if hasattr(x, "cuda") else x for key, x in _unpacked(args).items()}
     return 1e3 * do_bench(lambda: kernel[grid](**there, num_warps=warps, num_stages=stages))
 
 

@@ -1,6 +1,6 @@
 """Lesson 08's kernels in tiny-r1: every FP8 product, the latent's up-projection, and all attention, in the interpreter.
 
-The interpreter is slow, so no whole answer is generated. The model reads a question and most of its right answer with the
+The interpreter is slow, so no whole answer is generated. The model reads a question and most of its answer with the
 reference's kernels; the last tokens are given to the learner's, all at once. For each, the model must say the next one.
 """
 

@@ -47,7 +47,9 @@ def test_what_is_wrong_with_a_kernel_is_told_with_its_line(monkeypatch):
 
 def test_a_kernel_that_never_ends_is_stopped_and_the_next_one_is_judged(monkeypatch):
     monkeypatch.setattr(apart, "LONGEST", 4)
-    endless = PARTS["quant"].source.replace("    run = tl.program_id(0)\n", "    run = 0\n    while run < 1:\n        run = run * 1\n")
+    endless = PARTS["quant"].source.replace(
+        "    run = tl.program_id(0)\n", "    run = 0\n    while run < 1:\n        run = run * 1\n"
+    )
     assert "stopped after 4 seconds" in verdict("quant", endless)[1]
     monkeypatch.undo()
     assert judge(PARTS["quant"], PARTS["quant"].solution) == ("right", "")
@@ -57,7 +59,9 @@ def test_a_process_that_came_to_its_end_is_told_and_started_again():
     apart.ask(True, 30, "judge", "08", "quant", PARTS["quant"].source.replace("448", "447"))
     apart.RUNNING[True].kill()
     apart.RUNNING[True].wait()
-    found = apart.ask(True, 30, "judge", "08", "quant", "import triton\nimport triton.language as tl\n" + PARTS["quant"].source)
+    found = apart.ask(
+        True, 30, "judge", "08", "quant", "import triton\nimport triton.language as tl\n" + PARTS["quant"].source
+    )
     assert len(found) == len(PARTS["quant"].witnesses)
 
 
