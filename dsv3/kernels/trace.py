@@ -1,6 +1,6 @@
 """One program of a kernel, watched in Triton's interpreter: which elements it loads and stores.
 
-For lessons and exercises: a mask that lets an access leave its tensor is an error with a name, not a crash.
+For lessons and their checks: a mask that lets an access leave its tensor is an error with a name, not a crash.
 """
 
 from collections.abc import Callable, Iterator

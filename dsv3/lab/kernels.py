@@ -1,16 +1,12 @@
-"""Kernels where there may be no GPU and no Triton: run in the interpreter, compiled to machine code, measured."""
+"""Kernels where there may be no GPU and no Triton: written in a lesson, and what was measured of them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import Any
 
 from ..kernels import why_no_triton
-
-if TYPE_CHECKING:
-    from ..kernels.inspect import Compiled
 
 
 def triton_here() -> tuple[Any, Any]:
@@ -21,42 +17,6 @@ def triton_here() -> tuple[Any, Any]:
     import triton.language as tl
 
     return triton, tl
-
-
-def interpret(kernel: Callable[..., Any], grid: tuple[int, ...], **args: Any) -> bool:
-    """Run every program of a kernel in the interpreter, its faults repaired; False, and a line, where Triton lacks.
-
-    Raises:
-        ValueError: the kernel was not decorated under ``TRITON_INTERPRET=1``.
-    """
-    if lacking := why_no_triton():
-        print(f"not run: {lacking}. The torch reference goes on instead.")
-        return False
-    from ..kernels.launch import Launch
-
-    Launch(kernel, grid, args).run()
-    return True
-
-
-class Sizes(TypedDict, total=False):
-    """What a kernel is compiled for, where it is not the usual (``dsv3.compile``)."""
-
-    rows: int
-    context: int
-
-
-def machine_code(kernel: str, targets: Sequence[str], **sizes: Unpack[Sizes]) -> "dict[str, list[Compiled] | str]":
-    """What a kernel becomes on each target (``dsv3.compile``), or why it does not; two are compiled at a time."""
-    from ..compile import machine_code as for_one
-
-    def one(target: str) -> "list[Compiled] | str":
-        try:
-            return for_one(kernel, target, **sizes)
-        except (ValueError, ImportError) as error:
-            return str(error)
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(targets, pool.map(one, targets), strict=True))
 
 
 def recorded(folder: Path) -> list[dict[str, Any]]:

@@ -63,15 +63,18 @@ def rounding_figure(x: Sequence[float], rounded: Mapping[str, Sequence[float]]) 
     return figure
 
 
-def error_figure(errors: Mapping[str, float]) -> "Figure":
-    """Horizontal bars on a logarithmic axis: relative errors."""
-    figure, (ax,) = axes(size=(8.6, 0.9 + 0.42 * len(errors)))
+def error_figure(errors: Mapping[str, float], title: str, limit: float = 0.03) -> "Figure":
+    """A dot for each relative error on a logarithmic axis; beyond ``limit`` in red."""
+    figure, (ax,) = axes(size=(9.2, 1.2 + 0.42 * len(errors)))
     percent = [100 * error for error in errors.values()]
-    bars = ax.barh(list(errors), percent, color=[BLUE if e < 5 else RED for e in percent])
-    ax.bar_label(bars, [f"{e:.2g} %" if e < 1000 else f"{e / 100:,.0f} times" for e in percent], fontsize=11, padding=3)
+    ax.scatter(percent, list(errors), color=[BLUE if e < 100 * limit else RED for e in percent], s=60, zorder=3)
+    for row, e in enumerate(percent):
+        text = f"{e:.2g} %" if e < 1000 else f"{e / 100:,.0f} times"
+        ax.annotate(text, (e, row), (10, 0), textcoords="offset points", va="center", fontsize=11)
     ax.set_xscale("log")
-    ax.set(xlabel="relative error, %", xlim=(min(percent) / 3, 10 * max(percent)))
-    ax.invert_yaxis()
+    ax.set(xlabel="relative error, %", xlim=(min(percent) / 3, 30 * max(percent)), ylim=(len(errors) - 0.5, -0.5))
+    ax.grid(axis="y", color=GREY, alpha=0.25)
+    ax.set_title(title)
     return figure
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from dsv3.lessons.judge import judge
 from dsv3.lessons.lesson import LESSONS, parts_of
-from dsv3.lessons.part import load
+from dsv3.lessons.part import load, plain
 
 BUILT = [lesson for lesson in LESSONS if parts_of(lesson)[0]]  # the lessons with a spine
 PARTS = [(lesson, part) for lesson in LESSONS for part in sum(parts_of(lesson), [])]
@@ -24,7 +24,7 @@ def named(value):
 
 def answer(source, part):
     """An answer as a notebook has it, which imports what its lesson's module does."""
-    module = importlib.import_module(part.solution.__module__ if hasattr(part.solution, "__module__") else "builtins")
+    module = importlib.import_module(plain(part.solution).__module__)
     return load(source, part.name, dict(vars(module)) | {"__name__": "answer"})
 
 
