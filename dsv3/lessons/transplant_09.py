@@ -44,7 +44,7 @@ class Conversations:
         """The prompt of a single sequence -> [V] scores; the MTP layer reads it, too, each token with the next."""
         with torch.inference_mode():
             h = self.model(torch.tensor([prompt]), 0, self.cache)
-            if self.guesses() and len(prompt) > 1:
+            if len(self.model.mtp) and len(prompt) > 1:
                 self.model.predict(h[:, :-1], torch.tensor([prompt[1:]]), 0, self.cache)
             self.h, self.begin = h[:, -1:], len(prompt) - 1
             return self.model.logits(h[0, -1])
@@ -59,10 +59,6 @@ class Conversations:
         with torch.inference_mode():
             self.h, self.begin = self.model(torch.tensor([tokens]), position, self.cache), position
             return self.model.logits(self.h[0])
-
-    def guesses(self) -> bool:
-        """Whether there is an MTP layer."""
-        return len(self.model.mtp) > 0
 
     def guess(self, new: list[int]) -> list[int]:
         """The id that the MTP layer expects after ``new``, which were chosen after the latest hidden states."""
@@ -85,14 +81,18 @@ def sampler(
 
 
 def with_guesses(
-    llm: LLM, parts: SimpleNamespace, prompt: list[int], most: int, n: int = 2, count: int = 3
+    llm: LLM, parts: SimpleNamespace, prompt: list[int], most: int, lookup: tuple[int, int] | None = None
 ) -> tuple[list[int], int]:
-    """A greedy answer with guesses, of the MTP layer or else of ``lookup`` -> its ids, and the passes they took."""
+    """A greedy answer with guesses -> its ids, and the passes that they took.
+
+    Args:
+        lookup: n and count of ``lookup``, whose guesses are taken; None: the MTP layer guesses.
+    """
     talk, ends = Conversations(llm.model), llm.tokenizer.eos_ids
     new = [int(talk.one(prompt).argmax())]
     latest = new[:]  # chosen after the hidden states of the latest pass
     while new[-1] not in ends and len(new) < most:
-        guesses = talk.guess(latest) if talk.guesses() else parts.lookup(prompt + new, n, count)
+        guesses = parts.lookup(prompt + new, *lookup) if lookup else talk.guess(latest)
         scores = talk.check([new[-1], *guesses], len(prompt) + len(new) - 1)
         latest = parts.accept(scores, guesses)
         end = next((i + 1 for i, token in enumerate(latest) if token in ends), len(latest))
@@ -116,7 +116,10 @@ def in_float32() -> LLM:
 def score(
     llm: LLM, parts: SimpleNamespace, way: str, n: int | None = None, temperature: float = 0.0, top_p: float = 1.0
 ) -> Scored:
-    """``n`` sums that training never saw, ``SUMS`` if nothing is said: "one by one", "batch" or "guesses" (greedy)."""
+    """``n`` sums that training never saw, ``SUMS`` if nothing is said, in one of these ways:
+
+    "one by one", "batch"; and greedily with guesses "of the MTP layer" or "of the text".
+    """
     problems = data.held_out_set(transplant.SUMS if n is None else n)
     prompts = [llm.tokenizer.prompt([{"role": "user", "content": question}]) for _, question in problems]
     ends, passes, said = llm.tokenizer.eos_ids, 0, list[list[int]]()
@@ -126,8 +129,8 @@ def score(
         said = parts.decode_batch(talk.prefill, talk.step, prompts, choose, ends, MOST)
         passes = talk.passes
     for i, prompt in enumerate(prompts if way != "batch" else ()):
-        if way == "guesses":
-            new, took = with_guesses(llm, parts, prompt, MOST)
+        if way.startswith("of the "):
+            new, took = with_guesses(llm, parts, prompt, MOST, (2, 3) if way == "of the text" else None)
         else:
             talk, choose = Conversations(llm.model), sampler(parts, 1, temperature, top_p=top_p, seed=i)
             new = parts.decode(talk.one, talk.next, prompt, lambda row, choose=choose: choose(row[None])[0], ends, MOST)
@@ -143,9 +146,15 @@ def _scored(way: str, temperature: float = 0.0, top_p: float = 1.0) -> Callable[
     return lambda parts: score(in_float32(), parts, way, temperature=temperature, top_p=top_p).right
 
 
+def _guessed(parts: SimpleNamespace) -> int:
+    """The MTP layer's guesses are so good that an ``accept`` that believes them all costs no sum; the text's are not."""
+    llm = in_float32()
+    return min(score(llm, parts, way).right for way in ("of the MTP layer", "of the text"))
+
+
 TRANSPLANTS = [
     Transplant("the loop, one sum after another", _scored("one by one"), 20, ("decode", "one too large")),
     Transplant("the sampler", _scored("batch", 0.6, 0.95), 20, ("draw", "drawn equally often")),
     Transplant("the batch", _scored("batch"), 20, ("decode_batch", "after the padding")),
-    Transplant("guesses", _scored("guesses"), 20, ("accept", "believes every guess")),
+    Transplant("guesses, of the MTP layer and of the text", _guessed, 20, ("accept", "believes every guess")),
 ]
