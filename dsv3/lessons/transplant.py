@@ -57,12 +57,17 @@ def solved(llm: LLM, n: int | None = None) -> int:
 
 @contextmanager
 def transplanted(modules: Iterable[Any], forward: Callable[..., Any]) -> Iterator[None]:
-    """Each module's ``forward(*args)`` is ``forward(module, *args)`` until the block ends, also by an exception."""
-    modules = list(modules)
+    """Each module's ``forward(*args)`` is ``forward(module, *args)`` until the block ends, also by an exception.
+
+    One may stand inside another: what was there before comes back.
+    """
+    before = [(module, vars(module).get("forward")) for module in modules]
     try:
-        for module in modules:
+        for module, _ in before:
             module.forward = partial(forward, module)
         yield
     finally:
-        for module in modules:
+        for module, old in before:
             vars(module).pop("forward", None)
+            if old is not None:
+                module.forward = old

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .attention import short
-from .style import BLUE, GREEN, GREY, HEAT, ORANGE, RED, axes, png
+from .style import GREY, HEAT, ORANGE, RED, axes, png
 from .widgets import follow, ipywidgets
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def loads(shares: "dict[str, Tensor]", title: str = "") -> "Figure":
     fig, (ax,) = axes(size=(9.0, 3.4))
     count = len(next(iter(shares.values())))
     width = 0.8 / len(shares)
-    for i, ((name, share), colour) in enumerate(zip(shares.items(), (BLUE, ORANGE, GREY), strict=False)):
+    for i, ((name, share), colour) in enumerate(zip(shares.items(), (ORANGE, RED, GREY), strict=False)):
         ax.bar(
             [e + (i + 0.5) * width - 0.4 for e in range(count)], 100 * share.numpy(), width, color=colour, label=name
         )
@@ -49,12 +49,12 @@ def choice(scores: "Tensor", biased: "Tensor", experts: "Tensor", kept: "Tensor"
     for n, group in enumerate(kept.tolist()):
         label = "groups that stay" if n == 0 else None
         ax.axvspan(group * size - 0.5, (group + 1) * size - 0.5, color=GREY, alpha=0.18, label=label)
-    chosen = [GREEN if e in experts.tolist() else BLUE for e in range(count)]
-    ax.bar(range(count), scores.numpy(), 0.6, color=chosen, label="score (green: chosen)")
+    chosen = [ORANGE if e in experts.tolist() else GREY for e in range(count)]
+    ax.bar(range(count), scores.numpy(), 0.6, color=chosen, label="score (orange: chosen)")
     ax.scatter(
-        range(count), biased.numpy(), color=ORANGE, marker="_", s=160, linewidth=3, zorder=3, label="score + bias"
+        range(count), biased.numpy(), color="black", marker="_", s=160, linewidth=3, zorder=3, label="score + bias"
     )
-    ax.set(xlabel="expert", ylabel="affinity", xticks=range(count))
+    ax.set(xlabel="expert", ylabel="affinity", xticks=range(count), title="Chosen by score + bias, in the best groups")
     fig.legend(fontsize=11, loc="outside right upper")
     return fig
 
@@ -64,27 +64,35 @@ def signature(found: dict[str, tuple[float, float]]) -> "Figure":
     fig, (left, right) = axes(1, 2, size=(10.0, 4.0))
     names = list(found)
     solved, busiest = ([found[name][i] for name in names] for i in (0, 1))
-    colours = [GREEN if s > 0.99 else ORANGE if s > 0.5 else RED for s in solved]
+    colours = [ORANGE, *[RED] * (len(names) - 1)]
     bars = left.barh(names, [100 * s for s in solved], color=colours)
     left.bar_label(bars, labels=[f" {s:.0%}" for s in solved], fontsize=11)
-    left.set(xlabel="sums solved (%)", xlim=(0, 125))
-    bars = right.barh(names, busiest, color=BLUE)
+    left.set(xlabel="sums solved (%)", xlim=(0, 125), title="The answers need the right experts ...")
+    bars = right.barh(names, busiest, color=colours)
     right.bar_label(bars, labels=[f" {b:.2f}" for b in busiest], fontsize=11)
     right.axvline(1, color="black", linestyle="--")
-    right.set(xlabel="busiest expert's load (1 is even)", xlim=(0, 1.25 * max(busiest)))
+    right.set(
+        xlabel="busiest expert's load (1 is even)",
+        xlim=(0, 1.25 * max(busiest)),
+        title="... the balance needs the bias",
+    )
     right.tick_params(labelleft=False)
     for ax in (left, right):
         ax.invert_yaxis()
     return fig
 
 
-def balance(histories: dict[str, Sequence[float]], every: int = 1) -> "Figure":
-    """The busiest expert's load after ``every`` so many steps, as a multiple of the even share, for each variant."""
+def balance(histories: dict[str, Sequence[float]], floor: float, title: str) -> "Figure":
+    """The busiest expert's load after each step, as a multiple of the even share; the first variant is the control.
+
+    Args:
+        floor: what chance alone gives.
+    """
     fig, (ax,) = axes(size=(8.0, 3.4))
-    for (name, history), colour in zip(histories.items(), (RED, BLUE, GREEN, ORANGE), strict=False):
-        ax.plot(range(0, every * len(history), every), history, color=colour, label=name)
-    ax.axhline(1, color="black", linestyle="--", label="even")
-    ax.set(xlabel="step", ylabel="busiest expert's load\n(1 is the even share)")
+    for (name, history), colour in zip(histories.items(), (RED, ORANGE, GREY), strict=False):
+        ax.plot(history, color=colour, label=name)
+    ax.axhline(floor, color="black", linestyle="--", label="chance alone")
+    ax.set(xlabel="step", ylabel="busiest expert's load\n(1 is the even share)", title=title, ylim=(0, None))
     fig.legend(fontsize=11, loc="outside right upper")
     return fig
 
@@ -93,13 +101,24 @@ def reading(nbytes: Mapping[int, tuple[float, float]]) -> "Figure":
     """What a decode step reads, in all and for each token: sequences -> bytes of the routed experts, and of all."""
     fig, (left, right) = axes(1, 2, size=(9.5, 3.6))
     batches = list(nbytes)
-    left.plot(batches, [whole / 1e9 for _, whole in nbytes.values()], marker="o", color=BLUE, label="all weights read")
+    left.plot(batches, [whole / 1e9 for _, whole in nbytes.values()], marker="o", color=GREY, label="all weights read")
     left.plot(batches, [part / 1e9 for part, _ in nbytes.values()], marker="o", color=ORANGE, label="routed experts")
-    left.set(xlabel="sequences in the batch", ylabel="GB read by a step", xscale="log")
+    left.set(
+        xlabel="sequences in the batch",
+        ylabel="GB read by a step",
+        xscale="log",
+        title="A batch reads nearly all experts ...",
+    )
     left.legend(fontsize=11)
     per_token = [whole / batch / 1e9 for batch, (_, whole) in nbytes.items()]
-    right.plot(batches, per_token, marker="o", color=GREEN)
-    right.set(xlabel="sequences in the batch", ylabel="GB read per token", xscale="log", ylim=(0, None))
+    right.plot(batches, per_token, marker="o", color=GREY)
+    right.set(
+        xlabel="sequences in the batch",
+        ylabel="GB read per token",
+        xscale="log",
+        ylim=(0, None),
+        title="... and shares the bill",
+    )
     for ax in (left, right):
         ax.set_xticks(batches, [str(batch) for batch in batches])
         ax.minorticks_off()
