@@ -126,7 +126,9 @@ def prefill_table(folder: Path) -> str:
         for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
             if "after_ms" in row:
                 cells = (f"{row[f'{w}_ms']:7.1f} ({row[f'{w}_tok_s']:6,})" for w in ("before", "after"))
-                lines.append((f"{RUN_MODELS[row['model']]:8}", row["prefill"], "".join(f"{cell:>20}" for cell in cells)))
+                lines.append(
+                    (f"{RUN_MODELS[row['model']]:8}", row["prefill"], "".join(f"{cell:>20}" for cell in cells))
+                )
     table = [f"{model} {tokens:5,} tokens{cells}" for model, tokens, cells in sorted(lines, reverse=True)]
     return "\n".join([f"{'':20}{'before':>20}{'after':>20}", *table[::-1]]) if table else ""
 

@@ -9,8 +9,21 @@ import math
 import torch
 
 from .inputs_09 import (
-    always, kept_guesses, many_scores, often, others_numbers, preferring, remainders, repeated, run, run_batch, scores_of,
-    second, seldom, turns, whole_ids,
+    always,
+    kept_guesses,
+    many_scores,
+    often,
+    others_numbers,
+    preferring,
+    remainders,
+    repeated,
+    run,
+    run_batch,
+    scores_of,
+    second,
+    seldom,
+    turns,
+    whole_ids,
 )
 from .part import Fault, Part, Witness
 
@@ -18,10 +31,11 @@ from .part import Fault, Part, Witness
 
 
 def decode(prefill, step, prompt, choose, ends, most):
-    """prompt, a list of ids -> the new ids, a list of 1 to `most`. The id that ended the answer is the last one.
+    """prompt, a list of ids -> the new ids, a list of 1 to `most`, with the one that ends it.
 
-    prefill(ids) reads a prompt, step(id, position) one more token; both give the scores [V] after what they read.
-    choose(scores) gives an id. `ends` is the set of ids that end an answer.
+    prefill(ids) reads a prompt, step(id, position) one more token.
+    Both give the scores [V] after what they read. choose(scores) gives an id.
+    `ends` is the set of ids that end an answer.
     """
     new = []
     scores = prefill(prompt)
@@ -34,9 +48,11 @@ def decode(prefill, step, prompt, choose, ends, most):
 
 
 def shares(scores, temperature, top_k=0, top_p=1.0):
-    """scores [V] -> probabilities [V], float32: temperature first, then top-k, then top-p of what top-k left.
+    """scores [V] -> probabilities [V], float32.
 
-    temperature 0: all on the likeliest. top_k 0: no limit. Tokens that are cut off get 0, the others sum to 1.
+    Temperature first, then top-k, then top-p of what top-k left.
+    Temperature 0: all on the likeliest. top_k 0: no limit.
+    Tokens that are cut off get 0, the others sum to 1.
     """
     if temperature == 0:
         return torch.zeros(len(scores)).index_fill(0, scores.argmax(), 1.0)
@@ -54,16 +70,20 @@ def shares(scores, temperature, top_k=0, top_p=1.0):
 
 
 def draw(probabilities, generator):
-    """probabilities [V], a torch.Generator -> an id, an int, drawn with random numbers of that generator alone."""
+    """probabilities [V], a torch.Generator -> an id, an int.
+
+    It is drawn with random numbers of that generator alone.
+    """
     edges = probabilities.double().cumsum(-1)
     u = torch.rand(1, generator=generator, dtype=torch.float64) * edges[-1]
     return min(int(torch.searchsorted(edges, u, right=True)), len(edges) - 1)
 
 
 def remember(messages, completion):
-    """messages, the last one the user's question, and the model's turn -> the messages of the next turn, a new list.
+    """messages, the last one the user's question, and the model's turn -> a new list of messages.
 
-    The completion began inside a thought: it has no <think>, and a </think> only if the thought ended.
+    The completion began inside a thought: it has no <think>,
+    and a </think> only if the thought ended.
     """
     answer = completion.partition("</think>")[2].strip()
     if not answer:
@@ -74,7 +94,8 @@ def remember(messages, completion):
 def decode_batch(prefill, step, prompts, choose, ends, most):
     """B prompts of different lengths -> for each one its new ids, as `decode` would give them.
 
-    prefill(tokens [B, S]) gives scores [B, S, V], after each token; step(tokens [B], positions [B]) gives [B, V].
+    prefill(tokens [B, S]) gives scores [B, S, V], after each token.
+    step(tokens [B], positions [B]) gives scores [B, V].
     Prompts are padded on the right, with 0. choose(scores [B, V]) gives a list of B ids.
     """
     width = max(map(len, prompts))
@@ -84,7 +105,7 @@ def decode_batch(prefill, step, prompts, choose, ends, most):
     new = [[] for _ in prompts]
     for i in range(1, most + 1):
         chosen = choose(scores)
-        for ids, token in zip(new, chosen):
+        for ids, token in zip(new, chosen, strict=True):
             if not ids or ids[-1] not in ends:
                 ids.append(token)
         if i == most or all(ids[-1] in ends for ids in new):
@@ -93,7 +114,7 @@ def decode_batch(prefill, step, prompts, choose, ends, most):
 
 
 def accept(scores, guesses):
-    """scores [S, V], after the last token and after each of the S - 1 guesses -> 1 to S new ids, a list.
+    """scores [S, V], after the last token and after each of S - 1 guesses -> a list of 1 to S ids.
 
     The right guesses, up to the first wrong one, and then one token of the model's own.
     """
@@ -109,8 +130,9 @@ def accept(scores, guesses):
 
 
 def lookup(tokens, n, count):
-    """All ids so far -> at most `count` guesses: what followed the last n ids when they stood here the last time.
+    """All ids so far -> at most `count` guesses, a list.
 
+    They are what followed the last n ids when these stood here before, the latest time.
     An empty list if they never did.
     """
     for start in range(len(tokens) - n - 1, -1, -1):
@@ -120,9 +142,9 @@ def lookup(tokens, n, count):
 
 
 def accept_sampled(p, q, guess, generator):
-    """p [V], the model's probabilities, q [V], the guesser's, and a guess drawn from q -> an id, distributed as p.
+    """The model's probabilities p [V], the guesser's q [V], a guess drawn from q -> an id.
 
-    The guess is kept as often as possible.
+    It is distributed as p. The guess is kept as often as possible.
     """
     if torch.rand(1, generator=generator) * q[guess] < p[guess]:
         return guess
@@ -131,10 +153,11 @@ def accept_sampled(p, q, guess, generator):
 
 
 def serving(memory, bandwidth, weights, read, per_token, context):
-    """How many conversations of `context` tokens fit, and what reading memory allows -> (batch, seconds, tokens/s).
+    """How many conversations of `context` tokens fit, and their speed -> (batch, seconds, tokens/s).
 
-    memory, weights and per_token (of the cache) are bytes, bandwidth bytes a second. A step that decodes one token of
-    each of B conversations reads read(B) bytes of weights, and all of their cache. (0, 0.0, 0.0) if none fits.
+    memory, weights, per_token (of the cache): bytes; bandwidth: bytes a second.
+    A step decodes one token of each of B conversations. It reads read(B) bytes of weights,
+    and all of their cache. (0, 0.0, 0.0) if none fits.
     """
     cache = per_token * context
     batch = int((memory - weights) // cache)

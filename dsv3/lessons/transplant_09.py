@@ -147,7 +147,7 @@ def _scored(way: str, temperature: float = 0.0, top_p: float = 1.0) -> Callable[
 
 
 def _guessed(parts: SimpleNamespace) -> int:
-    """The MTP layer's guesses are so good that an ``accept`` that believes them all costs no sum; the text's are not."""
+    """The MTP layer's guesses are so good that an ``accept`` that believes them costs no sum; the text's are not."""
     llm = in_float32()
     return min(score(llm, parts, way).right for way in ("of the MTP layer", "of the text"))
 

@@ -47,7 +47,9 @@ def shaded(question: str, found: "Sequence[Choice]", columns: int = 64) -> "Figu
     ax.set(xlim=(0, columns), ylim=(len(rows), 0), title=question)
     for y, line in enumerate(rows):
         for x, text, doubted in line:
-            ax.axvspan(x, x + len(text), 1 - y / len(rows), 1 - (y + 1) / len(rows), color=PINK, lw=0, alpha=doubted**0.25)
+            ax.axvspan(
+                x, x + len(text), 1 - y / len(rows), 1 - (y + 1) / len(rows), color=PINK, lw=0, alpha=doubted**0.25
+            )
             for i, letter in enumerate(drawn(text)[: len(text)]):
                 ax.text(x + i + 0.5, y + 0.5, letter, fontsize=11, family="monospace", ha="center", va="center")
     return figure
@@ -93,7 +95,7 @@ def lines(
 def passes(
     speeds: Mapping[str, Sequence[tuple[int, float]]], shares: Sequence[tuple[int, float]] = (), title: str = ""
 ) -> "Figure":
-    """Tokens/s against the tokens of a pass, a curve for each way, and attention's share of the operations beside it."""
+    """Tokens/s against the tokens of a pass, a curve for each way; beside it attention's share of the operations."""
     figure, found = axes(1, 2 if shares else 1, size=(9.0, 3.8))
     for colour, marker, (name, points) in zip(("black", SKY), "os", speeds.items(), strict=False):
         found[0].plot(*zip(*points, strict=True), color=colour, marker=marker, label=name)

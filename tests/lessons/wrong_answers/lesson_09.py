@@ -395,7 +395,8 @@ def serving(memory, bandwidth, weights, read, per_token, context):
 }  # fmt: skip
 
 RIGHT = {
-    "decode": ["""
+    "decode": [
+        """
 def decode(prefill, step, prompt, choose, ends, most):
     out = [choose(prefill(prompt))]
     for position in range(len(prompt), len(prompt) + most - 1):
@@ -403,8 +404,10 @@ def decode(prefill, step, prompt, choose, ends, most):
             break
         out.append(choose(step(out[-1], position)))
     return out
-"""],
-    "shares": ["""
+"""
+    ],
+    "shares": [
+        """
 def shares(scores, temperature, top_k=0, top_p=1.0):
     if temperature == 0:
         return torch.nn.functional.one_hot(scores.argmax(), len(scores)).float()
@@ -416,7 +419,8 @@ def shares(scores, temperature, top_k=0, top_p=1.0):
     result = torch.empty_like(ordered)
     result[order] = ordered / ordered.sum()
     return result
-"""],
+"""
+    ],
     "draw": [
         """
 def draw(probabilities, generator):
@@ -432,7 +436,8 @@ def draw(probabilities, generator):
     return int((probabilities.float().log() - (-u.log()).log()).argmax())
 """,
     ],
-    "decode_batch": ["""
+    "decode_batch": [
+        """
 def decode_batch(prefill, step, prompts, choose, ends, most):
     pad = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in prompts], batch_first=True)
     at = torch.tensor([len(p) for p in prompts])
@@ -446,19 +451,24 @@ def decode_batch(prefill, step, prompts, choose, ends, most):
             if o[-1] not in ends:
                 o.append(t)
     return out
-"""],
-    "accept": ["""
+"""
+    ],
+    "accept": [
+        """
 def accept(scores, guesses):
     best, n = scores.argmax(-1).tolist(), 0
     while n < len(guesses) and guesses[n] == best[n]:
         n += 1
     return best[: n + 1]
-"""],
-    "accept_sampled": ["""
+"""
+    ],
+    "accept_sampled": [
+        """
 def accept_sampled(p, q, guess, generator):
     if torch.rand((), generator=generator).item() < min(1.0, float(p[guess] / q[guess])):
         return guess
     left = torch.relu(p - q)
     return torch.multinomial(left / left.sum(), 1, generator=generator).item()
-"""],
+"""
+    ],
 }
