@@ -153,9 +153,9 @@ def accept_sampled(p, q, guess, generator):
 
 
 def serving(memory, bandwidth, weights, read, per_token, context):
-    """How many conversations of `context` tokens fit, and their speed -> (batch, seconds, tokens/s).
+    """How many conversations fit, and how fast they are -> (batch, seconds, tokens/s).
 
-    memory, weights, per_token (of the cache): bytes; bandwidth: bytes a second.
+    memory, weights, per_token (of the cache): bytes; bandwidth: bytes a second; context: tokens.
     A step decodes one token of each of B conversations. It reads read(B) bytes of weights,
     and all of their cache. (0, 0.0, 0.0) if none fits.
     """

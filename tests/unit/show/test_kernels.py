@@ -96,7 +96,7 @@ def test_what_was_recorded_is_told_in_tables(tmp_path):
     assert table[-1].split()[-6:] == ["2.13", "4.93", "10.72", "2.97", "7.28", "11.80"]
     heading, *lines = kernels.prefill_table(folder).splitlines()
     assert heading.split() == ["before", "after"]
-    assert [line.split()[:2] for line in lines] == [[m, n] for m in ("V2-Lite", "V3x5") for n in ("512", "2,048", "8,192")]
+    assert [line[:15].split() for line in lines[::3]] == [["V2-Lite", "512"], ["V3x5", "512"]]
     assert lines[4].split()[3:] == ["106.8", "(19,178)", "32.5", "(63,066)"]
 
 
