@@ -79,6 +79,20 @@ def step_table(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def prefill_table(folder: Path) -> str:
+    """Milliseconds and tokens/s of prefill, before and after the experiments, from the runs in ``folder``."""
+    lines = []
+    for file in sorted(folder.glob("*.jsonl")):
+        for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+            if "after_ms" in row:
+                cells = (f"{row[f'{w}_ms']:7.1f} ({row[f'{w}_tok_s']:6,})" for w in ("before", "after"))
+                lines.append(
+                    (f"{RUN_MODELS[row['model']]:8}", row["prefill"], "".join(f"{cell:>20}" for cell in cells))
+                )
+    table = [f"{model} {tokens:5,} tokens{cells}" for model, tokens, cells in sorted(lines, reverse=True)]
+    return "\n".join([f"{'':20}{'before':>20}{'after':>20}", *table[::-1]]) if table else ""
+
+
 def measured(document: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     """(group and shape, FLOP for each byte, TFLOPS) of a document's products and attention that were timed."""
     rows = [row for row in document["rows"] if row.get("tflops") and row.get("gb_per_s")]

@@ -42,7 +42,7 @@ def test_the_doubt_of_each_token_is_drawn_and_the_rival_named(llm):
     prompt, coming = generation.tokens(llm, "37 + 48 = ?", temperature=0)
     found = generation.choices(llm, prompt, list(coming))
     (ax,) = show.doubt(found, "37 + 48").axes
-    tops = [bar.get_y() + bar.get_height() for bar in ax.patches]
+    tops = ax.lines[0].get_ydata()
     assert len(tops) == len(found)
     assert tops[0] == pytest.approx(1 - found[0].probability, rel=1e-3)
     assert f"or {found[0].others[1][0]}" in [text.get_text() for text in ax.texts]
@@ -81,10 +81,31 @@ def test_speed_up():
 
 
 def test_curves_and_points_are_those_given():
-    (ax,) = show.lines({"a": [(1, 2), (3, 4)]}, "x", "y", ("base", 5.0)).axes
+    (ax,) = show.lines({"a": [(1, 2), (3, 4)]}, "x", "y", "title", ("base", 5.0)).axes
     assert [list(line.get_ydata()) for line in ax.lines] == [[2, 4], [5.0, 5.0]]
     (ax,) = show.speed_ups([0, 1], {"free": [1.0, 2.0]}, {"here": (0.5, 1.5)}).axes
     assert list(ax.lines[0].get_ydata()) == [1, 2]
     assert list(ax.lines[1].get_xdata()) == [50.0]
     (ax,) = show.cache_growth([(1, 640), (100, 1280)], 10).axes
     assert list(ax.lines[1].get_ydata()) == [10 / 1e6, 1000 / 1e6]
+
+
+def test_passes_and_the_share_of_attention_are_those_given():
+    left, right = show.passes({"prefill": [(1, 10.0), (4, 30.0)]}, [(1, 0.1), (4, 0.5)], "title").axes
+    assert list(left.lines[0].get_ydata()) == [10, 30]
+    assert list(right.lines[0].get_ydata()) == [10, 50]
+    assert len(show.passes({"prefill": [(1, 10.0)]}).axes) == 1
+
+
+def test_each_error_has_a_dot_also_one_that_costs_nothing():
+    (ax,) = show.errors({"no top-p": (4, "4"), "another seed": (20, "20")}, 20, "title").axes
+    assert [line.get_xdata()[0] for line in ax.lines] == [4, 20]
+    assert [line.get_color() for line in ax.lines] == [show.RED, "black"]
+
+
+def test_a_completion_is_shaded_where_it_was_doubted():
+    found = [generation.Choice("3", 1.0, ()), generation.Choice("7\\n", 0.5, ()), generation.Choice("85", 0.9999, ())]
+    (ax,) = show.shaded("question", found).axes
+    assert "".join(text.get_text() for text in ax.texts) == "3785"
+    assert [round(patch.get_alpha(), 2) for patch in ax.patches] == [0.0, 0.84, 0.1]
+    assert ax.texts[1].get_position()[1] < ax.texts[2].get_position()[1]

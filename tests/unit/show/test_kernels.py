@@ -69,6 +69,7 @@ def test_a_recorded_run_is_read_and_its_absence_is_no_error(tmp_path):
 
     assert kernels.recorded(tmp_path) == []
     assert kernels.step_table(tmp_path) == kernels.kernel_table(tmp_path, "mla_decode") == ""
+    assert kernels.prefill_table(tmp_path) == ""
     (tmp_path / "other.json").write_text(json.dumps({"summary": []}))
     assert kernels.recorded(tmp_path) == []
     case = Case("fp8_gemm, M <= 64", "fp8_gemm", "wo 1 x 2 x 3", 4_000_000, 8_000_000, {}, lambda device: None)
@@ -93,6 +94,10 @@ def test_what_was_recorded_is_told_in_tables(tmp_path):
         ["-", "-", "-", "49.91", "49.81", "87.93"]
     ]
     assert table[-1].split()[-6:] == ["2.13", "4.93", "10.72", "2.97", "7.28", "11.80"]
+    heading, *lines = kernels.prefill_table(folder).splitlines()
+    assert heading.split() == ["before", "after"]
+    assert [line[:15].split() for line in lines[::3]] == [["V2-Lite", "512"], ["V3x5", "512"]]
+    assert lines[4].split()[3:] == ["106.8", "(19,178)", "32.5", "(63,066)"]
 
 
 def test_a_new_runs_decode_rows_join_the_table(tmp_path):
