@@ -4,6 +4,7 @@ Groups of 2, 3 and 4 ranks run side by side, each started once for all its input
 waits for an import of torch. A rank that waits for nobody is ended by gloo, one that computes for ever by this module.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import pickle
@@ -74,6 +75,7 @@ def _rank(answer: Callable, store: Path, rank: int, size: int, cases: list[tuple
     """In a process of its own: what the answer gives for each case, until one goes wrong."""
     import torch.distributed as dist
 
+    faulthandler.disable()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)  # gloo writes there before it ends a process
     sys.stdout = sys.stderr = os.fdopen(nowhere, "w")  # the notebook's streams belong to its process

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -90,9 +91,10 @@ def cut(llm: LLM, parts: SimpleNamespace, experts: str = "sum") -> Iterator[None
         routed = {"sum": by_sum, "exchange": by_exchange}[experts]
         return (layer.shared_experts(flat) + routed(parts, layer.experts, flat, weights, chosen)).view_as(x)
 
-    attention = [block.attn for block in model.layers]
-    dense = [block.ffn for block in model.layers if isinstance(block.ffn, MLP)]
-    mixtures = [block.ffn for block in model.layers if isinstance(block.ffn, MoE)]
+    blocks: list[Any] = list(model.layers)
+    attention = [block.attn for block in blocks]
+    dense = [block.ffn for block in blocks if isinstance(block.ffn, MLP)]
+    mixtures = [block.ffn for block in blocks if isinstance(block.ffn, MoE)]
     narrow = [*dense, *(layer.shared_experts for layer in mixtures)]
     heads = [layer.heads for layer in attention]
     with ExitStack() as stack:
@@ -114,9 +116,7 @@ def cut(llm: LLM, parts: SimpleNamespace, experts: str = "sum") -> Iterator[None
                 mla.heads = n
 
 
-def by_sum(
-    parts: SimpleNamespace, experts: nn.ModuleDict, x: Tensor, weights: Tensor, chosen: Tensor
-) -> Tensor:
+def by_sum(parts: SimpleNamespace, experts: nn.ModuleDict, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
     """x [n, D] -> [n, D]: this rank's experts for all tokens, and the sum over the ranks."""
     y = torch.zeros_like(x)
     for e in shared_out(len(experts), dist.get_rank(), dist.get_world_size()):
@@ -125,9 +125,7 @@ def by_sum(
     return parts.all_reduce(y)
 
 
-def by_exchange(
-    parts: SimpleNamespace, experts: nn.ModuleDict, x: Tensor, weights: Tensor, chosen: Tensor
-) -> Tensor:
+def by_exchange(parts: SimpleNamespace, experts: nn.ModuleDict, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
     """The same with dispatch and combine: this rank's tokens go to the ranks of their experts, and come back."""
     rank, size, n, tokens = dist.get_rank(), dist.get_world_size(), len(experts), len(x)
     mine = shared_out(tokens, rank, size)
@@ -155,7 +153,8 @@ def blind(llm: LLM) -> None:
         weight.narrow(dim, 0, mine.start).fill_(torch.nan)
         weight.narrow(dim, mine.stop, weight.shape[dim] - mine.stop).fill_(torch.nan)
 
-    for block in model.layers:
+    blocks: list[Any] = list(model.layers)
+    for block in blocks:
         ffn = block.ffn
         mlp = ffn.shared_experts if isinstance(ffn, MoE) else ffn
         for layer in (block.attn.wq_b, block.attn.wkv_b, mlp.w1, mlp.w3):
