@@ -1,6 +1,7 @@
-"""What lesson 10's parts are tried on: tensors for each rank, cut layers whose other parts are NaN, rules of the way."""
+"""What lesson 10's parts are tried on: tensors for each rank, cut layers whose other parts are NaN, and rules."""
 
-# ruff: noqa: ANN  as in the lessons' modules
+# As in the lessons' modules, no type hints.
+# ruff: noqa: ANN001, ANN201
 
 import dis
 import math

@@ -41,7 +41,7 @@ def program(parts: SimpleNamespace, names: Iterable[str], main: str) -> str:
     return "\n\n\n".join(["\n".join(sorted(imports)), *bodies, main.strip()]) + "\n"
 
 
-def torchrun(file: Path, ranks: int, *arguments: object, seconds: float = 180) -> Done:
+def torchrun(file: Path, ranks: int, *arguments: object, seconds: float = 290) -> Done:
     """``torchrun --standalone --nproc-per-node RANKS FILE ARGUMENTS``, to its end; no process is left.
 
     Raises:
@@ -169,24 +169,22 @@ def blind(llm: LLM) -> None:
     keep(model.head.weight, 0)
 
 
-def answered(parts: SimpleNamespace, sums: int, errors: str = "[]") -> None:
-    """On a rank: of ``sums``, how many tiny-r1 answers rightly, by both ways of its experts, and with each error.
-
-    Rank 0 prints a line of JSON for each.
+def answered(parts: SimpleNamespace, sums: int, runs: str) -> None:
+    """On a rank: of ``sums``, how many tiny-r1 answers rightly in each run; rank 0 prints the numbers.
 
     Args:
-        errors: JSON, a list of (part, words of the error's hint, experts).
+        runs: JSON, a list of (a part that gets an error, or "", words of the error's hint, the experts' way).
     """
     torch.set_num_threads(1)
     llm = load("tiny-r1", model="plain", gemm="bf16", attn="naive", dtype=torch.float32)
     blind(llm)
     course = Parts("10")
-    for name, words, experts in [("", "", "sum"), ("", "", "exchange"), *json.loads(errors)]:
+    for name, words, experts in json.loads(runs):
         wrong = {name: course.faulty(name, words)} if name else {}
         with cut(llm, SimpleNamespace(**vars(parts) | wrong), experts):
             n = solved(llm, sums)
         if dist.get_rank() == 0:
-            print(json.dumps([name, words, experts, n]), flush=True)
+            print(n, flush=True)
 
 
 # ---------------------------------------------------------------------------------------------------- the jobs
@@ -200,7 +198,7 @@ from dsv3.lessons.transplant_10 import answered
 
 dist.init_process_group("gloo", timeout=timedelta(seconds=60))
 parts = SimpleNamespace({names})
-answered(parts, int(sys.argv[1]), *sys.argv[2:])
+answered(parts, int(sys.argv[1]), sys.argv[2])
 dist.destroy_process_group()
 """
 
@@ -213,24 +211,23 @@ def written(parts: SimpleNamespace, folder: Path) -> Path:
     return file
 
 
-def scores(file: Path, errors: Iterable[tuple[str, str, str]] = ()) -> list[tuple[str, str, str, int]]:
-    """What a program that ``written`` wrote comes to on two ranks: a row for each way of its experts, and each error.
+def scores(file: Path, runs: Iterable[tuple[str, str, str]]) -> list[int]:
+    """Sums that a program of ``written`` solves on two ranks, in each run (see ``answered``).
 
     Raises:
-        RuntimeError: it failed; has the last line that it wrote.
+        RuntimeError: it failed; has the first error that a rank wrote.
     """
-    done = torchrun(file, 2, transplant.SUMS, json.dumps(list(errors)))
+    done = torchrun(file, 2, transplant.SUMS, json.dumps(list(runs)))
     if done.code:
         told = [line for line in done.err.splitlines() if re.search(r"\w(Error|Exception): ", line)]
         raise RuntimeError((told or ["a rank failed without words"])[0])
-    return [tuple(json.loads(line)) for line in done.out.splitlines() if line.startswith("[")]
+    return [int(line) for line in done.out.split()]
 
 
 def _scored(experts: str) -> Callable[[SimpleNamespace], int]:
     def score(parts: SimpleNamespace) -> int:
         with tempfile.TemporaryDirectory() as folder:
-            rows = scores(written(parts, Path(folder)))
-        return next(n for name, _, way, n in rows if not name and way == experts)
+            return scores(written(parts, Path(folder)), [("", "", experts)])[0]
 
     return score
 
