@@ -31,14 +31,14 @@ LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
 def program(parts: SimpleNamespace, names: Iterable[str], main: str) -> str:
-    """A program's text: the named parts with what they import, and ``main`` below them."""
+    """A program's text: the named parts and ``main`` below them, with all that they import at the top."""
     imports, bodies = {"import os", "import torch.distributed as dist"}, []
-    for name in names:
-        lines = source_of(getattr(parts, name)).splitlines()
+    for text in [*(source_of(getattr(parts, name)) for name in names), main.strip()]:
+        lines = text.splitlines()
         while lines and lines[0].startswith(("import ", "from ")):
             imports.add(lines.pop(0))
         bodies.append("\n".join(lines).strip())
-    return "\n\n\n".join(["\n".join(sorted(imports)), *bodies, main.strip()]) + "\n"
+    return "\n\n\n".join(["\n".join(sorted(imports)), *bodies]) + "\n"
 
 
 def torchrun(file: Path, ranks: int, *arguments: object, seconds: float = 290) -> Done:
@@ -193,7 +193,6 @@ MAIN = """
 import sys
 from datetime import timedelta
 from types import SimpleNamespace
-
 from dsv3.lessons.transplant_10 import answered
 
 dist.init_process_group("gloo", timeout=timedelta(seconds=60))

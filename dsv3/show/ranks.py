@@ -73,7 +73,7 @@ def waiting(latencies: Sequence[float], speeds: Mapping[str, Sequence[float]], a
     for (name, values), colour in zip(speeds.items(), (SKY, "black"), strict=False):
         ax.plot(latencies, values, color=colour, label=name, linewidth=2)
     ax.axhline(alone, color=GREY, linestyle="--", label="no communication")
-    ax.axvline(mine, color=RED, linestyle=":", label="your all-reduce, here")
+    ax.axvline(mine, color="black", linestyle=":", label="your messages, here")
     ax.set(xscale="log", xlabel="latency of one message (µs)", ylabel="tokens/s of one chat")
     ax.set_title("DeepSeek-R1 on 16 ranks: waiting decides, not bytes")
     ax.set_ylim(bottom=0)
@@ -88,6 +88,7 @@ def costs(rows: Mapping[str, int], of: int) -> "Figure":
         ax.plot(solved, name, "o", color="black" if name.startswith("right") else RED, markersize=10)
     ax.set(xlabel=f"sums solved, of {of}", xlim=(-0.04 * of, 1.04 * of))
     ax.set_title("Two ranks do not show every error")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.invert_yaxis()
     ax.grid(axis="y", color="#dddddd")
     return figure
