@@ -1,7 +1,5 @@
 """The parts of lesson 01: what a machine says of itself. Imports no torch."""
 
-import re
-
 from .part import Fault, Part, Witness
 
 # ---------------------------------------------------------------------------------------------------- the parts
@@ -9,7 +7,7 @@ from .part import Fault, Part, Witness
 
 def usable_memory(meminfo, memory_max):
     """Text of /proc/meminfo, text of memory.max or None -> the bytes that this process may use."""
-    machine = int(re.search(r"MemTotal:\s+(\d+) kB", meminfo)[1]) * 1024
+    machine = int(meminfo.partition("MemTotal:")[2].split()[0]) * 1024
     limit = (memory_max or "max").strip()
     return min(machine, int(limit)) if limit.isdigit() else machine
 
@@ -54,7 +52,7 @@ def listed(*lines, end="\n"):
 TRANSFERS = [
     Part(
         usable_memory, "memory that a container may use", 2, 10,
-        r'`re.search(r"MemTotal:\s+(\d+) kB", meminfo)[1]` is the number, as text. A kB of this file has 1,024 bytes. '
+        '`meminfo.partition("MemTotal:")[2].split()[0]` is the number, as text. A kB of this file has 1,024 bytes. '
         "A limit may be larger than the machine: the smaller of the two counts.",
         (
             Witness("no file memory.max: the machine's memory counts", machine(65_536_000)),

@@ -27,7 +27,7 @@ def read_stream(lines):
 
     Only lines that begin with `data: ` count; the last is `data: [DONE]`. The role is left out.
     """
-    message = {}
+    message: dict[str, str] = {}
     for line in lines:
         if line.startswith("data: ") and line != "data: [DONE]":
             for choice in json.loads(line.removeprefix("data: "))["choices"]:
