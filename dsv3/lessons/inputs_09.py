@@ -54,22 +54,22 @@ def whole_ids(answer: Any, given: tuple) -> Any:
 
 def always(answer: Any, given: tuple) -> Any:
     """Twenty draws."""
-    return whole_ids(lambda *given: draws(answer, *given, 20), given)
+    return whole_ids(lambda probabilities: draws(answer, probabilities, 20), given)
 
 
 def often(n: int = 3000) -> Use:
     """How often each token is drawn, as ``counted`` tells it."""
-    return lambda answer, given: counted(draws(answer, *given, n), given[0])
+    return lambda answer, given: counted(draws(answer, given[0], n), given[0])
 
 
 def seldom(answer: Any, given: tuple) -> list[int]:
     """The tokens of probability 0 that were drawn."""
-    return sorted({token for token in draws(answer, *given, 400) if given[0][token] == 0})
+    return sorted({token for token in draws(answer, given[0], 400) if given[0][token] == 0})
 
 
 def repeated(answer: Any, given: tuple) -> tuple[bool, bool]:
     """Whether a seed gives the same draws again, and another seed the same, too."""
-    one, again, other = (draws(answer, *given, 40, seed) for seed in (1, 1, 2))
+    one, again, other = (draws(answer, given[0], 40, seed) for seed in (1, 1, 2))
     return one == again, one == other
 
 
@@ -88,7 +88,7 @@ def others_numbers(answer: Any, given: tuple) -> tuple[bool, bool]:
 
 def remainders(answer: Any, given: tuple) -> list[str]:
     """The drawn tokens' remainders by 4, told as ``counted`` does: rounded sums reach only some of four neighbours."""
-    return counted([token % 4 for token in draws(answer, *given, 2000)], torch.full((4,), 0.25))
+    return counted([token % 4 for token in draws(answer, given[0], 2000)], torch.full((4,), 0.25))
 
 
 def kept_guesses(n: int = 3000) -> Use:

@@ -33,7 +33,8 @@ def doubt(found: "Sequence[Choice]", title: str) -> "Figure":
 
 def shaded(question: str, found: "Sequence[Choice]", columns: int = 64) -> "Figure":
     """A completion as ``show.chat`` shows it: each token on a ground that is darker where another one was likelier."""
-    rows, row = [[]], 0
+    rows: list[list[tuple[int, str, float]]] = [[]]
+    row = 0
     for choice in found:
         text = choice.text.replace("␣", " ").removesuffix("\\n")
         if row + len(text) > columns:
