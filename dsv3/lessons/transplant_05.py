@@ -68,5 +68,5 @@ def _scored(form: str) -> Callable[[SimpleNamespace], int]:
 
 TRANSPLANTS = [
     Transplant("the expanded form", _scored("expanded"), 20, ("rope", "other way")),
-    Transplant("the absorbed form", _scored("absorbed"), 20, ("absorbed", "swapped")),
+    Transplant("the absorbed form", _scored("absorbed"), 20, ("absorbed", "rotated part is missing")),
 ]
