@@ -66,8 +66,8 @@ def main(argv: list[str]) -> None:
         after = score(trained(SimpleNamespace(**solutions | instead)).model)
         result["runs"].append({"part": name, "what": what, "right": after})
         print(json.dumps(result["runs"][-1]), flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        if args.json:  # after each, so that whoever stops it has those before
+            args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def with_gradient(answer: Any, given: tuple) -> tuple[Tensor, Tensor]:
 
 
 def stepped(says: str, asking: bool = False) -> Callable[[Any, tuple], tuple]:
-    """``step`` beside a sampler that says these digits, and a memory of what was taught; with ``asking`` of calls, too."""
+    """``step`` beside a sampler that says these digits, and what it taught; with ``asking`` what it asked, too."""
 
     def use(answer: Any, given: tuple) -> tuple:
         calls: list[tuple] = []

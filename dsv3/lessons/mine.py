@@ -119,8 +119,9 @@ def _collect(answer: Any, parts: dict[str, str]) -> None:
     begin = min([node.lineno, *(d.lineno for d in node.decorator_list)])
     text = "\n".join(cell.splitlines()[begin - 1 : node.end_lineno]) + "\n"
     parts.setdefault(name, "")  # it may call itself
+    given = {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}  # a notebook may have something of that name, too
     for used in dict.fromkeys(n.id for n in ast.walk(node) if isinstance(n, ast.Name)):
-        if used not in parts and used in space:
+        if used not in parts and used in space and used not in given:
             _one(used, space[used], getattr(plain_answer, "__module__", ""), parts)
     del parts[name]
     parts[name] = text
