@@ -77,6 +77,8 @@ def stepped(says: str, asking: bool = False) -> Callable[[Any, tuple], tuple]:
 def refused(*answers: str) -> list[Witness]:
     """For each a witness: in the right form, and not worth more than the form, where 85 is right."""
     hint = "{!r} is not the answer 85: it is worth 0.1. Match the whole answer, and nothing else passes"
-    return [
-        Witness(hint.format(told), lambda told=told: (f"7+8+0=15:5\n</think>\n\n{told}", True, 85)) for told in answers
-    ]
+
+    def given(told: str) -> Callable[[], tuple]:
+        return lambda: (f"7+8+0=15:5\n</think>\n\n{told}", True, 85)
+
+    return [Witness(hint.format(told), given(told)) for told in answers]
