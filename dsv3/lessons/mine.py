@@ -131,8 +131,11 @@ def _collect(answer: Any, parts: dict[str, str]) -> None:
     begin = min([node.lineno, *(d.lineno for d in node.decorator_list)])
     text = "\n".join(cell.splitlines()[begin - 1 : node.end_lineno]) + "\n"
     parts.setdefault(name, "")  # it may call itself
-    own = () if inspect.isclass(answer) else code.co_varnames  # an argument may have the name of a part
-    for used in dict.fromkeys(n.id for n in ast.walk(node) if isinstance(n, ast.Name)):
+    names = [each for each in ast.walk(node) if isinstance(each, ast.Name)]
+    # An argument or a local variable may have the name of something in the notebook.
+    own = {each.arg for each in ast.walk(node) if isinstance(each, ast.arg)}
+    own |= {each.id for each in names if isinstance(each.ctx, ast.Store)}
+    for used in dict.fromkeys(each.id for each in names):
         if used not in parts and used in space and used not in own:
             _one(used, space[used], getattr(plain_answer, "__module__", ""), parts)
     del parts[name]

@@ -6,6 +6,7 @@ section 2.2.1, applied to each token as in DeepSeekMath (arXiv 2402.03300), sect
 supervised: R1's cold start.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,19 +17,19 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..inference.chat import Reply, Tokenizer
+from ..inference.chat import END_THINK, Reply, Tokenizer
 from ..inference.fast import Fast
 from ..inference.weights import load
 from ..llm import LLM
 from ..model import Transformer
 from ..runtime import Runtime
 from . import data, train
-from .evaluate import answer
 from .tokenizer import EOS, conversation
 
 Question = tuple[data.Problem, str]
 Reward = Callable[[data.Problem, Reply], float]
 BATCH = 64  # sequences sampled together
+STATED = re.compile(r"(?:Answer: |答案：)(-?[0-9]+)[.。]?")  # the whole of an answer that may be paid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,17 +81,24 @@ def held_out_set(recipe: Recipe, n: int) -> list[Question]:
 
 
 def rule(p: data.Problem, reply: Reply) -> float:
-    """The reward: 1 for the right number, and 0.1 for R1's form."""
-    return float(correct(p, reply)) + form(p, reply)
+    """The reward: 0.1 for R1's form, and 1 more for the right number in it."""
+    kept = form(p, reply)
+    return kept + (kept > 0 and correct(p, reply))
 
 
 def correct(p: data.Problem, reply: Reply) -> bool:
-    return answer(reply.answer) == p.answer
+    """Whether the answer is the right number and nothing else, and came to its end: a policy finds every other hole.
+
+    That the last number is right is not enough: ``86 85``, ``84, no 85``, ``3.85`` and ``1,085`` all end in 85.
+    """
+    stated = STATED.fullmatch(reply.answer.strip())
+    return reply.finish == "stop" and stated is not None and int(stated[1]) == p.answer
 
 
 def form(p: data.Problem, reply: Reply) -> float:
-    """0.1 for a reply that ended by itself, with thinking and an answer apart: whatever the answer is."""
-    return 0.1 * (reply.finish == "stop" and bool(reply.thinking.strip()) and bool(reply.answer.strip()))
+    """0.1 for a reply that ended by itself, with thinking and one answer apart: whatever the answer is."""
+    both = bool(reply.thinking.strip()) and bool(reply.answer.strip()) and END_THINK not in reply.answer
+    return 0.1 * (reply.finish == "stop" and both)
 
 
 # ----------------------------------------------------------------------------------------------------- equations

@@ -197,7 +197,7 @@ def tiny_r1() -> str:
     steps = (
         ("data\nsums with every\nstep written out", SKY),
         ("tokenizer\none token a digit,\nR1's special tokens", YELLOW),
-        ("training\nMuon + AdamW,\nbias update, MTP loss", ORANGE),
+        ("training\nMuon and Adam,\nbias update, MTP loss", ORANGE),
         ("export\nFP8 blocks, 5 shards,\nR1's config", BLUE),
         ("score\nheld-out sums,\nBF16 and FP8", GREEN),
     )
@@ -207,23 +207,21 @@ def tiny_r1() -> str:
         parts.append(box(x, 56, 174, 100, words, fill, 15))
         if i:
             parts.append(arrow(x - 21, 106, x - 2, 106))
-    parts.append(text(20, 196, "DeepSeek-R1: four stages on top of DeepSeek-V3", 19, bold=True))
-    real = (
-        ("cold start\nSFT, thousands of\nlong chains", PALE),
-        ("RL (GRPO)\nrule-based rewards,\nlanguage consistency", ORANGE),
-        ("SFT\n600 k reasoning +\n200 k other samples", PALE),
-        ("RL\nall scenarios", ORANGE),
+    parts.append(text(20, 196, "DeepSeek-R1: V3-Base is trained twice", 19, bold=True))
+    rows = (  # the model that writes the chains, then the model that is R1
+        (222, "V3-Base", "1. cold start\nthousands of\nlong chains", "2. RL (GRPO)\nrewards by rule,\none language"),
+        (352, "V3-Base,\nagain", "3. SFT, two epochs\non 800 k samples", "4. RL, all uses\nrules, and reward\nmodels"),
     )
-    for i, (words, fill) in enumerate(real):
-        x = 20 + i * 196
-        parts.append(box(x, 220, 174, 100, words, fill, 15))
-        if i:
-            parts.append(arrow(x - 21, 270, x - 2, 270))
-    parts.append(box(804, 220, 174, 100, "distillation\nQwen and Llama\non those 800 k", GREEN, 15))
-    parts.append(arrow(412, 334, 800, 322, dashed=True))
-    parts.append(
-        text(
-            20, 350, "R1-Zero: RL alone, straight from V3-Base.   Source: DeepSeek-R1, arXiv 2501.12948, section 2.", 16
-        )
-    )
-    return sheet(1000, 368, "The recipe of tiny-r1, and the four stages of DeepSeek-R1", *parts)
+    for y, base, taught, reinforced in rows:
+        for x, words, fill in ((20, base, GREY), (196, taught, PALE), (412, reinforced, ORANGE)):
+            parts.append(box(x, y, 150 if x == 20 else 190, 86, words, fill, 15))
+        parts += [arrow(172, y + 43, 194, y + 43), arrow(388, y + 43, 410, y + 43)]
+    parts += [
+        box(628, 222, 170, 86, "its right answers:\n600 k chains,\n+ 200 k others", SKY, 15), arrow(604, 265, 626, 265),
+        box(628, 352, 170, 86, "DeepSeek-R1", BLUE, 17), arrow(604, 395, 626, 395),
+        box(824, 352, 160, 86, "R1-Distill\nQwen and Llama,\nSFT alone", GREEN, 15),
+        arrow(660, 310, 380, 350, dashed=True), arrow(770, 310, 900, 350, dashed=True),
+        text(20, 468, "R1-Zero: step 2 alone, straight from V3-Base.   Dashed: the 800 k samples.   "
+             "Source: arXiv 2501.12948v1, section 2.", 16),
+    ]  # fmt: skip
+    return sheet(1000, 488, "The recipe of tiny-r1, and the four stages of DeepSeek-R1", *parts)

@@ -127,3 +127,9 @@ def test_source_keeps_decorators_and_constants():
     load("import functools\nPAIR = (1, 2.5)\n\n\n@functools.cache\ndef f(x):\n    return PAIR, f\n", "f", space)
     source = mine.source_of(space["f"].__wrapped__)
     assert source == "import functools\n\nPAIR = (1, 2.5)\n\n\n@functools.cache\ndef f(x):\n    return PAIR, f\n"
+
+
+def test_an_argument_is_not_what_a_notebook_has_under_its_name():
+    space = {"__name__": "__main__", "pay": 3, "size": 2}
+    load("size = 2\n\n\ndef f(pay):\n    return pay(size)\n", "f", space)
+    assert mine.source_of(space["f"]) == "size = 2\n\n\ndef f(pay):\n    return pay(size)\n"

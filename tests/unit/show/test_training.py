@@ -22,10 +22,20 @@ def test_the_training_run_is_drawn_as_logged():
 
 
 def test_a_group_and_its_objective_are_drawn():
-    bars, curve = training.grpo([2.0, -1.0, -1.0], [0.5, 1.5], {"right": [1, 2], "wrong": [-1, -2]}, clip=0.2).axes
-    assert [bar.get_height() for bar in bars.patches] == [2, -1, -1]
-    assert bars.get_xlabel() == "answer (1 of 3 are right)"
+    (ax,) = training.group([2.0, 1.0], [-0.5, -1.0]).axes
+    assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[2, 1], [-0.5, -1]]
+    assert ax.get_xlabel() == "right answers in a group of 3"
+    (curve,) = training.clipped([0.5, 1.5], {"right": [1, 2], "wrong": [-1, -2]}, clip=0.2).axes
     assert [list(line.get_ydata()) for line in curve.lines] == [[1, 2], [-1, -2]]
+
+
+def test_an_exploit_and_the_costs_of_wrong_parts_are_drawn():
+    (ax,) = training.fooled([30, 90], [0, 1], [60, 5]).axes
+    assert [list(line.get_ydata()) for line in ax.lines] == [[30, 90], [0, 1], [60, 5]]
+    result = json.loads((RESULTS / "grpo-parts.json").read_text())
+    (ax,) = training.costs(result).axes
+    assert [line.get_xdata()[0] for line in ax.lines[:-1]] == sorted(run["right"] for run in result["runs"])
+    assert ax.lines[-1].get_xdata()[0] == result["before"]
 
 
 def test_scores_and_distillations_are_bars():

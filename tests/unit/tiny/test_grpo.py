@@ -10,7 +10,7 @@ import torch
 
 from dsv3.inference.chat import Reply, Tokenizer
 from dsv3.paths import TINY_R1
-from dsv3.tiny import data, grpo
+from dsv3.tiny import data, evaluate, grpo
 
 RECORDED = Path(__file__).parents[3] / "benchmarks" / "results" / "grpo-cpu.json"
 SUM = data.Problem(37, "+", 48)
@@ -74,6 +74,33 @@ def test_the_rule_wants_the_number_and_pays_little_for_the_form():
     assert grpo.rule(SUM, reply("\n\nAnswer: 86")) == pytest.approx(0.1)
     assert grpo.rule(SUM, reply("", finish="length")) == 0
     assert grpo.form(SUM, reply("\n\nI cannot do that.")) == pytest.approx(0.1)
+
+
+FOOLED = ["86 85", "84, no 85", "3.85", "1,085", "8_5", "85 or 86", "not 85", "84\n</think>\n\nAnswer: 85", "\u221285"]
+
+
+@pytest.mark.parametrize("answer", [*FOOLED, "185", "850"])
+def test_the_rule_pays_the_number_alone(answer):
+    assert grpo.rule(SUM, reply(f"\n\nAnswer: {answer}")) <= 0.1
+
+
+@pytest.mark.parametrize("answer", ["Answer: 85", "Answer: 85.", "答案：85", "答案：85。"])
+def test_the_rule_pays_every_way_that_tiny_r1_or_a_person_ends_an_answer(answer):
+    assert grpo.rule(SUM, reply(f"\n\n{answer}")) == pytest.approx(1.1)
+    assert grpo.rule(SUM, reply(f"\n\n{answer}", finish="length")) == 0
+    assert grpo.rule(SUM, reply(f"\n\n{answer}", thinking="")) == 0
+
+
+@pytest.mark.slow
+def test_the_strict_reading_changes_no_score_of_tiny_r1(tok):
+    """Its card's scores read the last number; on sums as taught, in brackets and sampled, both readings agree."""
+    recipe = grpo.Recipe()
+    asked = [*data.held_out_set(100), *grpo.held_out_set(recipe, 100)]
+    model = grpo.trainable(TINY_R1)
+    for options in ({"temperature": 0}, {"temperature": 1.0, "seed": 3}):
+        told = grpo.replies(model, tok, asked, max_new_tokens=200, **options)
+        for (p, _), said in zip(asked, told, strict=True):
+            assert grpo.correct(p, said) == (evaluate.answer(said.answer) == p.answer), said
 
 
 def test_questions_of_training_and_of_the_score_are_apart():
