@@ -2,6 +2,7 @@
 
 Apart, since a kernel is interpreted only where Triton was imported under ``TRITON_INTERPRET=1``, and compiled only
 where it was not; and since it may never end, or crash. The process is ``python -m dsv3.lessons.apart``.
+"""
 
 import atexit
 import os
