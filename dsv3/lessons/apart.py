@@ -1,7 +1,7 @@
 """Learners' Triton kernels, run apart: in a process that waits for sources and runs each in a fork, with a time limit.
 
-Apart, since a kernel is interpreted only where Triton was imported under ``TRITON_INTERPRET=1``, and compiled only where
-it was not; and since it may never end, or crash. The process is ``python -m dsv3.lessons.apart``.
+Apart, since a kernel is interpreted only where Triton was imported under ``TRITON_INTERPRET=1``, and compiled only
+where it was not; and since it may never end, or crash. The process is ``python -m dsv3.lessons.apart``.
 """
 
 import atexit
@@ -64,7 +64,9 @@ def compiled(
     return {target: str(x) if isinstance(x, Exception) else x for target, x in zip(targets, found, strict=True)}
 
 
-def microseconds(kernel: Any, grid: tuple[int, ...], args: dict[str, Any], num_warps: int = 4, num_stages: int = 3):
+def microseconds(
+    kernel: Any, grid: tuple[int, ...], args: dict[str, Any], num_warps: int = 4, num_stages: int = 3
+) -> "float | str":
     """How long a launch takes on this machine's GPU (``triton.testing.do_bench``), or a line that says why not."""
     import torch
 
@@ -97,7 +99,8 @@ def ask(interpreted: bool, limit: float, task: str, *args: Any) -> Any:
             stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         atexit.register(process.kill)
-    assert process.stdin and process.stdout
+    assert process.stdin
+    assert process.stdout
     try:
         pickle.dump((limit, task, args), process.stdin)
         process.stdin.flush()
@@ -140,9 +143,7 @@ def compile_one(source: str, name: str, args: dict[str, Any], target: str, warps
     return compile_for(Launch(kernel, (1,), _unpacked(args), warps, stages), named(target))
 
 
-def time_one(
-    source: str, name: str, grid: tuple[int, ...], args: dict[str, Any], warps: int, stages: int
-) -> float:
+def time_one(source: str, name: str, grid: tuple[int, ...], args: dict[str, Any], warps: int, stages: int) -> float:
     """Microseconds of a launch on the GPU."""
     from triton.testing import do_bench
 

@@ -171,7 +171,7 @@ judged = partial(apart.outcomes, "08")
 PARTS = [
     Part(
         launched, "grid, strides and launch of a kernel", 1, 10,
-        "A launch is `kernel[grid](arguments)`. The grid says how many programs there are along each axis: a row for each "
+        "A launch is `kernel[grid](a, b, ...)`. The grid says how many programs there are along each axis: a row for each "
         "i, and `triton.cdiv(N, 256)` tiles for j. `x.stride(0)` is the distance of two rows in memory, in elements.",
         (
             Witness("the grid is (rows, tiles): M programs along the first axis", lambda: gate_and_up(3, 256, False), launches),

@@ -30,7 +30,7 @@ def lanes_figure(traces: "Sequence[Trace]", argument: str) -> "Figure":
     end = ax.axvline(size, color=RED, label="end of the tensor")
     kinds = [Patch(facecolor=BLUE, label="touched")]
     kinds.append(Patch(facecolor="white", edgecolor=GREY, hatch="////", label="kept out by the mask"))
-    ax.set(xlabel="element", yticks=range(len(traces)), yticklabels=[f"program {t.program[0]}" for t in traces])
+    ax.set(xlabel="element", yticks=range(len(traces)), yticklabels=[f"program {t.program[:2]}" for t in traces])
     ax.invert_yaxis()
     figure.legend(handles=[*kinds, end], fontsize=11, frameon=False, loc="outside upper center", ncols=3)
     return figure
