@@ -235,7 +235,7 @@ def files_needed(weight_map, layers):
 def leads_out(name):
     """A file's name as a hub lists it, such as "figures/benchmark.jpg" -> whether it may lead out of the folder.
 
-    Refuse a part ".." wherever it stands, and names that begin at a root: "/etc/passwd", "C:/x".
+    Refuse a part ".." wherever it stands, and names that begin at a root: "/etc/passwd", "D:/x".
     Windows takes "\\" for "/".
     """
     parts = name.replace("\\", "/").split("/")
@@ -282,7 +282,7 @@ TRANSFERS = [
             Witness("a name that begins with / is not in the folder", lambda: ("/etc/passwd",)),
             Witness("two dots inside of a name are harmless", lambda: ("model..v2/notes..txt",)),
             Witness("Windows takes a backslash for a slash", lambda: ("..\\..\\autoexec.bat",)),
-            Witness("a drive's letter is a root on Windows", lambda: ("C:/Windows/x",)),
+            Witness("a drive's letter is a root on Windows", lambda: ("D:/Windows/x",)),
             Witness("a backslash at the beginning is a root, too", lambda: ("\\Windows\\x",)),
         ),
         (
@@ -290,7 +290,7 @@ TRANSFERS = [
             Fault('".." in parts', '".." in name', "two dots inside of a name are harmless: look at whole parts"),
             Fault('".." in parts', 'parts[0] == ".."', ".. leads out wherever it stands, not only at the beginning"),
             Fault(' or parts[0] == ""', "", "a name that begins with a slash begins at the root"),
-            Fault(' or ":" in parts[0]', "", "C: is a root on Windows"),
+            Fault(' or ":" in parts[0]', "", "D: is a root on Windows"),
         ),
     ),
 ]  # fmt: skip
