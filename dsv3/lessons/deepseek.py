@@ -37,6 +37,8 @@ def passage(file: str, first: int, last: int) -> str:
     except OSError as error:
         return f"{link}\n({folder}: {error.strerror})"
     if not hashlib.sha256(text).hexdigest().startswith(KNOWN[file]):
-        return f"{link}\n(Your clone has another version of inference/{file}: git checkout {COMMIT[:7]} has these lines.)"
+        return (
+            f"{link}\n(Your clone has another version of inference/{file}: git checkout {COMMIT[:7]} has these lines.)"
+        )
     lines = text.decode().splitlines()[first - 1 : last]
     return "\n".join([f"inference/{file}", *(f"{first + i:4}  {line}" for i, line in enumerate(lines))])

@@ -38,7 +38,7 @@ def misplaced(weight_map, found):
     extra: tensors in a file where the index does not have them.
     """
     missing = {name for name, file in weight_map.items() if name not in found.get(file, ())}
-    extra = {name for file, names in found.items() for name in names if weight_map.get(name) != file}
+    extra = {name for file in found for name in found[file] if weight_map.get(name) != file}
     return missing, extra
 
 
@@ -58,8 +58,8 @@ def stored(dtype, shape):
 def fetch(get, f, size):
     """Bring the file f, open for writing, to size bytes. What is in it already stays.
 
-    get(headers) -> (status, pieces). With {"Range": "bytes=100-"} it asks for byte 100 and all after it.
-    Status 206: the pieces are just those. Status 200: the server ignores Range, they are the whole file.
+    get(headers) -> (status, pieces). {"Range": "bytes=100-"} asks for byte 100 and all after it.
+    Status 206: the pieces are just those. Status 200: no ranges here, they are the whole file.
     Both get and the pieces may raise OSError, or end too early without a word. Then ask again.
     After 3 requests in a row without a new byte, raise OSError.
     """
@@ -81,7 +81,7 @@ def fetch(get, f, size):
 def as_listed(f, size, sha256):
     """f: a file, open for reading -> whether it has the listed size and hash (in hexadecimal).
 
-    It is read only if its size is right, and in pieces of a megabyte: it may be larger than the memory.
+    It is read only if its size is right, and in pieces of a megabyte: it may be very large.
     """
     if f.seek(0, 2) != size:
         return False
@@ -224,7 +224,7 @@ PARTS = [
 
 
 def files_needed(weight_map, layers):
-    """weight_map {tensor: file}, layers, a list of numbers -> the set of files that hold any of their tensors.
+    """weight_map {tensor: file}, layers [number, ...] -> the set of files that hold their tensors.
 
     The names of layer 7 begin with "model.layers.7.".
     """
@@ -233,7 +233,7 @@ def files_needed(weight_map, layers):
 
 
 def leads_out(name):
-    """A file's name as a hub lists it, such as "figures/benchmark.jpg" -> whether it may lead out of the folder.
+    """A file's name as a hub lists it -> whether it may lead out of the folder.
 
     Refuse a part ".." wherever it stands, and names that begin at a root: "/etc/passwd", "D:/x".
     Windows takes "\\" for "/".

@@ -13,12 +13,14 @@ from .part import Fault, Part, Witness
 
 
 def rename(name, mapping):
-    """A tensor's name in Hugging Face's files -> its name in DeepSeek's, and the dimension that is cut.
+    """A tensor's name in Hugging Face's files -> its name in DeepSeek's, and the dimension to cut.
 
-    mapping: the last word but one -> its new word and the dimension, as in "q_b_proj": ("wq_b", 0). None: not cut.
-    The words in `others` change, too, and "model." at the beginning goes. Routed experts stay whole: None.
+    mapping: the last word but one -> its new word and the dimension, "q_b_proj": ("wq_b", 0).
+    None: not cut. The words in `others` change, too, and "model." at the beginning goes.
+    Routed experts stay whole: None.
     """
-    others = {"self_attn": "attn", "mlp": "ffn", "weight_scale_inv": "scale", "e_score_correction_bias": "bias"}
+    others = {"self_attn": "attn", "mlp": "ffn"}
+    others |= {"weight_scale_inv": "scale", "e_score_correction_bias": "bias"}
     # yours from here
     words = name.removeprefix("model.").split(".")
     words = [others.get(word, word) for word in words]
@@ -29,9 +31,9 @@ def rename(name, mapping):
 def share(n, rank, ranks, unit=1):
     """The rank's own of n rows (or columns, or experts): from begin up to end -> (begin, end).
 
-    Only whole units are shared out, as evenly as they divide. The last unit may be shorter than the others.
-    A unit is a head's rows, or a block of 128. Of U units, rank r has those from r U / N up to (r + 1) U / N.
-    Both quotients are rounded down.
+    Only whole units are shared out, as evenly as they divide: a head's rows, or a block of 128.
+    The last unit may be shorter. Of U units, rank r has those from r U / N up to (r + 1) U / N,
+    both rounded down.
     """
     units = -(-n // unit)
     begin, end = rank * units // ranks * unit, (rank + 1) * units // ranks * unit
@@ -39,9 +41,10 @@ def share(n, rank, ranks, unit=1):
 
 
 def runs(shape, itemsize, cut, begin, end):
-    """The bytes of rows (cut 0) or columns (cut 1) begin to end -> [(offset, length), ...], from the tensor's first byte.
+    """The bytes of rows (cut 0) or columns (cut 1) from begin up to end -> [(offset, length), ...].
 
-    shape: one or two sides; the rows lie one after the other, each number has itemsize bytes. cut None: all of it.
+    shape has one or two sides. The rows lie one after the other; a number has itemsize bytes.
+    Offsets count from the tensor's first byte. cut None: all of it.
     Runs that touch are one run. No run is empty.
     """
     line = math.prod(shape[1:]) * itemsize
@@ -57,10 +60,10 @@ def runs(shape, itemsize, cut, begin, end):
 
 
 def head(tensors):
-    """tensors [(name, dtype, shape, nbytes), ...] in their order -> the first bytes of a safetensors file of them.
+    """tensors [(name, dtype, shape, nbytes), ...] -> the first bytes of a safetensors file of them.
 
-    8 bytes, little-endian: the length N of the header. N bytes of JSON: name -> dtype, shape, data_offsets.
-    Spaces at its end make N a multiple of 8, so that numbers begin at one.
+    8 bytes, little-endian: N. Then N bytes of JSON: name -> dtype, shape, data_offsets.
+    Spaces at its end make N a multiple of 8. The tensors keep their order.
     """
     described, at = {"__metadata__": {"format": "pt"}}, 0
     # yours from here
@@ -73,10 +76,10 @@ def head(tensors):
 
 
 def copy(source, start, runs, target):
-    """Write the runs [(offset, length), ...] of a tensor, which begins at byte start of source, to target.
+    """Write the runs [(offset, length), ...] of a tensor, which begins at byte start, to target.
 
-    Both are open files; target stands where the first run goes. A run may be larger than the memory: at most a
-    megabyte at a time. Raise ValueError where source ends inside of a run.
+    Both are open files, and target stands where the first run goes. A run may be larger than the
+    memory: at most a megabyte at a time. Raise ValueError where source ends inside of a run.
     """
     for offset, length in runs:
         source.seek(start + offset)
@@ -290,8 +293,8 @@ PARTS = [
 def possible(n_heads, widths, fp8, ranks):
     """Whether `ranks` ranks can share n_heads heads, each with whole ones.
 
-    widths: the rows or columns that a head has in each matrix that is cut. In FP8, with more than one rank,
-    a rank's part of each matrix must be a multiple of 128: a block has one scale.
+    widths: the rows or columns that a head has in each matrix that is cut. In FP8, with more than
+    one rank, a rank's part of each matrix must be a multiple of 128: a block has one scale.
     """
     if ranks < 1 or n_heads % ranks:
         return False
@@ -301,17 +304,17 @@ def possible(n_heads, widths, fp8, ranks):
 
 
 def joined(pieces, rows, cut):
-    """pieces: the ranks' bytes of one tensor of so many rows, in the order of the ranks -> the whole tensor's bytes.
+    """pieces: each rank's bytes of one tensor of so many rows -> the whole tensor's bytes.
 
-    cut 0: by rows, 1: by columns, None: every rank has it all. Pieces by columns may differ in width.
+    cut 0: by rows, 1: by columns, None: every rank has it all. Pieces may differ in size.
     """
     if cut is None:
         return pieces[0]
     if cut == 0:
         return b"".join(pieces)
     widths = [len(piece) // rows for piece in pieces]
-    lines = [p[i * w : (i + 1) * w] for i in range(rows) for p, w in zip(pieces, widths, strict=True)]
-    return b"".join(lines)
+    both = list(zip(pieces, widths, strict=True))
+    return b"".join(piece[i * w : (i + 1) * w] for i in range(rows) for piece, w in both)
 
 
 R1 = (192, 256, 128)  # rows of wq_b and wkv_b, columns of wo, for each head
@@ -361,7 +364,7 @@ TRANSFERS = [
             Witness("a rank without a column", lambda: ([b"abcd", b""], 2, 1)),
         ),
         (
-            Fault("    widths = [len(piece) // rows for piece in pieces]\n    lines = [p[i * w : (i + 1) * w] for i in range(rows) for p, w in zip(pieces, widths, strict=True)]\n    return b\"\".join(lines)\n", "    return b\"\".join(pieces)\n", "columns of the ranks interleave: take a row from each piece, then the next row"),
+            Fault("    widths = [len(piece) // rows for piece in pieces]\n    both = list(zip(pieces, widths, strict=True))\n    return b\"\".join(piece[i * w : (i + 1) * w] for i in range(rows) for piece, w in both)\n", "    return b\"\".join(pieces)\n", "columns of the ranks interleave: take a row from each piece, then the next row"),
             Fault("    if cut == 0:\n        return b\"\".join(pieces)\n", "    if cut == 0:\n        return b\"\".join(pieces[::-1])\n", "rank 0 has the first rows: keep the order of the ranks"),
             Fault("[len(piece) // rows for piece in pieces]", "[len(pieces[0]) // rows] * len(pieces)", "pieces may differ in width: take each piece's own"),
             Fault("    if cut is None:\n        return pieces[0]\n", "", "a copy is there once for every rank: take one"),
