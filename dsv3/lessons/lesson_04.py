@@ -62,11 +62,11 @@ def runs(shape, itemsize, cut, begin, end):
 def head(tensors):
     """tensors [(name, dtype, shape, nbytes), ...] -> the first bytes of a safetensors file of them.
 
-    8 bytes, little-endian: N. Then N bytes of JSON: name -> dtype, shape, data_offsets.
+    8 bytes, little-endian: N. Then N bytes of JSON: name -> dtype, shape, data_offsets, and before
+    them "__metadata__": {"format": "pt"}, which transformers asks for.
     Spaces at its end make N a multiple of 8. The tensors keep their order.
     """
     described, at = {"__metadata__": {"format": "pt"}}, 0
-    # yours from here
     for name, dtype, shape, nbytes in tensors:
         described[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + nbytes]}
         at += nbytes

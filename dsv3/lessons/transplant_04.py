@@ -105,7 +105,7 @@ def equal(ours: Path, theirs: Path, ranks: int = 2) -> int:
 
 
 def answered(folder: Path, sums: int) -> int:
-    """Of so many sums that training never saw, how many two processes answer rightly from ``folder``; 0 if they refuse."""
+    """Of so many sums that training never saw, how many two processes answer from ``folder``; 0 if they refuse."""
     from . import transplant  # it imports torch, which converting does not need
 
     problems = transplant.data.held_out_set(sums)

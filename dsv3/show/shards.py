@@ -31,7 +31,11 @@ def shard_map(lines: Pieces, ranks: int) -> "Figure":
     for at, (name, pieces) in enumerate(lines.items()):
         by_rows = name.endswith(": rows")
         for rank, begin, end in pieces:
-            looks = {"color": colour(rank), "edgecolor": "white", "linewidth": 0 if len(pieces) > 8 and by_rows else 0.3 if len(pieces) > 40 else 1.2}
+            looks = {
+                "color": colour(rank),
+                "edgecolor": "white",
+                "linewidth": 0 if len(pieces) > 8 and by_rows else 0.3 if len(pieces) > 40 else 1.2,
+            }
             if by_rows:
                 ax.barh(at - 0.4 + 0.8 * begin, 1, height=0.8 * (end - begin), align="edge", **looks)
             else:
