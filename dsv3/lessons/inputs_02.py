@@ -96,7 +96,8 @@ def follows(*script: tuple[int, int | None], there: int = 0) -> tuple[tuple, int
 def fetched(answer: Callable, given: tuple) -> tuple[Any, list[int]]:
     """What is in the file at the end, and from which bytes on it was asked for."""
     script, there = given
-    lines, asked = list(script), []
+    lines = list(script)
+    asked: list[int] = []
     file = io.BytesIO()
     file.write(DATA[:there])
 

@@ -66,7 +66,8 @@ def head(tensors):
     them "__metadata__": {"format": "pt"}, which transformers asks for.
     Spaces at its end make N a multiple of 8. The tensors keep their order.
     """
-    described, at = {"__metadata__": {"format": "pt"}}, 0
+    described: dict = {"__metadata__": {"format": "pt"}}
+    at = 0
     for name, dtype, shape, nbytes in tensors:
         described[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + nbytes]}
         at += nbytes
