@@ -6,6 +6,7 @@ import linecache
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 YOURS = "# yours from here"  # in a solution: what stands above this line is given in the stub, too
@@ -83,6 +84,21 @@ class Part:
             raise ValueError(f"{self.name}: {fault.old!r} stands {self.source.count(fault.old)} times in the solution")
         space = dict(vars(sys.modules[plain(self.solution).__module__]))
         return load(self.source.replace(fault.old, fault.new), self.name, space)
+
+
+class Transplant(NamedTuple):
+    """Parts at work in tiny-r1, as CI tries it: with the solutions all comes out, with a named error less.
+
+    Attributes:
+        score: from parts to how much came out.
+        full: what comes out with right ones.
+        control: a part, and words of the hint of the error that it gets.
+    """
+
+    what: str
+    score: Callable[[SimpleNamespace], int]
+    full: int
+    control: tuple[str, str]
 
 
 def _text(part: Part) -> str:

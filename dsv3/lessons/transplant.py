@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -12,24 +11,10 @@ from ..llm import LLM, load
 from ..model import Transformer
 from ..tiny import data
 from ..tiny.evaluate import answer
+from .part import Transplant as Transplant
 
 SUMS = 20  # that a transplant is scored with
 MOST = 160  # new tokens that the longest of them needs
-
-
-class Transplant(NamedTuple):
-    """Parts at work in tiny-r1, as CI tries it: with the solutions all comes out, with a named error less.
-
-    Attributes:
-        score: from parts to how much came out.
-        full: what comes out with right ones.
-        control: a part, and words of the hint of the error that it gets.
-    """
-
-    what: str
-    score: Callable[[SimpleNamespace], int]
-    full: int
-    control: tuple[str, str]
 
 
 def in_float32() -> LLM:

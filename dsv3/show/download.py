@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..layout import Row
-from .style import BLUE, GREEN, GREY, ORANGE, PINK, SKY, axes
+from .style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, YELLOW, axes
 
 if TYPE_CHECKING:
     from matplotlib.colors import ListedColormap
@@ -17,17 +17,15 @@ if TYPE_CHECKING:
 
     from ..checkpoint.read import Entry
 
-TYPES = {"F8_E4M3": BLUE, "F32": ORANGE, "BF16": GREEN}
+TYPES = {"F8_E4M3": SKY, "F32": YELLOW, "BF16": BLACK}
 GROUPS = {
-    "routed experts": (r"\.mlp\.experts\.", BLUE),
-    "shared expert": (r"\.mlp\.shared_experts\.", SKY),
-    "attention": (r"\.self_attn\.", ORANGE),
-    "dense layer": (r"\.mlp\.(gate|up|down)_proj\.", GREEN),
-    "embedding, head": (r"embed_tokens|lm_head|shared_head\.head", PINK),
-    "other": ("", GREY),
+    "routed experts": (r"\.mlp\.experts\.", ORANGE),
+    "shared expert, dense layers": (r"\.mlp\.(shared_experts|(gate|up|down)_proj)\.", GREEN),
+    "attention": (r"\.self_attn\.", BLUE),
+    "embedding, head, other": ("", GREY),
 }
-STORED = {"FP8 weights": BLUE, "their scales": ORANGE, "BF16": GREEN, "FP32": GREY}
-LAST = 1000  # behind every layer
+STORED = {"FP8 weights": SKY, "their scales": YELLOW, "BF16": BLACK, "FP32": GREY}
+LAST = 1000  # after every layer
 
 
 def group(row: Row) -> str:
@@ -41,22 +39,32 @@ def stored(row: Row) -> str:
 
 
 def place(row: Row) -> str:
-    """The layer, ``"0"`` to ``"61"``, or ``"embedding"`` or ``"head"`` for what stands before and behind them."""
+    """The layer, ``"0"`` to ``"61"``, or ``"embedding"`` or ``"head"`` for what stands before and after them."""
     found = re.match(r"model\.layers\.(\d+)\.", row.hf)
     return found[1] if found else "embedding" if "embed" in row.hf else "head"
 
 
 def anatomy(entries: "Sequence[Entry]") -> "Figure":
-    """A safetensors file from its first byte to its last: length, header, tensors by type."""
-    figure, (ax,) = axes(size=(9.0, 2.4))
+    """A safetensors file from its first byte to its last, and two places in it enlarged: header, scales."""
+    figure, panels = axes(3, 1, size=(9.0, 5.2))
+    scales = next(e for e in entries if e.dtype == "F32" and e.name.endswith("_scale_inv"))
+    views = {
+        f"the whole of {entries[0].file.name}": (0, entries[-1].stop),
+        "its first 5,000 bytes: the header ends where the numbers begin": (0, 5000),
+        "100 bytes in its middle: a matrix ends, and its scales follow": (scales.start - 50, scales.start + 50),
+    }
     spans = {"length and header": (GREY, [(0, entries[0].start)])}
     for name, colour in TYPES.items():
         spans[name] = colour, [(e.start, e.stop - e.start) for e in entries if e.dtype == name]
-    for name, (colour, pieces) in spans.items():
-        megabytes = [(start / 1e6, length / 1e6) for start, length in pieces]
-        ax.broken_barh(megabytes, (0, 1), color=colour, edgecolor="white", linewidth=0.4, label=name)
-    ax.set(xlabel=f"position in {entries[0].file.name}, MB", yticks=[], xlim=(0, entries[-1].stop / 1e6))
-    figure.legend(fontsize=11, loc="outside upper center", ncols=4)
+    for ax, (title, (begin, end)) in zip(panels, views.items(), strict=True):
+        for name, (colour, pieces) in spans.items():
+            ax.broken_barh(pieces, (0, 1), color=colour, edgecolor="white", linewidth=0.4, label=name)
+        ax.set(yticks=[], xlim=(begin, end))
+        ax.set_title(title, loc="left", fontsize=11)
+        ax.ticklabel_format(useOffset=False, style="plain")
+    panels[-1].set_xlabel("byte of the file")
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=11, loc="outside lower center", ncols=4)
+    figure.suptitle("Weights fill the file: header and scales show only enlarged", fontsize=13)
     return figure
 
 
@@ -75,9 +83,10 @@ def by_layer(rows: Iterable[Row]) -> "Figure":
         below = [b + h for b, h in zip(below, heights, strict=True)]
     last = len(places) - 2
     shown = [i for i, p in enumerate(places) if p.isdigit() and (i == last or (int(p) % 10 == 0 and i < last - 2))]
-    ax.set(xlabel="layer; the embedding before, the head behind", ylabel="GB")
+    ax.set(xlabel="layer; the embedding before, the head after", ylabel="GB")
     ax.set_xticks(shown, [places[i] for i in shown])
-    figure.legend(fontsize=11, loc="outside upper center", ncols=3)
+    figure.legend(fontsize=11, loc="outside lower center", ncols=4)
+    figure.suptitle("Nearly all of R1 lies in the routed experts of 58 layers", fontsize=13)
     return figure
 
 
@@ -95,31 +104,33 @@ def shares(rows: Iterable[Row]) -> "Figure":
         ax.barh(["of the bytes", "of the tensors"], widths, left=left, color=colour, label=name)
         left = [a + b for a, b in zip(left, widths, strict=True)]
     ax.set(xlabel="share, %", xlim=(0, 100))
-    figure.legend(fontsize=11, loc="outside upper center", ncols=4)
+    figure.legend(fontsize=11, loc="outside lower center", ncols=4)
+    figure.suptitle("Half of R1's tensors are scales, and hold 0.02 % of its bytes", fontsize=13)
     return figure
 
 
 def notices(found: Mapping[str, Mapping[str, bool]]) -> "Figure":
     """Which check (a column) notices which damage (a row)."""
     checks = list(next(iter(found.values())))
-    figure, (ax,) = axes(size=(8.0, 0.55 * len(found) + 1.0))
+    figure, (ax,) = axes(size=(8.0, 0.55 * len(found) + 1.4))
     ax.imshow([[caught[c] for c in checks] for caught in found.values()], cmap=_two(), vmin=0, vmax=1, aspect="auto")
     for i, caught in enumerate(found.values()):
         for j, check in enumerate(checks):
-            text, colour = ("notices", "white") if caught[check] else ("passes", "black")
-            ax.text(j, i, text, ha="center", va="center", fontsize=12, color=colour)
+            text = "notices" if caught[check] else "passes"
+            ax.text(j, i, text, ha="center", va="center", fontsize=12)
     ax.set_xticks(range(len(checks)), checks)
     ax.set_yticks(range(len(found)), list(found))
     ax.tick_params(length=0, labelsize=12, top=True, labeltop=True, bottom=False, labelbottom=False)
     ax.spines[:].set_visible(False)
+    figure.suptitle("Only the hash notices a flipped bit", fontsize=13)
     return figure
 
 
 def _two() -> "ListedColormap":
-    """White for false, blue for true."""
+    """Light grey for false, light blue for true."""
     from matplotlib.colors import ListedColormap
 
-    return ListedColormap(["#eeeeee", BLUE])
+    return ListedColormap(["#eeeeee", SKY])
 
 
 def layer_table(rows: Iterable[Row], layer: str) -> str:

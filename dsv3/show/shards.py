@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from .style import BLUE, GREEN, GREY, HEAT, ORANGE, RED, SKY, axes, png
+from .style import GREY, HEAT, ORANGE, RED, SKY, YELLOW, axes, png
 from .widgets import follow, ipywidgets
 
 if TYPE_CHECKING:
@@ -13,25 +13,37 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # How a tensor gets to the ranks -> its colour.
-WAYS = {"whole experts": BLUE, "cut by rows": ORANGE, "cut by columns": GREEN, "a copy for every rank": GREY}
+WAYS = {"whole experts": ORANGE, "cut by rows": SKY, "cut by columns": YELLOW, "a copy for every rank": GREY}
 Pieces = Mapping[str, Sequence[tuple[int, float, float]]]  # tensor -> (rank, begin, end), shares of its length
 
 
 def shard_map(lines: Pieces, ranks: int) -> "Figure":
-    """A bar for each tensor, cut as it is cut, a colour for each rank; grey where every rank holds a copy."""
+    """A box for each tensor, cut as it is cut, a colour for each rank; grey where every rank holds a copy.
+
+    A cut by rows is drawn as rows, one above the other; one by columns as columns, side by side.
+    """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm
 
-    fig, (ax,) = axes(size=(9.0, 1.2 + 0.3 * len(lines)))
+    fig, (ax,) = axes(size=(9.0, 1.4 + 0.42 * len(lines)))
     colour = colormaps[HEAT].resampled(ranks)
-    for at, pieces in enumerate(lines.values()):
+    for at, (name, pieces) in enumerate(lines.items()):
+        by_rows = name.endswith(": rows")
         for rank, begin, end in pieces:
-            width = 0.4 if len(pieces) > 40 else 1.2
-            ax.barh(at, end - begin, left=begin, height=0.8, color=colour(rank), edgecolor="white", linewidth=width)
+            looks = {
+                "color": colour(rank),
+                "edgecolor": "white",
+                "linewidth": 0 if len(pieces) > 8 and by_rows else 0.3 if len(pieces) > 40 else 1.2,
+            }
+            if by_rows:
+                ax.barh(at - 0.4 + 0.8 * begin, 1, height=0.8 * (end - begin), align="edge", **looks)
+            else:
+                ax.barh(at, end - begin, left=begin, height=0.8, **looks)
         if not pieces:
             ax.barh(at, 1, height=0.8, color="#dddddd", hatch="///", edgecolor=GREY, linewidth=0)
-    ax.set(yticks=range(len(lines)), yticklabels=list(lines), xlim=(0, 1), xlabel="share of the tensor along its cut")
+    ax.set(yticks=range(len(lines)), yticklabels=list(lines), xlim=(0, 1), xticks=[])
+    ax.set_title("A cut by rows lies, a cut by columns stands, an expert goes whole", loc="left", fontsize=12)
     ax.invert_yaxis()
     scale = ScalarMappable(BoundaryNorm([r - 0.5 for r in range(ranks + 1)], ranks), colour)
     ticks = range(ranks) if ranks <= 16 else range(0, ranks, ranks // 8)
@@ -54,15 +66,19 @@ def weights(held: Sequence[Counter[str]], memory: int | None = None, kind: str =
     if len(held) <= 16:
         ax.set_xticks(range(len(held)))
     fig.legend(fontsize=11, loc="outside right upper")
+    ax.set_title("Nearly all that a rank holds are whole experts", loc="left", fontsize=12)
     return fig
 
 
 def memory(curves: Mapping[str, Sequence[tuple[float, float]]], marks: Mapping[str, float]) -> "Figure":
-    """Peak memory against the checkpoint's size, both in bytes, on logarithmic axes; ``marks`` are sizes with names."""
+    """Peak memory against the checkpoint's size, both in bytes, on logarithmic axes; ``marks`` are sizes with names.
+
+    The first, third, ... of ``curves`` load everything, the others move bytes.
+    """
     fig, (ax,) = axes(size=(8.5, 4.0))
     looks = {"here": "-", "recorded": ":"}
     for i, (name, points) in enumerate(curves.items()):
-        colour = (RED, BLUE, ORANGE, SKY)[i]
+        colour = (RED, SKY)[i % 2]
         style = looks["recorded" if "recorded" in name else "here"]
         ax.plot([x / 1e9 for x, _ in points], [y / 1e9 for _, y in points], style, marker="o", color=colour, label=name)
     for name, size in marks.items():
@@ -72,6 +88,7 @@ def memory(curves: Mapping[str, Sequence[tuple[float, float]]], marks: Mapping[s
     ax.plot(ends, ends, color=GREY, linewidth=1, label="memory = checkpoint")
     ax.set(xscale="log", yscale="log", xlabel="checkpoint, GB", ylabel="peak memory, GB")
     fig.legend(fontsize=11, loc="outside lower center", ncols=2)
+    fig.suptitle("Who loads everything needs its size in memory; moving bytes needs a plan", fontsize=13)
     return fig
 
 

@@ -21,12 +21,15 @@ def heights(ax):
     return sum(bar.get_height() for bar in ax.patches)
 
 
-def test_anatomy_covers_the_file():
-    (ax,) = anatomy(list(read.header(FIRST))).axes
-    paths = [path for pieces in ax.collections for path in pieces.get_paths()]
+def test_anatomy_covers_the_file_and_enlarges_scales():
+    whole, first, middle = anatomy(list(read.header(FIRST))).axes
+    paths = [path for pieces in whole.collections for path in pieces.get_paths()]
     covered = sum(path.get_extents().width for path in paths)
-    assert covered == pytest.approx(FIRST.stat().st_size / 1e6)
+    assert covered == pytest.approx(FIRST.stat().st_size)
     assert len(paths) == 1 + len(list(read.header(FIRST)))
+    assert first.get_xlim() == (0, 5000)
+    scales = next(e for e in read.header(FIRST) if e.name.endswith("_scale_inv"))
+    assert middle.get_xlim()[0] < scales.start < scales.stop < middle.get_xlim()[1]
 
 
 def test_layers_add_up_to_the_model(full):

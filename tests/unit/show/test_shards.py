@@ -60,6 +60,10 @@ def test_ranks_without_a_block_have_no_segment():
 def test_figures_plot_what_they_are_given(tiny):
     bars = show.shard_map(segments(tiny, 2), 2).axes[0].patches
     assert len(bars) == sum(max(1, len(pieces)) for pieces in segments(tiny, 2).values())
+    lying, standing = (
+        show.shard_map({f"w: {cut}": [(0, 0, 0.5), (1, 0.5, 1)]}, 2).axes[0].patches for cut in ("rows", "columns")
+    )
+    assert [bar.get_width() for bar in (*lying, *standing)] == [1, 1, 0.5, 0.5]
     (ax,) = show.weights(held(tiny, 2), 10**7, "a GPU").axes
     tops = [bar.get_y() + bar.get_height() for bar in ax.patches[-2:]]
     assert tops == pytest.approx([rank.total() / 1e6 for rank in held(tiny, 2)])
