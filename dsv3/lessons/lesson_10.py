@@ -72,7 +72,7 @@ def row_linear(x, weight, rank, size, all_reduce):
 
 
 def gather(mine, n):
-    """mine [..., this rank's share of n] -> [..., n], the shares of all ranks side by side, in the ranks' order."""
+    """mine [..., this rank's share of n] -> [..., n], all shares in the ranks' order."""
     rank, size = dist.get_rank(), dist.get_world_size()
     lengths = [(r + 1) * n // size - r * n // size for r in range(size)]
     padded = mine.new_zeros(*mine.shape[:-1], max(lengths))  # dist.all_gather wants one shape
@@ -83,7 +83,10 @@ def gather(mine, n):
 
 
 def all_to_all(pieces):
-    """pieces, for each rank the rows [any number, ...] that go there -> the list of rows that came from each rank."""
+    """pieces, a list: for each rank the rows [any number, ...] that go there.
+
+    Return the list of the rows that came from each rank.
+    """
     rank, size = dist.get_rank(), dist.get_world_size()
     counts = torch.tensor([len(piece) for piece in pieces])
     every = [torch.empty_like(counts) for _ in range(size)]
@@ -98,10 +101,11 @@ def all_to_all(pieces):
 
 
 def step_seconds(sent, ranks, latency, bandwidth):
-    """sent, a list of (kind, bytes, times) -> the seconds that these collectives take, one after another.
+    """sent, a list of (kind, bytes, times) -> seconds of these collectives, one after another.
 
-    An "all_reduce" is a ring: 2 (ranks - 1) messages one after another, each of bytes / ranks. An "all_gather" is a
-    ring of ranks - 1 messages, each of all the bytes. A "broadcast" is a tree: log2(ranks) messages, rounded up.
+    An "all_reduce" is a ring: 2 (ranks - 1) messages in a row, each of bytes / ranks.
+    An "all_gather" is a ring of ranks - 1 messages, each of all the bytes.
+    A "broadcast" is a tree: log2(ranks) messages, rounded up, each of all the bytes.
     A message takes latency seconds, and one second for each bandwidth bytes.
     """
     seconds = 0.0
@@ -265,7 +269,7 @@ PARTS = [
 
 
 def experts_of(rank, size, experts):
-    """The experts that a rank holds, as a range. Each expert is on one rank, and any size must work."""
+    """The experts that a rank holds, as a range; each is on one rank, and any size works."""
     begin = rank * experts // size
     end = (rank + 1) * experts // size
     return range(begin, end)
@@ -274,8 +278,8 @@ def experts_of(rank, size, experts):
 def bytes_per_token(dim, layers, vocabulary, ranks):
     """Bytes that a rank hands to collectives for one token of one sequence.
 
-    The embedding's sum is in BF16, the layers' sums and the logits are in float32, the token is an int64. Pieces of the
-    vocabulary travel at the longest one's length.
+    The embedding's sum is in BF16, the layers' sums and the logits are in float32, the token
+    is an int64. Pieces of the vocabulary travel at the longest one's length.
     """
     if ranks == 1:
         return 0
@@ -286,7 +290,7 @@ def bytes_per_token(dim, layers, vocabulary, ranks):
 
 
 def doubling(x):
-    """x, of one shape on all ranks -> the sum over the ranks, in log2(size) exchanges; size is 2, 4, 8, ..."""
+    """x, of one shape on all ranks -> their sum, in log2(size) exchanges; size is 2, 4, ..."""
     rank, size = dist.get_rank(), dist.get_world_size()
     total, distance = x.clone().contiguous(), 1
     while distance < size:
