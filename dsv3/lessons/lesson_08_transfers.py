@@ -6,7 +6,7 @@ import torch
 
 from ..kernels.reference import act_quant
 from ..lab.kernels import triton_here
-from ..lab.mutants import KERNELS
+from ..lab.mutants import KERNELS, Mutant
 from . import apart
 from .inputs_08 import (
     fused,
@@ -74,6 +74,11 @@ def act_quant_is_right(act_quant):
     assert (torch.frexp(scale).mantissa == 0.5).all()
 
 
+def _faulty(mutant: Mutant) -> tuple[object]:
+    """The kernel's reference with a fault that shipped."""
+    return (mutant.patches()[0][2],)
+
+
 TRANSFERS = [
     Part(
         swiglu_quant, "SwiGLU and quantisation in one kernel", 2, 12,
@@ -125,7 +130,7 @@ TRANSFERS = [
         "the codes 120 and 128. What should a run of zeros give?",
         (
             Witness("the right act_quant passes, each time", lambda: (act_quant,), verdicts),
-            *(Witness(f"your test should fail for {m.name} ({m.story.partition(':')[0]}) and pass on the right one before and after", lambda m=m: (m.patches()[0][2],), verdicts) for m in KERNELS),
+            *(Witness(f"your test should fail for {m.name} ({m.story.partition(':')[0]}) and pass on the right one before and after", partial(_faulty, m), verdicts) for m in KERNELS),
             Witness("your test should fail where a scale is made from the smaller of the maximum and 1e-4 (DeepSeek-V3 #968)", lambda: (min_for_max,), verdicts),
             Witness("your test should fail where a run of zeros becomes NaN", lambda: (zero_by_zero,), verdicts),
         ),

@@ -102,7 +102,7 @@ def decode_batch(prefill, step, prompts, choose, ends, most):
     tokens = torch.tensor([prompt + [0] * (width - len(prompt)) for prompt in prompts])
     last = torch.tensor([len(prompt) - 1 for prompt in prompts])
     scores = prefill(tokens)[torch.arange(len(prompts)), last]
-    new = [[] for _ in prompts]
+    new: list[list[int]] = [[] for _ in prompts]
     for i in range(1, most + 1):
         chosen = choose(scores)
         for ids, token in zip(new, chosen, strict=True):

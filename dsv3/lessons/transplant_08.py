@@ -16,7 +16,7 @@ from ..config import BLOCK
 from ..inference.weights import tensor
 from ..kernels import reference
 from ..llm import load
-from ..model import MLA, Place, Transformer, rotate
+from ..model import MLA, Block, Place, Transformer, rotate
 from ..paths import TINY_R1
 from ..tiny import data, tokenizer
 from . import apart
@@ -72,6 +72,7 @@ def attention(parts: SimpleNamespace) -> Any:
         N, R, C = cfg.qk_nope_head_dim, cfg.qk_rope_head_dim, cfg.kv_lora_rank
         q_nope, q_pe = mla.wq_b(mla.q_norm(mla.wq_a(x))).unflatten(-1, (mla.heads, -1)).split([N, R], dim=-1)
         c, k_pe = mla.wkv_a(x).split([C, R], dim=-1)
+        assert place.cache is not None, "the transplant reads with a cache"
         (cache,) = place.cache.update(
             mla.layer, place.positions, place.end, torch.cat([mla.kv_norm(c), rotate(k_pe, place.turns)], dim=-1)
         )
@@ -100,11 +101,12 @@ def scored(parts: SimpleNamespace) -> tuple[int, int]:
         model(tokens[None, : -LAST - 1], 0, cache)  # what comes before is read by the reference
         _use(model, ours)
         files = read.open_folder(TINY_R1)
-        for i, block in enumerate(model.layers):
+        layers = [block for block in model.layers if isinstance(block, Block)]
+        for i, block in enumerate(layers):
             name = f"model.layers.{i}.self_attn.kv_b_proj.weight"
             w, scale = tensor(files, name), tensor(files, f"{name}_scale_inv")
             block.attn.wkv_b.weight.copy_(ours.weight_dequant(w, scale, BLOCK, torch.bfloat16))
-        with transplanted((block.attn for block in model.layers), attention(parts)):
+        with transplanted((block.attn for block in layers), attention(parts)):
             h = model(tokens[None, -LAST - 1 : -1], len(tokens) - LAST - 1, cache)
         return int((model.logits(h)[0].argmax(-1) == tokens[-LAST:]).sum()), LAST
 
@@ -112,7 +114,7 @@ def scored(parts: SimpleNamespace) -> tuple[int, int]:
 def _use(model: Transformer, kernels: Any) -> None:
     for module in model.modules():
         if hasattr(module, "run"):
-            module.run = SimpleNamespace(**vars(module.run) | {"kernels": kernels})
+            vars(module)["run"] = SimpleNamespace(**vars(module.run) | {"kernels": kernels})
 
 
 def score(parts: SimpleNamespace) -> int:

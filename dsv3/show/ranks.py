@@ -83,12 +83,14 @@ def waiting(latencies: Sequence[float], speeds: Mapping[str, Sequence[float]], a
 
 def costs(rows: Mapping[str, int], of: int) -> "Figure":
     """Sums that are solved with each set of parts, as dots; the errors in red."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, (ax,) = axes(size=(8.0, 0.9 + 0.42 * len(rows)))
     for name, solved in rows.items():
         ax.plot(solved, name, "o", color="black" if name.startswith("right") else RED, markersize=10)
     ax.set(xlabel=f"sums solved, of {of}", xlim=(-0.04 * of, 1.04 * of))
     ax.set_title("Two ranks do not show every error")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.invert_yaxis()
     ax.grid(axis="y", color="#dddddd")
     return figure

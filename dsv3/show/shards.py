@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .style import GREY, HEAT, ORANGE, RED, SKY, YELLOW, axes, png
 from .widgets import follow, ipywidgets
@@ -31,7 +31,7 @@ def shard_map(lines: Pieces, ranks: int) -> "Figure":
     for at, (name, pieces) in enumerate(lines.items()):
         by_rows = name.endswith(": rows")
         for rank, begin, end in pieces:
-            looks = {
+            looks: dict[str, Any] = {
                 "color": colour(rank),
                 "edgecolor": "white",
                 "linewidth": 0 if len(pieces) > 8 and by_rows else 0.3 if len(pieces) > 40 else 1.2,
