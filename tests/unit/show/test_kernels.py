@@ -57,7 +57,7 @@ def test_figures_draw_what_they_are_given():
     assert ax.lines[labels.index("measured")].get_xdata().tolist() == [2.0]
     (ax,) = show.intensity_figure({"product": works}, [1, 64], [H20], "M").axes
     assert ax.lines[0].get_ydata().tolist() == [work.intensity for work in works]
-    (ax,) = show.error_figure({"a": 0.01, "b": 100.0}).axes
+    (ax,) = show.error_figure({"a": 0.01, "b": 100.0}, "title").axes
     assert [text.get_text() for text in ax.texts] == ["1 %", "100 times"]
     assert png(show.accumulation_figure([128, 256], {"x": [0.1, 0.2]}))[:4] == b"\x89PNG"
     assert show.rounding_figure([1, 2], {"a": [1, 1], "b": [2, 2]}).axes[0].lines[1].get_ydata().tolist() == [2, 2]
