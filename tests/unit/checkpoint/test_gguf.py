@@ -14,7 +14,7 @@ def text(value):
 
 
 def made(values=(), tensors=(), data=0, version=3, count=None):
-    """A file with ``values`` (name, type, bytes), ``tensors`` (name, shape, type, offset), and ``data`` bytes behind."""
+    """A file with ``values`` (name, type, bytes), ``tensors`` (name, shape, type, offset), then ``data`` bytes."""
     head = b"GGUF" + struct.pack("<IQQ", version, count or len(tensors), len(values))
     head += b"".join(text(name) + struct.pack("<I", kind) + raw for name, kind, raw in values)
     for name, shape, kind, offset in tensors:

@@ -1,11 +1,11 @@
 """Lesson 07's sums, from the true configs, and its figures."""
 
 import pytest
+from dsv3.exercises import Wrong
+from dsv3.exercises.transformer import check_activated
 
 from dsv3.config import ModelConfig
 from dsv3.cost import activated, cache_bytes, flops, touched, weight_bytes
-from dsv3.exercises import Wrong
-from dsv3.exercises.transformer import check_activated
 from dsv3.lab.work import CACHE, sums
 from dsv3.show import model as show
 from dsv3.show.style import png
