@@ -4,11 +4,14 @@ import argparse
 import json
 import re
 import sys
+from dataclasses import asdict
 
 from .checkpoint import ours
 from .engines.table import runners
 from .sizing.gpus import find_gpu, gpus
 from .sizing.needs import LARGEST, PRECISIONS, Precision, Split, Workload, auto_split
+from .sizing.offload import Machine, Offload, bound, files, find_file, offload, reports
+from .sizing.offload import text as offload_text
 from .sizing.planner import WORKLOAD, Fit, Runner, Subject, as_json, plan, smallest, subject
 from .sizing.report import comparison, text
 
@@ -29,6 +32,15 @@ def _amount(text: str) -> float:
     return value
 
 
+def _precision(text: str) -> str:
+    """A precision, or a kind of GGUF file by its usual name."""
+    if text.lower() in PRECISIONS:
+        return text.lower()
+    if file := find_file(text):
+        return file.name
+    raise argparse.ArgumentTypeError(f"{text!r:.60}: none of {', '.join([*PRECISIONS, *(f.name for f in files())])}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dsv3 plan",
@@ -36,9 +48,21 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Without --gpus: the smallest number of each kind that fits. Exit code 1: it does not fit.",
     )
     parser.add_argument("model", help="R1, V3.1, Kimi-K2-Base ... (dsv3 download --list), a folder, or a config.json")
-    parser.add_argument("--precision", choices=PRECISIONS, help="of the weights; default: as published")
+    parser.add_argument(
+        "--precision",
+        type=_precision,
+        help=f"of the weights: {', '.join(PRECISIONS)}; default: as "
+        f"published; with --ram a GGUF file: {', '.join(f.name for f in files())}; default: all",
+    )
     parser.add_argument("--gpu", metavar="NAME", help=f"one of {', '.join(g.name for g in gpus())}")
     parser.add_argument("--gpus", type=_count, metavar="N", help="how many there are, in all machines")
+    parser.add_argument(
+        "--ram",
+        type=_amount,
+        metavar="GB",
+        help="of the machine: routed experts stay in RAM, as with llama.cpp and KTransformers",
+    )
+    parser.add_argument("--ram-bandwidth", type=_amount, metavar="GB/S", help="of the RAM; default: three usual ones")
     parser.add_argument(
         "--context", type=_count, metavar="TOKENS", help=f"of each sequence; default {WORKLOAD.context}"
     )
@@ -70,6 +94,29 @@ def _runners(found: Fit) -> list[Runner]:
     return runners(found.gpu, found.precision, found.split.pp > 1)
 
 
+def _with_ram(parser: argparse.ArgumentParser, args: argparse.Namespace, model: Subject) -> bool:
+    """Print plans for one machine with its routed experts in RAM; whether one of the files fits."""
+    if args.tp or args.pp or args.ep or args.figure or args.mtp or args.rate or args.price is not None:
+        parser.error("--ram takes --gpu, --gpus, --ram-bandwidth, --precision, --context, --batch and --json")
+    if args.precision in PRECISIONS:
+        parser.error(f"--precision {args.precision}: with --ram one of {', '.join(f.name for f in files())}")
+    gpu = find_gpu(args.gpu) if args.gpu else None
+    machine = Machine(
+        gpu=gpu, gpus=(args.gpus or 1) if gpu else 0, ram_gb=args.ram, ram_bandwidth_gb_s=args.ram_bandwidth or None
+    )
+    context = min(WORKLOAD.context, model.cfg.max_seq_len) if args.context is None else args.context
+    workload = Workload(context=context, batch=args.batch)
+    wanted = [file for file in files() if args.precision in (None, file.name)]
+    plans: list[Offload] = [offload(model.name, model.cfg, file, machine, workload) for file in wanted]
+    if args.json:
+        print(json.dumps([asdict(found) for found in plans]))
+    else:
+        like_r1 = model.cfg.n_layers, model.cfg.dim, model.cfg.n_routed_experts
+        known = [r for r in reports() if like_r1 == (61, 7168, 256) and args.precision in (None, r.file)]
+        print(offload_text(plans, [(report, bound(report, model.cfg)) for report in known]))
+    return any(found.fits for found in plans)
+
+
 def main(argv: list[str]) -> None:
     """The command line."""
     parser = _parser()
@@ -81,6 +128,10 @@ def main(argv: list[str]) -> None:
     if args.price is not None and not args.gpu:
         parser.error("--price needs --gpu")
     model = subject(args.model)
+    if args.ram is not None:
+        sys.exit(0 if _with_ram(parser, args, model) else 1)
+    if args.ram_bandwidth is not None or find_file(args.precision or ""):
+        parser.error("GGUF files and --ram-bandwidth need --ram")
     precision = args.precision or model.published
     context = min(WORKLOAD.context, model.cfg.max_seq_len) if args.context is None else args.context
     workload = Workload(context=context, batch=args.batch, mtp=args.mtp)

@@ -11,7 +11,7 @@ from .engines import checks, speech, vllm
 from .engines.command import Engine, comment
 from .engines.options import Serve
 from .engines.parsers import FAMILIES
-from .engines.table import ENGINES, find
+from .engines.table import SERVING, find
 from .hubs.catalogue import find_model, hub_id
 from .outside import printable
 from .sizing.gpus import GPU, find_gpu, gpus
@@ -77,11 +77,14 @@ def _id_of(name: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dsv3 serve", description=__doc__)
-    parser.add_argument("--engine", required=True, choices=[e.name for e in ENGINES])
-    parser.add_argument("--model", required=True, help="a Hugging Face folder, or the id or name of one on a hub")
+    parser.add_argument("--engine", required=True, choices=[e.name for e in SERVING])
+    parser.add_argument("--model", required=True, help="a Hugging Face folder, its id or name on a hub, or a GGUF file")
     add_options(parser)
     parser.add_argument("--python", metavar="PATH", help="interpreter of the engine's environment; default: the PATH's")
-    parser.add_argument("--cpu", action="store_true", help="vLLM's build for CPUs")
+    parser.add_argument("--cpu", action="store_true", help="vLLM's build for CPUs; llama.cpp with everything in RAM")
+    parser.add_argument("--threads", type=int, metavar="N", help="for experts in RAM; llamacpp, ktransformers")
+    parser.add_argument("--numa", type=int, default=Serve.numa, metavar="N", help="sockets with memory of their own")
+    parser.add_argument("--n-cpu-moe", type=int, metavar="N", help="layers whose experts stay in RAM; llamacpp")
     parser.add_argument("--nnodes", type=int, default=Serve.nnodes, metavar="N", help="machines")
     parser.add_argument("--node-rank", type=int, default=Serve.node_rank, metavar="I", help="which of them this is")
     parser.add_argument("--master-addr", metavar="ADDRESS", help="of node 0")
@@ -95,9 +98,9 @@ def main(argv: list[str]) -> None:
     """The command line: exit code 1 and a line for each reason if it cannot work."""
     args = _parser().parse_args(argv)
     engine = find(args.engine)
-    if args.cpu and engine.name != vllm.ENGINE.name:
-        raise ValueError(f"--cpu: only vLLM has a build for CPUs that runs this model: --engine {vllm.ENGINE.name}")
-    if args.cpu:
+    if args.cpu and engine.name != vllm.ENGINE.name and not engine.gguf:
+        raise ValueError("--cpu: vLLM's build for CPUs and llama.cpp run this model: --engine vllm, --engine llamacpp")
+    if args.cpu and not engine.gguf:
         engine = vllm.CPU_ENGINE
     wanted = replace(
         asked(args, _id_of(args.model)),
@@ -107,6 +110,9 @@ def main(argv: list[str]) -> None:
         node_rank=args.node_rank,
         master_addr=args.master_addr,
         master_port=args.master_port,
+        threads=args.threads,
+        numa=args.numa,
+        cpu_moe=args.n_cpu_moe,
     )
     gpu = find_gpu(args.gpu) if args.gpu else None
     heard = speech.of(wanted.model)
@@ -161,7 +167,7 @@ def run(engine: Engine, serve: Serve, gpu: GPU | None, folder: Path, notes: Sequ
 
 def absolute(serve: Serve) -> Serve:
     """The same with absolute paths, for a program that runs elsewhere; an id stays one."""
-    model = os.path.abspath(serve.model) if Path(serve.model).is_dir() else serve.model
+    model = os.path.abspath(serve.model) if Path(serve.model).exists() else serve.model
     python = os.path.abspath(serve.python) if serve.python and os.sep in serve.python else serve.python
     return replace(serve, model=model, python=python)
 

@@ -16,7 +16,7 @@ from . import vllm
 from .command import PYTHON, Engine, beside
 from .options import Serve
 from .parsers import FAMILIES
-from .table import ENGINES, find
+from .table import SERVING, find
 
 PATIENCE = 300  # seconds; engines import much before they print their help
 
@@ -62,7 +62,7 @@ def ask(engine: Engine, python: str | None, cpu: bool) -> str:
 def main(argv: list[str]) -> None:
     """The command line: exit code 1 if a flag is gone."""
     parser = argparse.ArgumentParser(prog="python -m dsv3.engines.check_flags", description=__doc__.splitlines()[0])
-    parser.add_argument("--engine", required=True, choices=[e.name for e in ENGINES])
+    parser.add_argument("--engine", required=True, choices=[e.name for e in SERVING])
     parser.add_argument("--python", metavar="PATH", help="interpreter of the engine's environment")
     parser.add_argument("--cpu", action="store_true", help="vLLM's build for CPUs")
     args = parser.parse_args(argv)

@@ -9,11 +9,12 @@ from typing import Any
 
 from .. import quantized
 from ..checkpoint import read
+from ..checkpoint.gguf import Gguf, open_gguf
 from ..checkpoint.stored import open_model
 from ..cli import describe
 from ..config import BLOCK, ModelConfig
 from ..hubs.catalogue import find_model
-from ..outside import small_json
+from ..outside import printable, small_json
 from ..quantized import Quantized
 from ..sizing.gpus import GPU
 from ..sizing.needs import PRECISIONS, Precision
@@ -54,6 +55,7 @@ class Served:
         lacks_mtp: the config names an MTP layer, and the weights have none, or not the whole of it.
         notes: what of the weights is not as config.json says, and stands in no one's way.
         wrong: what is wrong with the folder, each with what to do.
+        gguf: what a GGUF file says; None: it is none.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Served:
     lacks_mtp: bool = False
     notes: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
+    gguf: Gguf | None = None
 
     @property
     def blocks(self) -> bool:
@@ -76,11 +79,26 @@ def look(model: str) -> Served:
     folder = Path(model)
     if folder.is_dir():
         return _folder(folder)
+    if folder.suffix == ".gguf":
+        return _gguf(folder)
     known = find_model(model) if is_id(model) else None
     if known is None:
         return Served(name=folder.name)
     stored, precision = quantized.of(known.quantization), _precision(known.precision)
     return Served(name=folder.name, cfg=known.load_config(), precision=precision, stored=stored)
+
+
+def _gguf(file: Path) -> Served:
+    """A GGUF file; one that holds no language model, or not all of it, is wrong."""
+    try:
+        found = open_gguf(file)
+    except (ValueError, OSError) as error:
+        return Served(name=file.name, wrong=(describe(error),))
+    kind = str(found.values.get("general.type", "model"))
+    if kind != "model" or not any(weight.name == "token_embd.weight" for weight in found.weights):
+        what = f"{printable(found.architecture, 30) or 'no architecture'}, {printable(kind, 30)}"
+        return Served(name=file.name, wrong=(f"{file}: no language model ({what}); take the file with its weights",))
+    return Served(name=file.name, gguf=found)
 
 
 def is_id(model: str) -> bool:

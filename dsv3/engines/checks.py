@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..config import ModelConfig
 from ..hubs.catalogue import find_model
+from ..outside import printable
 from ..sizing.gpus import GPU, gpus
 from ..sizing.machine import Machine
 from ..sizing.needs import Need, Split, Workload, fits, largest, needs, table, weights
@@ -24,7 +25,7 @@ PATIENCE = 60  # seconds; an interpreter on a network disk starts slowly
 def of_arguments(engine: Engine, serve: Serve, gpu: GPU | None = None) -> list[str]:
     """What the options, the checkpoint and a named GPU rule out; the same on every machine."""
     served = look(serve.model)
-    found = list(served.wrong)
+    found = [*served.wrong, *_kind(engine, serve, served)]
     if served.cfg:
         found += _shape(serve, served, served.cfg)
     found += _quantization(engine, serve, served)
@@ -32,6 +33,19 @@ def of_arguments(engine: Engine, serve: Serve, gpu: GPU | None = None) -> list[s
     if gpu:
         found += of_gpu(engine, serve, served, gpu)
     return found
+
+
+def _kind(engine: Engine, serve: Serve, served: Served) -> Iterator[str]:
+    """A GGUF file for an engine of folders, or the other way round; options that are other engines'."""
+    if served.gguf and not engine.gguf:
+        yield f"{served.name}: a GGUF file, and {engine.title} reads Hugging Face folders; --engine llamacpp"
+    if engine.gguf and Path(serve.model).is_dir():
+        yield (
+            f"{serve.model}: a folder, and {engine.title} reads GGUF files; its own converter makes one: "
+            "python3 llama.cpp/convert_hf_to_gguf.py FOLDER --outfile FILE.gguf --outtype bf16"
+        )
+    if engine.here is None and (serve.threads or serve.numa > 1 or serve.cpu_moe is not None):
+        yield f"--threads, --numa, --n-cpu-moe: for experts in RAM, which {engine.title} does not keep there"
 
 
 def _shape(serve: Serve, served: Served, cfg: ModelConfig) -> Iterator[str]:
@@ -117,7 +131,9 @@ def advice(serve: Serve, gpu: GPU | None) -> Iterator[str]:
     yield from served.notes
     if served.stored and not served.blocks:
         yield f"{served.name} is stored as {served.stored.words}: whether the engine takes these is not checked here"
-    if served.cfg is None:
+    if served.gguf:
+        yield f"{served.name}: {printable(served.gguf.architecture, 30)}, {served.gguf.nbytes / 1e9:.1f} GB"
+    elif served.cfg is None:
         yield f"{served.name}: not a DeepSeek-V3 that is known here; its shape and its memory are not checked"
     elif served.precision is None:
         yield f"{served.name}: its memory is not checked"
@@ -138,7 +154,9 @@ def advice(serve: Serve, gpu: GPU | None) -> Iterator[str]:
 def of_machine(engine: Engine, serve: Serve, command: Command, m: Machine, gpu: GPU | None = None) -> list[str]:
     """What this machine rules out; a named ``gpu`` takes the place of the ones that it has."""
     found = list(installed(engine, serve, command)[1])
-    if not is_id(serve.model) and not Path(serve.model).is_dir():
+    if engine.here:
+        found += engine.here(serve, look(serve.model), m)
+    if not is_id(serve.model) and not Path(serve.model).exists():
         known = find_model(serve.model)
         cure = "an id has an owner, as in deepseek-ai/DeepSeek-R1"
         if known and (known.huggingface or known.modelscope):
@@ -149,7 +167,7 @@ def of_machine(engine: Engine, serve: Serve, command: Command, m: Machine, gpu: 
         found.append(
             f"{launcher} starts {engine.title} on several machines: dsv3 launch --engine {engine.name} prints how"
         )
-    if serve.cpu:
+    if serve.cpu and not engine.gguf:
         found += _cpu(serve, m)
     elif engine.runs:
         found += _gpus(engine, serve, m, gpu)
@@ -171,6 +189,8 @@ def installed(engine: Engine, serve: Serve, command: Command) -> tuple[str | Non
     path = shutil.which(command.program[0])
     if path is None:
         return None, [f"{engine.title} is not installed here ({command.program[0]} not found); in an {where}"]
+    if engine.package is None:
+        return None, []
     python = serve.python or Path(path).with_name(PYTHON)
     code = f"import importlib.metadata as m; print(m.version({engine.package!r}))"
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..outside import printable, secret
 from ..sizing.gpus import GPU, PER_MACHINE
+from ..sizing.machine import Machine
 from ..sizing.needs import Precision
 from .options import Serve
 
@@ -114,7 +115,7 @@ class Engine:
     Attributes:
         name: of ``--engine``.
         title: as it calls itself.
-        package: its distribution on PyPI.
+        package: its distribution on PyPI; None: it is no Python package.
         version: that its flags, port and limits were looked up in.
         known: how: the wheel's source, or documentation of a date.
         install: commands that install it in an environment of its own.
@@ -131,11 +132,13 @@ class Engine:
             not run on NVIDIA's GPUs.
         arguments: the keyword arguments with which its Python class does the same, those that are None left out
             (``offline``); None: not known here.
+        gguf: whether it reads GGUF files, and no Hugging Face folders.
+        here: what this machine rules out, beside its GPUs, each with the reason.
     """
 
     name: str
     title: str
-    package: str
+    package: str | None
     version: str
     known: str
     install: tuple[str, ...]
@@ -150,6 +153,8 @@ class Engine:
     split: Callable[[Serve, int], Serve]
     runs: Callable[[GPU, Precision, bool], tuple[bool, str]] | None = None
     arguments: Callable[[Serve], dict[str, Any]] | None = None
+    gguf: bool = False
+    here: Callable[[Serve, "Served", Machine], Iterable[str]] | None = None
 
 
 REASONING, TOOLS = "thinking and answer apart", "calls of tools apart from the text"  # what the parsers are for

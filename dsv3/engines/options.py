@@ -25,7 +25,10 @@ class Serve:
         port: None: the engine's own.
         api_key_env: the variable that holds the key that clients must send; its value never stands in a command.
         python: the interpreter of the engine's environment; None: what is on the PATH.
-        cpu: vLLM's build for CPUs.
+        cpu: no GPU: vLLM's build for CPUs, or llama.cpp with everything in RAM.
+        threads: of the CPU, for the experts that stay in RAM; None: the engine's choice.
+        numa: sockets of the machine, each with memory of its own.
+        cpu_moe: of so many layers, from the first on, llama.cpp keeps the routed experts in RAM; None: of all.
 
     Raises:
         ValueError: options that no engine can follow.
@@ -52,6 +55,9 @@ class Serve:
     api_key_env: str | None = None
     python: str | None = None
     cpu: bool = False
+    threads: int | None = None
+    numa: int = 1
+    cpu_moe: int | None = None
 
     def __post_init__(self) -> None:
         if not self.model or self.model.startswith("-"):
@@ -62,12 +68,13 @@ class Serve:
         outside.host("--host", self.host)
         if self.master_addr is not None:
             outside.host("--master-addr", self.master_addr)
-        for name in ("tp", "pp", "dp", "nnodes", "context"):
+        for name in ("tp", "pp", "dp", "nnodes", "context", "threads", "numa"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} {value}: must be 1 or more")
-        if self.mtp < 0:
-            raise ValueError(f"--mtp {self.mtp}: must be 0 or more")
+        for option, count in (("--mtp", self.mtp), ("--n-cpu-moe", self.cpu_moe or 0)):
+            if count < 0:
+                raise ValueError(f"{option} {count}: must be 0 or more")
         if not 0 <= self.node_rank < self.nnodes:
             raise ValueError(f"--node-rank {self.node_rank}: must lie between 0 and --nnodes {self.nnodes} less one")
         if self.nnodes > 1 and not self.master_addr:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.gguf import open_gguf
 from ..cli import describe
 from ..hubs.catalogue import find_model
 from ..inference import texts
@@ -74,11 +75,28 @@ def of(model: str) -> Speech:
             return _of_folder(folder)
         except (ValueError, OSError) as error:
             return Speech(why=describe(error))
+    if folder.suffix == ".gguf":
+        return _of_gguf(folder)
     known = find_model(model) if is_id(model) else None
     if known is None:
         return Speech(why="neither a folder here nor in the list of models")
     code = "its tokenizer" if known.tiktoken else None
     return Speech(family=_split(known.family, known.name), code=code)
+
+
+def _of_gguf(file: Path) -> Speech:
+    """By the chat template in the file."""
+    try:
+        values = open_gguf(file).values
+        template = Template(file, str(values["tokenizer.chat_template"]))
+        taught = values.get("general.architecture") in TAUGHT
+        family = _family(Talk(template, {}), taught, frozenset())
+    except KeyError:
+        return Speech(why="the file has no chat template")
+    except (ValueError, OSError) as error:
+        return Speech(why=describe(error))
+    name = f"{file.name} {values.get('general.name', '')}"
+    return Speech(family=_split(family, name)) if family else Speech(why="its chat template is none that is known")
 
 
 def _of_folder(folder: Path) -> Speech:
@@ -93,7 +111,9 @@ def _of_folder(folder: Path) -> Speech:
     name = f"{folder.resolve().name} {config.get('_name_or_path', '')}"
     architecture = str(config.get("model_type"))
     try:
-        talk = Talk(folder, settings)
+        named, _ = texts.special_tokens(folder / texts.SETTINGS, settings)
+        special = {name: token.content for name, token in named.items()}
+        talk = Talk(Template(*texts.chat_template(folder, settings)), special)
         family = BY_ARCHITECTURE.get(architecture) or _family(talk, architecture in TAUGHT, tokens or frozenset())
     except (ValueError, OSError) as error:
         if architecture not in NO_TEMPLATE:
@@ -109,16 +129,10 @@ def _split(family: str, name: str) -> str:
 
 
 class Talk:
-    """What the chat template of ``folder`` makes of conversations.
+    """What a chat template makes of conversations, with ``special`` tokens by name."""
 
-    Raises:
-        OSError, ValueError: there is none, or it is none.
-    """
-
-    def __init__(self, folder: Path, settings: dict[str, Any]):
-        named, _ = texts.special_tokens(folder / texts.SETTINGS, settings)
-        self.special = {"bos_token": "", "eos_token": ""} | {name: token.content for name, token in named.items()}
-        self.template = Template(*texts.chat_template(folder, settings))
+    def __init__(self, template: Template, special: dict[str, str]):
+        self.template, self.special = template, {"bos_token": "", "eos_token": ""} | special
 
     def of(self, *messages: dict[str, str], **options: bool) -> str:
         """The prompt."""

@@ -3,10 +3,12 @@
 from ..sizing.gpus import GPU
 from ..sizing.needs import Precision
 from ..sizing.planner import Runner
-from . import ascend, lmdeploy, sglang, trtllm, vllm
+from . import ascend, ktransformers, llamacpp, lmdeploy, sglang, trtllm, vllm
 from .command import Engine
 
 ENGINES = (sglang.ENGINE, vllm.ENGINE, lmdeploy.ENGINE, trtllm.ENGINE, ascend.ENGINE)
+OFFLOADING = (llamacpp.ENGINE, ktransformers.ENGINE)  # one machine: a card or none, and much RAM
+SERVING = ENGINES + OFFLOADING
 
 
 def find(name: str) -> Engine:
@@ -15,10 +17,10 @@ def find(name: str) -> Engine:
     Raises:
         ValueError: unknown, listing the known ones.
     """
-    for engine in ENGINES:
+    for engine in SERVING:
         if engine.name == name:
             return engine
-    raise ValueError(f"no engine {name!r}: known are {', '.join(e.name for e in ENGINES)}")
+    raise ValueError(f"no engine {name!r}: known are {', '.join(e.name for e in SERVING)}")
 
 
 def runners(gpu: GPU, precision: Precision, pipeline: bool = False) -> list[Runner]:

@@ -362,7 +362,7 @@ def test_nothing_is_started_where_it_cannot_run(capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--engine", "sglang", "--cpu"], "--cpu: only vLLM has a build for CPUs"),
+        (["--engine", "sglang", "--cpu"], "--cpu: vLLM's build for CPUs and llama.cpp"),
         (["--engine", "vllm", "--gpu", "H1000"], "no GPU 'H1000' in the list"),
         (["--engine", "vllm", "--host", "0.0.0.0"], "--host 0.0.0.0 opens the server to the network"),
     ],

@@ -1,0 +1,230 @@
+"""One card and much RAM: a GGUF file whose routed experts stay in RAM. Pure functions.
+
+What every token needs is on the card: attention, dense layers, shared experts, the head, and the cache. A token reads
+only K of E routed experts, so those may lie in slower memory. llama.cpp (``--n-cpu-moe``) and KTransformers do it so.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from ..config import ModelConfig
+from ..cost import cache_bytes, parameters, touched
+from ..paths import ASSETS
+from .gpus import GPU, find_gpu
+from .needs import Split, Workload, activations, largest
+
+GGUF = ASSETS / "gguf.json"
+PROMPT = 512  # tokens of a prompt that llama.cpp computes at once (--ubatch-size)
+SYSTEM = 8e9  # bytes of RAM for the system, buffers and the engine itself
+# RAM of machines that people have, GB/s by its data sheet: channels x transfers x 8 bytes.
+MEMORIES = {"2 x DDR5-5600": 89.6, "8 x DDR4-3200": 204.8, "12 x DDR5-4800": 460.8}
+FORMULAS = {
+    "file": "bits per weight as in the published files of DeepSeek-R1, for the routed experts and for the rest",
+    "on the card": "the rest, without the embedding; batch x context x cache of a token in 2 bytes; activations of"
+    f" {PROMPT} tokens, as for GPUs; the reserve; and the experts of as many layers as then still fit",
+    "in RAM": f"the other layers' experts, the embedding, {SYSTEM / 1e9:g} GB for the system; without a card, all",
+    "decoding": "a step reads, one after the other, from RAM (1 - (1 - K/E)^batch of the experts there) and from the"
+    " card (what is there, and the cache), each at its memory's full bandwidth; arithmetic and the bus left out",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A kind of GGUF file.
+
+    Attributes:
+        gib: size of DeepSeek-R1's, 2^30 bytes.
+        rest_bits: bits per weight outside of the routed experts.
+    """
+
+    name: str
+    gib: float
+    rest_bits: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What somebody measured: so many tokens/s with one sequence."""
+
+    file: str
+    tokens_per_s: float
+    gpu: str | None
+    gpus: int
+    ram_gb: float
+    ram_bandwidth_gb_s: float
+    machine: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """``gpus`` cards of one kind, or none, beside RAM.
+
+    Attributes:
+        ram_gb: 1e9 bytes.
+        ram_bandwidth_gb_s: 1e9 bytes a second; None: not known.
+    """
+
+    gpu: GPU | None
+    gpus: int
+    ram_gb: float
+    ram_bandwidth_gb_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offload:
+    """An answer: a file on a machine.
+
+    Attributes:
+        nbytes: of the whole file.
+        card: bytes on the cards that every token needs, with cache, activations and reserve; 0 without a card.
+        cards: bytes that they have.
+        layers: of how many layers the routed experts are on the cards, too.
+        ram: bytes that must be in RAM.
+        largest_context: with this batch; 0 if not even one token fits.
+        tokens_per_s: for each memory, by its name, the bound.
+    """
+
+    model: str
+    file: str
+    machine: Machine
+    workload: Workload
+    nbytes: int
+    card: int
+    cards: int
+    layers: int
+    moe_layers: int
+    ram: int
+    fits: bool
+    largest_context: int
+    tokens_per_s: dict[str, float]
+
+
+@cache
+def _table() -> tuple[tuple[File, ...], tuple[Report, ...]]:
+    found = json.loads(GGUF.read_text(encoding="utf-8"))
+    return tuple(File(**row) for row in found["files"]), tuple(Report(**row) for row in found["reported"])
+
+
+def files() -> tuple[File, ...]:
+    """The kinds of files, the largest first."""
+    return _table()[0]
+
+
+def reports() -> tuple[Report, ...]:
+    """What others measured with DeepSeek-R1 or V3."""
+    return _table()[1]
+
+
+def find_file(name: str) -> File | None:
+    """The kind of file called ``name``, in any case, with or without ``UD-``; None if there is no such kind."""
+    wanted = name.upper().removeprefix("UD-")
+    return next((file for file in files() if file.name.upper().removeprefix("UD-") == wanted), None)
+
+
+@cache
+def _parts(cfg: ModelConfig) -> dict[str, int]:
+    return parameters(cfg)
+
+
+@cache
+def bits(file: File) -> tuple[float, float]:
+    """Bits per weight of the routed experts and of the rest, so that both make the published size."""
+    parts = _parts(ModelConfig.load("config_671B.json"))
+    rest = (parts["total"] - parts["routed"]) * file.rest_bits
+    return (file.gib * 2**30 * 8 - rest) / parts["routed"], file.rest_bits
+
+
+def offload(name: str, cfg: ModelConfig, file: File, machine: Machine, workload: Workload) -> Offload:
+    """What a model in a kind of file needs of a machine.
+
+    Raises:
+        ValueError: the model has no routed experts, or the context is longer than its own.
+    """
+    if cfg.n_dense_layers == cfg.n_layers:
+        raise ValueError(f"{name}: no routed experts, so there is nothing to keep in RAM; plan without --ram")
+    if workload.context > cfg.max_seq_len:
+        raise ValueError(f"--context {workload.context}: {name} has {cfg.max_seq_len}")
+    parts, (expert_bits, rest_bits) = _parts(cfg), bits(file)
+    experts = round(parts["routed"] * expert_bits / 8)
+    embedding = round(parts["embedding"] * rest_bits / 8)
+    rest = round((parts["total"] - parts["routed"]) * rest_bits / 8)
+    moe_layers = cfg.n_layers - cfg.n_dense_layers
+    cards = machine.gpus * machine.gpu.nbytes if machine.gpu else 0
+
+    def on_card(context: int) -> int:
+        work = Workload(context=context, batch=workload.batch, chunk=PROMPT)
+        kept = workload.batch * context * cache_bytes(cfg)
+        return rest - embedding + kept + activations(cfg, Split(), work) + round(workload.reserve * cards)
+
+    def share(context: int) -> tuple[int, int]:
+        """Of how many layers the experts are on the cards, and the bytes in RAM."""
+        if not cards:
+            return 0, experts + on_card(context) + embedding + int(SYSTEM)
+        layers = max(0, min(moe_layers, (cards - on_card(context)) * moe_layers // experts))
+        return layers, experts * (moe_layers - layers) // moe_layers + embedding + int(SYSTEM)
+
+    def works(context: int) -> bool:
+        return (not cards or on_card(context) <= cards) and share(context)[1] <= machine.ram_gb * 1e9
+
+    layers, ram = share(workload.context)
+    read = touched(cfg, workload.batch) * experts
+    there = rest - embedding + workload.batch * workload.context * cache_bytes(cfg)
+    slow = read * (moe_layers - layers) / moe_layers + (0 if cards else there)
+    fast = (read * layers / moe_layers + there) / (machine.gpu.bandwidth_gb_s * 1e9) if machine.gpu and cards else 0.0
+    known = machine.ram_bandwidth_gb_s
+    memories = {f"{known:g} GB/s": known} if known else {f"{k}, {v:g} GB/s": v for k, v in MEMORIES.items()}
+    return Offload(
+        model=name,
+        file=file.name,
+        machine=machine,
+        workload=workload,
+        nbytes=experts + rest,
+        card=on_card(workload.context) if cards else 0,
+        cards=cards,
+        layers=layers,
+        moe_layers=moe_layers,
+        ram=ram,
+        fits=works(workload.context),
+        largest_context=largest(cfg.max_seq_len, works),
+        tokens_per_s={k: workload.batch / (slow / (v * 1e9) + fast) for k, v in memories.items()},
+    )
+
+
+def bound(report: Report, cfg: ModelConfig) -> float:
+    """Tokens/s that the machine of a report cannot exceed with one sequence and a short context."""
+    gpu = find_gpu(report.gpu) if report.gpu else None
+    machine = Machine(gpu=gpu, gpus=report.gpus, ram_gb=report.ram_gb, ram_bandwidth_gb_s=report.ram_bandwidth_gb_s)
+    file = find_file(report.file)
+    if file is None:
+        raise ValueError(f"{report.file}: no such file in {GGUF.name}")
+    return next(iter(offload("DeepSeek-R1", cfg, file, machine, Workload(context=1024)).tokens_per_s.values()))
+
+
+def text(plans: list[Offload], reported: Iterable[tuple[Report, float]] = ()) -> str:
+    """Plans for one machine as people read them, a file a line, formulas shown; then what others measured."""
+    first = plans[0]
+    machine, batch, context = first.machine, first.workload.batch, first.workload.context
+    card = f"{machine.gpus} x {machine.gpu.name}" if machine.gpu and machine.gpus else "no card"
+    sequences = f"{batch:,} sequence{'s' if batch > 1 else ''} of {context:,} tokens"
+    lines = [f"{first.model} on {card} and {machine.ram_gb:,g} GB of RAM, {sequences}", ""]
+    speeds = list(first.tokens_per_s)
+    head = f"{'file':12}{'GB':>7}{'GB on card':>12}{'layers of':>11}{'GB in':>8}{'':6}{'largest':>9}"
+    lines.append(f"{head}  tokens/s at most with RAM of")
+    columns = "".join(f"{name:>28}" for name in speeds)
+    lines.append(
+        f"{'':19}{f'of {first.cards / 1e9:.1f}':>12}{'experts':>11}{'RAM':>8}{'fits':>6}{'context':>9}{columns}"
+    )
+    for p in plans:
+        sizes = f"{p.file:12}{p.nbytes / 1e9:7,.0f}{p.card / 1e9:12.1f}{f'{p.layers} of {p.moe_layers}':>11}"
+        speed = "".join(f"{p.tokens_per_s[name]:28.1f}" for name in speeds)
+        lines.append(f"{sizes}{p.ram / 1e9:8,.0f}{'yes' if p.fits else 'no':>6}{p.largest_context:9,}{speed}")
+    lines += ["", "how it is counted"] + [f"  {name:12}{how}" for name, how in FORMULAS.items()]
+    rows = [
+        f"  {r.tokens_per_s:5g} tokens/s (bound {limit:.1f})  {r.file}: {r.machine}\n{'':33}{r.source}"
+        for r, limit in reported
+    ]
+    return "\n".join([*lines, *(["", "reported elsewhere, with DeepSeek-R1 or V3"] if rows else []), *rows])

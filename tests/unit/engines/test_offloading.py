@@ -1,0 +1,125 @@
+"""The engines that keep experts in RAM: commands, what is refused, and how a GGUF file talks."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dsv3.engines import checks, ktransformers, llamacpp, speech
+from dsv3.engines.options import Serve
+from dsv3.engines.table import ENGINES, OFFLOADING, find
+from dsv3.paths import TINY_R1
+from tests.unit.checkpoint.test_gguf import STRING, made, text
+from tests.unit.engines.test_checks import machine, says
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "engines"
+FILE = Serve(model="/data/it's R1-00002-of-00009.gguf", family="r1", context=16384)
+CASES = {
+    "offload.llamacpp.one": (llamacpp, replace(FILE, cpu_moe=57, threads=32, numa=2)),
+    "offload.llamacpp.cpu": (llamacpp, replace(FILE, cpu=True, family="v3")),
+    "offload.llamacpp.key": (llamacpp, replace(FILE, host="0.0.0.0", api_key_env="DSV3_API_KEY")),
+    "offload.ktransformers.one": (ktransformers, Serve(model="/data/R1", family="r1", threads=58, numa=2)),
+}
+WEIGHTS = (("token_embd.weight", (256, 2), 12, 0), ("blk.3.ffn_up_exps.weight", (256, 4, 2), 12, 288))
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A whole file with R1's chat template."""
+    template = json.loads((TINY_R1 / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]
+    values = [("general.architecture", STRING, text("deepseek2")), ("tokenizer.chat_template", STRING, text(template))]
+    (tmp_path / "it.gguf").write_bytes(made(values, WEIGHTS, 288 + 1152))
+    return tmp_path / "it.gguf"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case):
+    module, serve = CASES[case]
+    said = module.build(serve).text()
+    assert said == (GOLDEN / f"{case}.sh").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_flag_has_its_reason(case):
+    module, serve = CASES[case]
+    flags = module.build(serve).flags
+    assert all(flag.why and flag.source for flag in flags)
+    assert len({flag.words[0] for flag in flags}) == len(flags)
+
+
+@pytest.mark.parametrize("engine", OFFLOADING, ids=lambda e: e.name)
+def test_the_key_stands_in_no_command_and_the_server_is_not_open(engine):
+    built = engine.build(Serve(model="M", host="0.0.0.0", api_key_env="K", threads=2))
+    assert built.environment({"K": "secret"})[built.key[0]] == "secret"
+    assert "secret" not in built.text()
+    assert "127.0.0.1" in engine.build(Serve(model="M", threads=2)).argv
+
+
+def refused(engine, model, **fields):
+    return checks.of_arguments(find(engine), Serve(model=str(model), **fields))
+
+
+def test_a_file_is_for_llama_cpp_and_a_folder_is_not(file):
+    assert refused("llamacpp", file) == []
+    for engine in (*ENGINES, ktransformers.ENGINE):
+        assert says(refused(engine.name, file, threads=2), "reads Hugging Face folders; --engine llamacpp")
+    assert says(refused("llamacpp", TINY_R1), "convert_hf_to_gguf.py FOLDER --outfile")
+
+
+def test_a_file_that_is_not_whole_or_no_model(file, tmp_path):
+    file.rename(tmp_path / "it-00001-of-00002.gguf")
+    assert says(refused("llamacpp", tmp_path / "it-00001-of-00002.gguf"), "1 are not there: it-00002-of-00002.gguf")
+    (tmp_path / "vision.gguf").write_bytes(made([("general.architecture", STRING, text("clip"))]))
+    assert says(refused("llamacpp", tmp_path / "vision.gguf"), "no language model (clip, model)")
+    (tmp_path / "cut.gguf").write_bytes((tmp_path / "it-00001-of-00002.gguf").read_bytes()[:-1])
+    assert says(refused("llamacpp", tmp_path / "cut.gguf"), "its tensors need")
+    assert says(refused("llamacpp", tmp_path / "none.gguf"), "none.gguf")
+
+
+@pytest.mark.parametrize(
+    ("engine", "fields", "words"),
+    [
+        ("llamacpp", {"tp": 2}, "takes all cards that it sees"),
+        ("llamacpp", {"mtp": 1}, "the MTP layer is not in a GGUF file"),
+        ("llamacpp", {"fp8_kv_cache": True}, "no FP8 cache"),
+        ("llamacpp", {"quantization": "awq"}, "another one is another file"),
+        ("llamacpp", {"remote_code": True}, "runs no Python"),
+        ("llamacpp", {"cpu": True, "cpu_moe": 3}, "everything is in RAM"),
+        ("ktransformers", {}, "--threads: say how many"),
+        ("ktransformers", {"threads": 2, "pp": 2}, "for one machine"),
+        ("ktransformers", {"threads": 2, "mtp": 1}, "not looked up"),
+        ("ktransformers", {"threads": 2, "cpu_moe": 2}, "llama.cpp's"),
+        ("vllm", {"threads": 2}, "for experts in RAM, which vLLM does not keep there"),
+        ("sglang", {"numa": 2}, "for experts in RAM"),
+    ],
+)
+def test_options_that_an_engine_does_not_have(engine, fields, words):
+    assert says(refused(engine, "owner/name", **fields), words)
+
+
+@pytest.mark.parametrize("fields", [{"threads": 0}, {"numa": 0}, {"cpu_moe": -1}])
+def test_numbers_that_cannot_be(fields):
+    with pytest.raises(ValueError, match="must be"):
+        Serve(model="M", **fields)
+
+
+def test_a_machine_without_room_or_instructions(file, tmp_path):
+    for name in ("here", "amd", "xeon"):
+        (tmp_path / name).mkdir()
+    m = machine(tmp_path / "here")
+    serve = Serve(model=str(file))
+    found = list(llamacpp.here(serve, checks.look(serve.model), m))
+    assert says(found, "no NVIDIA GPU here (nvidia-smi lists none): --cpu keeps everything")
+    big = checks.look(serve.model)
+    big = replace(big, gguf=big.gguf._replace(nbytes=10**15))
+    found = list(llamacpp.here(replace(serve, cpu=True), big, m))
+    assert says(found, "of RAM: weights would be read from the disk for every token")
+    assert says(list(ktransformers.here(serve, big, machine(tmp_path / "amd", flags="avx2"))), "AVX512, which this CPU")
+    assert not list(ktransformers.here(serve, big, machine(tmp_path / "xeon", flags="avx512f")))
+
+
+def test_how_a_file_talks_is_told_by_its_template(file, tmp_path):
+    assert speech.of(str(file)).family == "r1"
+    (tmp_path / "plain.gguf").write_bytes(made([("general.architecture", STRING, text("llama"))], WEIGHTS, 288 + 1152))
+    assert speech.of(str(tmp_path / "plain.gguf")).why == "the file has no chat template"

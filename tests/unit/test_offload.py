@@ -1,0 +1,112 @@
+"""One card and much RAM: what fits, and the bound, against sums by hand and what owners report."""
+
+import json
+
+import pytest
+
+from dsv3.config import ModelConfig
+from dsv3.plan import main
+from dsv3.sizing.gpus import find_gpu
+from dsv3.sizing.needs import Workload
+from dsv3.sizing.offload import Machine, bits, bound, files, find_file, offload, reports
+
+R1 = ModelConfig.load("config_671B.json")
+CARD = find_gpu("RTX-4090")
+
+
+def planned(file="Q4_K_M", gpus=1, ram=512, bandwidth=None, cfg=R1, **work):
+    machine = Machine(gpu=CARD if gpus else None, gpus=gpus, ram_gb=ram, ram_bandwidth_gb_s=bandwidth)
+    return offload("R1", cfg, find_file(file), machine, Workload(**work))
+
+
+@pytest.mark.parametrize("file", files(), ids=lambda file: file.name)
+def test_bits_make_the_published_size(file):
+    experts, rest = bits(file)
+    assert planned(file.name).nbytes == pytest.approx(file.gib * 2**30, rel=1e-9)
+    assert experts <= rest + 0.01
+
+
+def test_the_experts_of_the_two_bit_file_have_the_bits_of_llama_cpps_format():
+    assert bits(find_file("UD-Q2_K_XL"))[0] == pytest.approx(2.625, abs=0.002)  # 84 bytes for 256 weights
+    assert bits(find_file("Q8_0"))[0] == pytest.approx(8.5, abs=0.01)  # 34 bytes for 32 weights
+
+
+def test_decoding_is_bound_by_the_bytes_of_the_experts_that_a_token_reads():
+    found = planned(gpus=0, ram=768, bandwidth=512, context=1)
+    experts, rest = bits(find_file("Q4_K_M"))
+    read = 8 * 58 * 3 * 7168 * 2048 * experts / 8 + (17_117_648_384 - 926_679_040) * rest / 8 + 70_272
+    assert list(found.tokens_per_s.values()) == [pytest.approx(512e9 / read)]
+    assert found.card == 0
+    assert found.layers == 0
+
+
+def test_a_card_takes_what_every_token_needs_then_layers_of_experts():
+    one, two = planned(), planned(gpus=2)
+    assert one.card < one.cards == CARD.nbytes
+    assert two.layers > one.layers >= 1
+    a_layer = (one.ram - two.ram) / (two.layers - one.layers)
+    assert a_layer == pytest.approx(653_908_770_816 / 58 * bits(find_file("Q4_K_M"))[0] / 8, rel=0.01)
+    assert all(two.tokens_per_s[name] > speed for name, speed in one.tokens_per_s.items())
+
+
+def test_what_does_not_fit_is_said():
+    assert planned(ram=512).fits
+    assert not planned(ram=256).fits
+    assert planned(ram=256).largest_context == 0
+    assert not planned("Q8_0", ram=600).fits
+    assert planned("UD-IQ1_S", ram=192).fits
+
+
+def test_more_sequences_read_more_experts():
+    speeds = [next(iter(planned(bandwidth=200, batch=n).tokens_per_s.values())) for n in (1, 4, 64)]
+    assert speeds == sorted(speeds)
+    assert speeds[1] < 4 * speeds[0]
+
+
+@pytest.mark.parametrize("report", reports(), ids=lambda report: f"{report.file}-{report.tokens_per_s}")
+def test_no_report_beats_its_bound(report):
+    assert 0.2 < report.tokens_per_s / bound(report, R1) < 1
+    assert report.source.startswith("https://")
+
+
+def test_the_kind_of_machine_is_one_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["DeepSeek-R1", "--gpu", "RTX-4090", "--gpus", "1", "--ram", "512"])
+    said = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "reported elsewhere" in said
+    assert all(file.name in said for file in files())
+    with pytest.raises(SystemExit) as stop:
+        main(["DeepSeek-R1", "--ram", "64", "--ram-bandwidth", "80", "--precision", "iq1_s", "--json"])
+    (found,) = json.loads(capsys.readouterr().out)
+    assert stop.value.code == 1
+    assert not found["fits"]
+    assert list(found["tokens_per_s"]) == ["80 GB/s"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--precision", "Q4_K_M"], "need --ram"),
+        (["--ram-bandwidth", "100"], "need --ram"),
+        (["--precision", "Q9"], "none of fp8"),
+        (["--ram", "512", "--precision", "fp8"], "with --ram one of Q8_0"),
+        (["--ram", "512", "--gpu", "RTX-4090", "--gpus", "2", "--tp", "2"], "--ram takes"),
+        (["--ram", "-1"], "0 or more"),
+        (["--ram", "512", "--gpus", "2"], "--gpus needs --gpu"),
+    ],
+)
+def test_a_mistake_is_one_line(flags, says, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["DeepSeek-R1", *flags])
+    assert stop.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_model_without_experts_and_a_context_too_long_are_refused():
+    from dataclasses import replace
+
+    with pytest.raises(ValueError, match="no routed experts"):
+        planned(cfg=replace(R1, n_dense_layers=R1.n_layers))
+    with pytest.raises(ValueError, match="--context 999999"):
+        planned(context=999_999)
