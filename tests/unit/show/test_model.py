@@ -1,8 +1,6 @@
 """Lesson 07's sums, from the true configs, and its figures."""
 
 import pytest
-from dsv3.exercises import Wrong
-from dsv3.exercises.transformer import check_activated
 
 from dsv3.config import ModelConfig
 from dsv3.cost import activated, cache_bytes, flops, touched, weight_bytes
