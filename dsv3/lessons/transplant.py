@@ -11,7 +11,6 @@ from ..llm import LLM, load
 from ..model import Transformer
 from ..tiny import data
 from ..tiny.evaluate import answer
-from .part import Transplant as Transplant
 
 SUMS = 20  # that a transplant is scored with
 MOST = 160  # new tokens that the longest of them needs

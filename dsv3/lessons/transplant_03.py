@@ -13,7 +13,7 @@ from ..checkpoint import read
 from ..fp8_cast_bf16 import cast as dsv3_cast
 from ..inference.weights import tensor
 from ..paths import TINY_R1
-from .transplant import Transplant
+from .part import Transplant
 
 
 def cast(source: Path, target: Path, parts: SimpleNamespace) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..llm import LLM
 from ..model import MLA, Place
-from .transplant import Transplant, in_float32, plain_model, solved, transplanted
+from .part import Transplant
+from .transplant import in_float32, plain_model, solved, transplanted
 
 
 def attention(parts: SimpleNamespace, form: str, frequencies: Tensor) -> Callable[[MLA, Tensor, Place], Tensor]:

@@ -10,7 +10,8 @@ from torch import Tensor
 from ..llm import LLM
 from ..model import MLP, MoE
 from ..tiny import data
-from .transplant import Transplant, in_float32, plain_model, solved, transplanted
+from .part import Transplant
+from .transplant import in_float32, plain_model, solved, transplanted
 
 STEPS, GAMMA, FAIR = 300, 0.002, 0.35  # of the balancing, and how far from the even share a load may be
 

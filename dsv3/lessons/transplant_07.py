@@ -13,7 +13,8 @@ from ..cache import Cache
 from ..llm import LLM
 from ..model import MLA, MLP, MTP, Block, Linear, MoE, Place, RMSNorm, Transformer, place
 from .lesson import Parts
-from .transplant import Transplant, in_float32, plain_model, solved, transplanted
+from .part import Transplant
+from .transplant import in_float32, plain_model, solved, transplanted
 from .transplant_05 import attention
 from .transplant_06 import experts, one_expert
 

@@ -21,7 +21,8 @@ from ..paths import TINY_R1
 from ..tiny import data, tokenizer
 from . import apart
 from .mine import source_of
-from .transplant import Transplant, plain_model, transplanted
+from .part import Transplant
+from .transplant import plain_model, transplanted
 
 LONGEST = 300  # seconds
 KERNELS = ("launched", "quant", "dequant", "gemm", "piece", "merge")

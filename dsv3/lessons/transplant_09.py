@@ -13,7 +13,8 @@ from ..llm import LLM, load
 from ..tiny import data
 from ..tiny.evaluate import answer
 from . import transplant
-from .transplant import MOST, Transplant
+from .part import Transplant
+from .transplant import MOST
 
 
 class Conversations:

@@ -22,7 +22,8 @@ from ..model import MLP, Embedding, Linear, MoE
 from . import transplant
 from .lesson import Parts
 from .mine import source_of
-from .transplant import Transplant, plain_model, solved, transplanted
+from .part import Transplant
+from .transplant import plain_model, solved, transplanted
 
 NAMES = ("all_reduce", "column_linear", "row_linear", "gather", "all_to_all")  # that tiny-r1 needs
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"

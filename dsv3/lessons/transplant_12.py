@@ -12,7 +12,7 @@ from ..model import Transformer
 from ..paths import TINY_R1
 from ..tiny import grpo, train
 from ..tiny.grpo import Question, Recipe
-from .transplant import Transplant
+from .part import Transplant
 
 BRACKETS = Recipe(form="({a} {s} {b}) = ?", operators="+-", steps=4)
 ASKED = 48  # held-out sums that a training is scored with
