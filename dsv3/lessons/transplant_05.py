@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..lab import probe
 from ..llm import LLM
 from ..model import MLA, Place
+from ..paths import TINY_R1
 from .part import Transplant
 from .transplant import in_float32, plain_model, solved, transplanted
 
@@ -61,6 +63,14 @@ def score(llm: LLM, parts: SimpleNamespace, form: str, n: int | None = None) -> 
     model = plain_model(llm)
     with transplanted((block.attn for block in model.layers), attention(parts, form, model.frequencies)):
         return solved(llm, n)
+
+
+def read(llm: LLM, parts: SimpleNamespace, form: str, n: int) -> int:
+    """The same for ``n`` sums read in one pass with their solutions, without a cache: a sum counts if the model would
+    write every token of its solution itself. As strict as writing it, and much faster."""
+    model, sums = plain_model(llm), probe.solved(TINY_R1, n)
+    with transplanted((block.attn for block in model.layers), attention(parts, form, model.frequencies)):
+        return round(n * probe.score(model, sums)[0])
 
 
 def _scored(form: str) -> Callable[[SimpleNamespace], int]:
