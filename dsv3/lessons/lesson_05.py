@@ -345,7 +345,7 @@ TRANSFERS = [
         attention_is_right, "a test for bugs that shipped", 3, 15,
         "One model with two values of `max_seq_len` below and above 4,096, the same tokens: the hidden states must be "
         "equal. Then one prompt, at once, and in two pieces with a `Cache`. No random tokens without a seed, and a "
-        "tolerance that lets rounding pass and a bug not.",
+        "tolerance that accepts rounding, but not a bug.",
         (
             Witness("your test must pass on the right model, and fail if YaRN depends on the room for the cache", lambda: (small(1),), tried(YARN)),
             Witness("your test must pass on the right model, and fail if the mask is S x S", lambda: (small(1),), tried(SQUARE)),

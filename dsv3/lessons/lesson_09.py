@@ -282,7 +282,7 @@ PARTS = [
         decode_batch, "prompts of different lengths", 3, 15,
         "The scores that count stand at each prompt's own last token: `scores[torch.arange(B), last]`. After i steps "
         "sequence b's newest token stands at position last[b] + i. It writes over the padding there. A sequence that has "
-        "ended runs along until all have; what it says after its end is not appended.",
+        "ended stays in the batch until all have; its tokens after the end are not appended.",
         (
             Witness("one prompt: as decode", lambda: (), run_batch([[4, 5, 6]], [[7, 3, 1]])),
             Witness("two prompts of one length, and the answers end together", lambda: (), run_batch([[4, 5], [6, 7]], [[7, 3, 1], [2, 5, 1]])),
@@ -351,7 +351,7 @@ TRANSFERS = [
     Part(
         accept_sampled, "guesses when sampling", 3, 15,
         "Where the model finds the guess as likely as the guesser does, or likelier, keep it. Where p[guess] is smaller, "
-        "keep it with probability p[guess] / q[guess]. When it is rejected, draw from what the guesser left too small: "
+        "keep it with probability p[guess] / q[guess]. When it is rejected, draw from the part of p that is above q: "
         "max(p - q, 0), `torch.multinomial` makes it sum to 1.",
         (
             Witness("if p and q are equal, each guess is kept", lambda: (P3, P3), kept_guesses(400)),

@@ -75,7 +75,7 @@ TRANSFERS = [
     Part(
         split, "the thinking, in every dialect", 2, 10,
         '`message.get("reasoning_content") or message.get("reasoning")`. Only if both are empty, look for `</think>` in '
-        "the content, and cut at the first one. If it is not there either, nobody thought.",
+        "the content, and cut at the first one. If it is not there either, there is no thinking.",
         (
             Witness("SGLang and LMDeploy: the thinking is in reasoning_content", message(content=SAID, reasoning_content=THOUGHT)),
             Witness("vLLM: the thinking is in reasoning", message(content=SAID, reasoning=THOUGHT)),
@@ -131,7 +131,7 @@ TRANSFERS = [
     ),
     Part(
         times, "a stream's two times", 1, 8,
-        "Five tokens have four gaps. Whoever divides the whole time by n mixes both waits into a number that fits neither.",
+        "Five tokens have four gaps. The whole time divided by n mixes both waits: it is neither of them.",
         (
             Witness("the wait for the first token is apart, and five tokens have four gaps", clock(10.0, 10.5, 10.6, 10.7, 10.8, 10.9)),
             Witness("two tokens have one gap", clock(0.0, 2.0, 2.02)),
