@@ -116,7 +116,7 @@ PARTS = [
             Witness("spaces at the end of the header belong to it", lambda: crafted(TWO, 14, padding=5), read_header),
             Witness("a number has an empty shape, ()", lambda: crafted({"s": numbers(0, 4, "F32")}, 4), read_header),
             Witness("no tensor at all", lambda: crafted({"__metadata__": {}}, 0), read_header),
-            Witness("the numbers behind the header are not read: they may be 4 GB", lambda: crafted(TWO, 90_000, padding=300), read_header),
+            Witness("the numbers after the header are not read: they may be 4 GB", lambda: crafted(TWO, 90_000, padding=300), read_header),
         ),
         (
             Fault("begin = 8 + length", "begin = 0", "data_offsets count from the end of the header, not from the file's first byte: add 8 + N"),
@@ -125,7 +125,7 @@ PARTS = [
             Fault('    described.pop("__metadata__", None)\n', "", "__metadata__ is no tensor: leave it out"),
             Fault('tuple(tensor["shape"])', 'tensor["shape"]', "the shape is a list, as JSON has it: make it a tuple"),
             Fault('"little"', '"big"', "the length is little-endian: the lowest byte comes first"),
-            Fault("json.loads(f.read(length))", "json.loads(f.read()[:length])", "it reads the whole file: with 4 GB behind the header that takes minutes, and the memory"),
+            Fault("json.loads(f.read(length))", "json.loads(f.read()[:length])", "it reads the whole file: with 4 GB after the header that takes minutes, and the memory"),
             Fault("begin + start, begin + stop", "begin + start, stop - start", "the last number is where the tensor stops, not how long it is"),
         ),
     ),

@@ -208,7 +208,7 @@ PARTS = [
             Witness("the last block is not full: 576 rows in blocks of 128", lambda: (576, 3, 128), every_rank),
         ),
         (
-            Fault("rank * units // ranks * unit, (rank + 1) * units // ranks * unit", "units // ranks * rank * unit, units // ranks * (rank + 1) * unit", "what is left over belongs to nobody: multiply before you divide"),
+            Fault("rank * units // ranks * unit, (rank + 1) * units // ranks * unit", "units // ranks * rank * unit, units // ranks * (rank + 1) * unit", "what is left over belongs to no rank: multiply before you divide"),
             Fault("rank * units // ranks * unit, (rank + 1) * units // ranks * unit", "rank * n // ranks, (rank + 1) * n // ranks", "a unit is cut through: share out whole units, then count rows"),
             Fault("rank * units // ranks * unit, (rank + 1) * units // ranks * unit", "rank * -(-units // ranks) * unit, (rank + 1) * -(-units // ranks) * unit", "rounded up, the first ranks take too much and the last get nothing: round rank * units / ranks down"),
             Fault("units = -(-n // unit)", "units = n // unit", "the last unit may be shorter, and it counts: round the number of units up"),
@@ -271,7 +271,7 @@ PARTS = [
         (
             Witness("one run", lambda: between((10, 20)), moved),
             Witness("offsets count from the tensor's first byte", lambda: between((0, 4), start=100), moved),
-            Witness("several runs, one after the other, behind what is there", lambda: between((0, 3), (50, 3), (20, 8)), moved),
+            Witness("several runs, one after the other, after what is there", lambda: between((0, 3), (50, 3), (20, 8)), moved),
             Witness("no run: nothing is written", lambda: between(), moved),
             Witness("read may give less than you asked for", lambda: between((10, 60), (100, 5), kind=Slow), moved),
             Witness("a source that ends inside of a run: ValueError", lambda: between((280, 40)), moved),

@@ -152,7 +152,7 @@ PARTS = [
             ),
             Fault("take + came if step < size - 1 else came", "take + came", "in the second round the finished pieces are added again: there they must replace"),
             Fault("take + came if step < size - 1 else came", "came", "nothing is added: in the first round add what comes"),
-            Fault("sent = dist.isend(give, (rank + 1) % size)", "dist.send(give, (rank + 1) % size)", "every rank sends and waits until its neighbour receives, and the neighbour does the same: nobody ever receives. Begin to send (isend), receive, then wait"),
+            Fault("sent = dist.isend(give, (rank + 1) % size)", "dist.send(give, (rank + 1) % size)", "every rank sends and waits until its neighbour receives, and the neighbour does the same: no rank ever receives. Begin to send (isend), receive, then wait"),
             Fault("total.view(x.shape)", "total", "the shape is lost: give the sum the shape of x"),
             Fault("x.clone().flatten()", "x.clone().flatten().float()", "the sum has another number format than x"),
         ),
@@ -220,13 +220,13 @@ PARTS = [
     ),
     Part(
         all_to_all, "letters to all, letters from all", 3, 15,
-        "Nobody knows how many rows will come. So first all ranks tell all ranks their counts: `dist.all_gather`. Then make "
+        "A rank does not know how many rows will come. So first all ranks exchange their counts: `dist.all_gather`. Then make "
         "an empty tensor for each sender. Begin all sends and receives (`dist.isend`, `dist.irecv`), then wait for all of them. What "
         "goes to yourself is not sent.",
         (
             Witness("two ranks, two rows to each", lambda: letters([[2, 2], [2, 2]], 3), as_is),
             Witness("different numbers of rows", lambda: letters([[1, 4], [2, 3]], 5), as_is),
-            Witness("no rows for somebody: an empty tensor comes", lambda: letters([[0, 3], [0, 0]], 4), as_is),
+            Witness("no rows for a rank: an empty tensor comes", lambda: letters([[0, 3], [0, 0]], 4), as_is),
             Witness("three ranks: what came is in the order of its senders", lambda: letters([[1, 2, 3], [4, 1, 2], [0, 5, 2]], 2), as_is),
             Witness("four ranks", lambda: letters([[1, 2, 3, 4], [2, 3, 4, 1], [3, 4, 1, 2], [4, 1, 2, 3]], 2), as_is),
             Witness("rows may be numbers: [any number] of int64", lambda: letters([[1, 2], [3, 1]], dtype=torch.int64), as_is),
@@ -236,7 +236,7 @@ PARTS = [
             Fault("    return came\n", "    return [came[(rank + i) % size] for i in range(size)]\n", "the list is in the order of the senders, rank 0 first, not yourself first"),
             Fault("    came[rank] = pieces[rank]\n", "", "the rows for yourself are lost: they are not sent, but they belong into the list"),
             Fault("    return came\n", "    return pieces\n", "it returns what it was given: nothing has arrived"),
-            Fault("    return came\n", "    return torch.cat(came)\n", "give a list with a tensor for each sender: otherwise nobody knows from whom a row came"),
+            Fault("    return came\n", "    return torch.cat(came)\n", "give a list with a tensor for each sender: otherwise you cannot tell from which rank a row came"),
         ),
         together=together,
     ),
@@ -258,7 +258,7 @@ PARTS = [
             Fault("2 * (ranks - 1), nbytes / ranks", "2 * (ranks - 1), nbytes", "a message of the ring carries one piece: bytes / ranks"),
             Fault("2 * (ranks - 1), nbytes / ranks", "ranks - 1, nbytes / ranks", "the ring goes round twice: once to add, once to spread"),
             Fault("messages, size = ranks - 1, nbytes\n", "messages, size = ranks - 1, nbytes / ranks\n", "in an all-gather the bytes are one rank's share already: each message carries all of them"),
-            Fault("math.ceil(math.log2(ranks))", "(ranks - 1)", "a broadcast is a tree: those who know tell others, so the number doubles with each message"),
+            Fault("math.ceil(math.log2(ranks))", "(ranks - 1)", "a broadcast is a tree: ranks that have the tensor send it on, so the number doubles with each message"),
             Fault("times * messages", "messages", "the collective happens `times` times"),
             Fault("size / bandwidth", "size * bandwidth", "bytes are divided by bytes per second"),
         ),
@@ -334,7 +334,7 @@ TRANSFERS = [
             Fault("2 * layers * 4 * dim", "layers * 4 * dim", "each layer has two sums (attention, feed-forward), both in float32, which is 4 bytes a number"),
             Fault("4 * -(-vocabulary // ranks)", "4 * vocabulary", "a rank hands over its own share of the vocabulary only"),
             Fault("4 * -(-vocabulary // ranks)", "4 * (vocabulary // ranks)", "pieces travel at the longest one's length: round up"),
-            Fault("    if ranks == 1:\n        return 0\n", "", "one rank has nobody to talk to"),
+            Fault("    if ranks == 1:\n        return 0\n", "", "one rank sends nothing"),
             Fault("embedding + sums", "sums", "the embedding is summed, too: each rank has a part of the vocabulary"),
             Fault(" + 8\n", "\n", "the chosen token is told to all: 8 bytes"),
         ),

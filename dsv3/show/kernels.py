@@ -32,6 +32,7 @@ def lanes_figure(traces: "Sequence[Trace]", argument: str) -> "Figure":
     kinds.append(Patch(facecolor="white", edgecolor=GREY, hatch="////", label="kept out by the mask"))
     ax.set(xlabel="element", yticks=range(len(traces)), yticklabels=[f"program {t.program[:2]}" for t in traces])
     ax.invert_yaxis()
+    ax.set_title("Each program has its own elements; the mask keeps out what does not exist")
     figure.legend(handles=[*kinds, end], fontsize=11, frameon=False, loc="outside upper center", ncols=3)
     return figure
 
@@ -47,6 +48,7 @@ def touched_figure(touched: "Mapping[str, np.ndarray]") -> "Figure":
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(MaxNLocator(4, integer=True))
         ax.set_title(f"{name} {list(counts.shape)}\n{(counts > 0).mean():.0%} touched")
+    figure.suptitle("Yellow: what one program loads or stores", fontsize=12)
     return figure
 
 
@@ -58,7 +60,7 @@ def rounding_figure(x: Sequence[float], rounded: Mapping[str, Sequence[float]]) 
     figure, (ax,) = axes()
     for (name, values), colour, line in zip(rounded.items(), (BLUE, RED), ("-", "--"), strict=False):
         ax.plot(x, values, color=colour, linestyle=line, label=name)
-    ax.set(xlabel="float32 number", ylabel="as FP8")
+    ax.set(xlabel="float32 number", ylabel="as FP8", title="Just below 32 and 128 the interpreter gives half")
     ax.legend(fontsize=11, frameon=False)
     return figure
 
@@ -83,7 +85,9 @@ def accumulation_figure(lengths: Sequence[int], errors: Mapping[str, Sequence[fl
     figure, (ax,) = axes()
     for (name, values), mark in zip(errors.items(), "os^", strict=False):
         ax.loglog(lengths, [100 * value for value in values], marker=mark, label=name)
-    ax.set(xlabel="K, length of the sum", ylabel="relative error, %")
+    ax.set(
+        xlabel="K, length of the sum", ylabel="relative error, %", title="Emptied every 128, the error does not grow"
+    )
     ax.set_xticks(lengths, [f"{n:,}" for n in lengths])
     ax.minorticks_off()
     ax.legend(fontsize=11, frameon=False)
@@ -117,6 +121,7 @@ def roofline_figure(
     if measured:
         ax.plot(*zip(*measured, strict=True), "x", color="black", label="measured")
     ax.set(xlabel="FLOP for each byte", ylabel="TFLOPS at most", ylim=(0.5, 4000), xlim=(xs[0], xs[-1]))
+    ax.set_title("Left of the ridge memory limits, right of it arithmetic")
     figure.legend(fontsize=11, frameon=False, loc="outside right upper")
     return figure
 
@@ -133,7 +138,7 @@ def intensity_figure(
         ax.axhline(gpu.ridge(fp8), color=GREY, linewidth=0.8, linestyle=":")
         units = "FP8" if fp8 and gpu.fp8_units else "BF16"
         ax.text(at[-1], gpu.ridge(fp8), f"{gpu.name}, {units}", fontsize=11, va="top", ha="right")
-    ax.set(xlabel=xlabel, ylabel="FLOP for each byte")
+    ax.set(xlabel=xlabel, ylabel="FLOP for each byte", title="A larger batch helps the product, not attention")
     ax.set_xticks(at, [f"{n:,}" for n in at])
     ax.minorticks_off()
     figure.legend(fontsize=11, frameon=False, loc="outside upper center", ncols=3)
