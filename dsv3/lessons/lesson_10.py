@@ -324,8 +324,8 @@ TRANSFERS = [
         bytes_per_token, "bytes for each token", 2, 10,
         "The lesson's table, with B = S = 1. `-(-a // b)` rounds up.",
         (
-            Witness("tiny-r1 on 2 ranks: 8,712 bytes, as the two halves' log says", lambda: (256, 3, 512, 2)),
-            Witness("a vocabulary that does not divide: pieces travel at the longest one's length", lambda: (256, 3, 512, 3)),
+            Witness("tiny-r1 on 2 ranks: 8,712 bytes, as the two halves' log says", lambda: (256, 3, 1024, 2)),
+            Witness("a vocabulary that does not divide: pieces travel at the longest one's length", lambda: (256, 3, 1024, 3)),
             Witness("DeepSeek-R1 on 16 ranks", lambda: (7168, 61, 129_280, 16)),
             Witness("one rank sends nothing", lambda: (7168, 61, 129_280, 1)),
             Witness("an odd size", lambda: (40, 5, 77, 4)),
