@@ -59,6 +59,17 @@ def test_a_wrong_answer_is_told_and_the_solution_takes_its_place(folder, capsys)
     assert not folder.exists()
 
 
+def test_a_part_keeps_its_helper_when_a_later_cell_has_another_of_that_name(folder):
+    space = {"__name__": "__main__", "lesson": (lesson := Parts("05"))}
+    load(CELL, "compress", space)
+    load("def helper():\n    pass\n", "helper", space)
+    assert (
+        lesson.known["compress"]
+        .witnesses[1]
+        .use(lesson.parts().compress, lesson.known["compress"].witnesses[1].given())
+    )
+
+
 def test_an_edited_file_is_judged_again_and_never_overwritten(folder, capsys):
     answered(CELL)
     file = folder / "lesson_05" / "compress.py"
