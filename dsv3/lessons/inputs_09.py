@@ -33,7 +33,7 @@ def counted(tokens: list[int], probabilities: Tensor) -> list[str]:
     for token, p in enumerate(probabilities.double().tolist()):
         off = tokens.count(token) - n * p
         limit = OFF * (n * p * (1 - p)) ** 0.5 + 1e-6
-        found.append("fits" if abs(off) <= limit else f"too {'often' if off > 0 else 'seldom'} by {abs(off) / n:.1f}")
+        found.append("fits" if abs(off) <= limit else f"too {'often' if off > 0 else 'seldom'} by {abs(off) / n:.2f}")
     return found
 
 
@@ -100,7 +100,10 @@ def kept_guesses(n: int = 3000) -> Use:
         generator = torch.Generator().manual_seed(6)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(7)
+            before = torch.get_rng_state()
             tokens = [answer(p, q, guess, generator) for guess in guesses]
+            if not torch.equal(before, torch.get_rng_state()):
+                return Refused("it uses torch's own generator: pass the one that is given")
         kept = [int(token == guess) for token, guess in zip(tokens, guesses, strict=True)]
         share = torch.minimum(p, q).sum()
         return counted(tokens, p), counted(kept, torch.stack([1 - share, share]))
@@ -181,9 +184,9 @@ def run(
     """A loop over one conversation: its ids, and its calls of the model."""
 
     def use(answer: Any, given: tuple) -> Any:
-        model = Scripted([prompt], [script])
-        found = answer(model.prefill, model.step, list(prompt), choose, frozenset(ends), most)
-        return found, model.calls
+        model, mine = Scripted([prompt], [script]), list(prompt)
+        found = answer(model.prefill, model.step, mine, choose, frozenset(ends), most)
+        return (found, model.calls) if mine == prompt else Refused("it changes the prompt that it is given")
 
     return use
 
@@ -204,7 +207,8 @@ def run_batch(
             return [choose(row) for row in scores]
 
         mine = [list(prompt) for prompt in prompts]
-        return answer(model.prefill_batch, model.step_batch, mine, every, frozenset(ends), most), model.calls
+        found = answer(model.prefill_batch, model.step_batch, mine, every, frozenset(ends), most)
+        return (found, model.calls) if mine == prompts else Refused("it changes the prompts that it is given")
 
     return use
 

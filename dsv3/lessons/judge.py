@@ -46,7 +46,7 @@ def outcome(answer: Any, witness: Witness) -> Any:
             found = witness.use(answer, given)
     except NotImplementedError:
         raise
-    except Exception as error:  # the learner's code may raise anything
+    except (Exception, SystemExit) as error:  # the learner's code may raise anything
         return Raised(type(error).__name__, _where(error, answer))
     if any(differs(x, old, exact=True) for x, old in zip(given, before, strict=True)):
         return Refused("it changes its arguments")
@@ -62,7 +62,7 @@ def _copied(x: Any) -> Any:
     return x.clone() if hasattr(x, "clone") and hasattr(x, "dtype") else x
 
 
-def _where(error: Exception, answer: Any) -> str:
+def _where(error: BaseException, answer: Any) -> str:
     """The error's text, bounded, with the learner's line."""
     code = getattr(plain(answer), "__code__", None)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if code and f.filename == code.co_filename]

@@ -83,6 +83,8 @@ class Parts:
         if verdict == "right":
             self.state[name], self.used[name] = "yours", answer
             came_of_it = mine.keep(self.number, part, answer)
+            if came_of_it.startswith("Kept"):  # with its own helpers, whatever the notebook calls so later
+                self.used[name] = mine.kept(self.number, part) or answer
             print(f"{GREEN}{name}: right{PLAIN} on {len(part.witnesses)} inputs. {came_of_it}", end=" ")
         elif verdict == "wrong":
             self.state[name], self.tried[name] = "wrong", answer

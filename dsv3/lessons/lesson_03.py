@@ -29,6 +29,7 @@ def encode(x):
     """The E4M3 byte, 0 to 255, whose number is nearest to the float x.
 
     Half-way between two numbers, the byte that is even. Beyond 448, that of 448.
+    -0.0 keeps its sign. NaN stays NaN.
     """
     sign = 128 if math.copysign(1, x) < 0 else 0
     if math.isnan(x):

@@ -12,7 +12,7 @@ import torch
 from ..cache import Cache
 from ..lab.mutants import ATTENTION
 from .bugs import tried
-from .inputs_05 import hidden, latents, not_expanded, played, qkv, random, small, step, turned
+from .inputs_05 import hidden, latents, not_expanded, played, qkv, random, rounded, small, step, turned
 from .part import Fault, Part, Witness
 
 # ---------------------------------------------------------------------------------------------------- the parts
@@ -113,7 +113,7 @@ PARTS = [
             Witness("the S queries are the LAST S of the T tokens", lambda: qkv(3, 7)),
             Witness("large scores must not overflow", lambda: qkv(4, 5, size=100)),
             Witness("bfloat16 in, bfloat16 out", lambda: qkv(3, 7, dtype=BF16)),
-            Witness("float64 in, float64 out", lambda: qkv(2, 3, dtype=F64, size=1e-3)),
+            Witness("float64 in, float64 out", lambda: qkv(2, 3, dtype=F64, size=1e-3), rounded),
         ),
         (
             Fault("scores.masked_fill(later, -math.inf)", "scores", "a token sees tokens that come after it: the causal mask is missing"),
@@ -163,6 +163,7 @@ PARTS = [
             Witness("eps stands inside the root", lambda: hidden(size=2e-4)),
             Witness("bfloat16 in, bfloat16 out", lambda: hidden(dtype=BF16)),
             Witness("another width", lambda: hidden(S=1, D=9, C=5, R=8)),
+            Witness("eps is an argument, 1e-6 only where none is given", lambda: (*hidden(), 0.5)),
         ),
         (
             Fault("(x * weight.float())", "x", "the norm's weight is missing"),
@@ -171,6 +172,7 @@ PARTS = [
             Fault("x.pow(2).mean(-1, keepdim=True)", "both.float().pow(2).mean(-1, keepdim=True)", "the norm covers the C latent numbers only, without the R of the key"),
             Fault("x.pow(2).mean", "x.pow(2).sum", "the norm divides by the root of the MEAN of the squares, not of their sum"),
             Fault(" + eps", "", "eps is missing: with small numbers it shows"),
+            Fault(" + eps", " + 1e-6", "eps is an argument: use the one that is given"),
             Fault(").to(h.dtype), k_pe", "), k_pe", "the latent is float32 for bfloat16 input: cast back"),
             Fault("both[:, :C], both[:, C:]", "both[:, -C:], both[:, :-C]", "the latent comes first, then the key: split after C numbers"),
             Fault(", k_pe\n", ", k_pe / k_pe.pow(2).mean(-1, keepdim=True).sqrt()\n", "the key is normalised, too: only the latent is"),
@@ -240,6 +242,7 @@ PARTS = [
             Witness("going back: rows at and after start are replaced", lambda: (torch.float32,), played((0, 8), (4, 2), (6, 1))),
             Witness("a long answer, token by token", lambda: (torch.float32,), played((0, 3), *((i, 1) for i in range(3, 40)))),
             Witness("bfloat16 in, bfloat16 out", lambda: (BF16,), played((0, 3), (3, 1))),
+            Witness("no text is too long: the cache grows", lambda: (torch.float32,), played((0, 17_000), (17_000, 1))),
         ),
         (
             Fault("return self.rows[:end]", "return self.rows", "it returns rows after the last position: only those before start + S are asked for"),

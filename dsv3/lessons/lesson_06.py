@@ -271,7 +271,7 @@ TRANSFERS = [
             Fault("return same and close and lowered and finite", "return same and close and lowered", "0 / 0 passes your test: let all scores underflow, and ask for finite weights"),
             Fault("return same and close and lowered and finite", "return finite", "finite weights are not enough, a gate in bfloat16 passes: compare ids and weights with your own"),
             Fault("return same and close and lowered and finite", "return same and lowered and finite", "the weights are not compared: those with the bias in them pass your test"),
-            Fault("gate(x, weight, bias)\n    ids, order = ids.sort(-1)", "gate(x, weight, bias)\n    ids, order = ids, torch.arange(4).expand(len(ids), 4)", "the order of a token's experts is free: sort the ids, and the weights with them"),
+            Fault("gate(x, weight, bias)\n    ids, order = ids.sort(-1)", "gate(x, weight, bias)\n    ids, order = ids, torch.arange(4).expand(len(ids), 4)", "a right gate fails your test. The order of a token's experts is free: sort the ids, and the weights with them"),
         ),
     ),
 ]  # fmt: skip

@@ -212,7 +212,7 @@ PARTS = [
             Witness("the likeliest token always stays", lambda: (scores_of(0.1, 0.9).log(), 1.0, 0, 0.3)),
             Witness("temperature comes before top-p: a hot distribution keeps more tokens", lambda: (many_scores(), 2.0, 0, 0.8)),
             Witness("top-p is of what top-k left", lambda: (many_scores(), 1.0, 60, 0.5)),
-            Witness("bfloat16 scores, float32 probabilities", lambda: (many_scores(dtype=BF16), 0.6, 0, 0.95)),
+            Witness("bfloat16 scores, float32 probabilities", lambda: (many_scores(302, dtype=BF16), 0.6, 0, 0.95)),
             Witness("top_k may be larger than the vocabulary", lambda: (scores_of(1.0, 3.0, 2.0), 1.0, 50)),
         ),
         (
@@ -343,6 +343,8 @@ TRANSFERS = [
         (
             Fault("range(len(tokens) - n - 1, -1, -1)", "range(len(tokens) - n)", "the first place is taken: the latest one is the better guess"),
             Fault("range(len(tokens) - n - 1, -1, -1)", "range(len(tokens) - n, -1, -1)", "it finds the end itself, after which nothing follows"),
+            Fault("range(len(tokens) - n - 1, -1, -1)", "range(len(tokens) - 2 * n, -1, -1)", "the two places may overlap: only the end itself does not count"),
+            Fault("range(len(tokens) - n - 1, -1, -1)", "range(len(tokens) - n - 1, 0, -1)", "the first place, 0, is left out: `range(..., -1, -1)` goes down to 0"),
             Fault("[start + n : start + n + count]", "[start : start + count]", "it guesses the ids that were found, not those that FOLLOWED them"),
             Fault("[start + n : start + n + count]", "[start + n :]", "at most `count` guesses"),
             Fault("tokens[start : start + n] == tokens[-n:]", "tokens[start + n - 1] == tokens[-1]", "it compares the last id alone: all n must be equal"),
@@ -358,12 +360,14 @@ TRANSFERS = [
             Witness("a guess that the model finds impossible is never kept", lambda: (torch.tensor([0.0, 0.5, 0.5]), torch.tensor([1.0, 0.0, 0.0])), kept_guesses(400)),
             Witness("the tokens are distributed as p (first list), and as many guesses are kept as can be (second)", lambda: (torch.tensor([0.1, 0.5, 0.4]), torch.tensor([0.6, 0.05, 0.35])), kept_guesses()),
             Witness("a guesser that is too sure", lambda: (torch.tensor([0.4, 0.3, 0.2, 0.1]), torch.tensor([0.94, 0.02, 0.02, 0.02])), kept_guesses()),
+            Witness("a guesser that likes two tokens too much", lambda: (torch.tensor([0.1, 0.1, 0.8]), torch.tensor([0.4, 0.5, 0.1])), kept_guesses(400)),
         ),
         (
             Fault("    if torch.rand(1, generator=generator) * q[guess] < p[guess]:\n", "    if torch.rand(1, generator=generator) < p[guess]:\n", "too few guesses are kept: the probability is p[guess] / q[guess], not p[guess]"),
             Fault("(p - q).clamp(min=0)", "p", "after a rejection it draws from p: tokens that the guesser likes come too often; draw from max(p - q, 0)"),
             Fault("    if torch.rand(1, generator=generator) * q[guess] < p[guess]:\n        return guess\n    rest = (p - q).clamp(min=0)\n", "    rest = p\n", "right tokens, but the guess is not looked at, so hardly any is kept"),
             Fault("    if torch.rand(1, generator=generator) * q[guess] < p[guess]:\n", "    if p.argmax() == guess:\n", "the guess is compared with the likeliest token: that is the greedy rule"),
+            Fault("    if torch.rand(1, generator=generator) * q[guess] < p[guess]:\n", "    if guess >= 0:\n", "every guess is kept, so the tokens are distributed as q: a guess is kept with probability p[guess] / q[guess]"),
             Fault("(p - q).clamp(min=0)", "(q - p).clamp(min=0)", "p and q are swapped: draw what the guesser left too SMALL"),
             Fault("(p - q).clamp(min=0)", "(p - q).abs()", "negative differences count as 0, not as positive"),
         ),

@@ -36,7 +36,10 @@ from .processes import together
 
 
 def all_reduce(x):
-    """x, of one shape on all ranks -> the sum over the ranks, the same bits on each of them."""
+    """x, of one shape on all ranks -> the sum over the ranks, the same bits on each of them.
+
+    With messages alone: dist.isend, dist.recv and the like, no collective.
+    """
     rank, size = dist.get_rank(), dist.get_world_size()
     total = x.clone().flatten()
     pieces = total.tensor_split(size)  # views: writing into a piece writes into total
@@ -269,7 +272,10 @@ PARTS = [
 
 
 def experts_of(rank, size, experts):
-    """The experts that a rank holds, as a range; each is on one rank, and any size works."""
+    """The experts that a rank holds, as a range. Each expert is on one rank, and any size must work.
+
+    As in the files, rank r begins at the whole part of r * experts / size.
+    """
     begin = rank * experts // size
     end = (rank + 1) * experts // size
     return range(begin, end)
@@ -279,7 +285,8 @@ def bytes_per_token(dim, layers, vocabulary, ranks):
     """Bytes that a rank hands to collectives for one token of one sequence.
 
     The embedding's sum is in BF16, the layers' sums and the logits are in float32, the token
-    is an int64. Pieces of the vocabulary travel at the longest one's length.
+    is an int64. Pieces of the vocabulary travel at the longest one's length. One rank alone
+    hands over nothing.
     """
     if ranks == 1:
         return 0

@@ -18,7 +18,7 @@ from .part import Fault, Part, Witness
 def advantages(rewards):
     """rewards [Q, G] -> [Q, G]: how much better each answer is than its own group.
 
-    A group of equal rewards gets exact zeros.
+    A group of rewards that are equal, up to rounding, gets exact zeros.
     """
     distance = rewards - rewards.mean(dim=1, keepdim=True)
     deviation = rewards.std(dim=1, correction=0, keepdim=True)
@@ -106,6 +106,7 @@ PARTS = [
         (
             Fault("torch.where(equal, 0.0, distance / deviation.clamp(min=1e-6))", "distance", "the distance to the mean is not divided by the group's standard deviation"),
             Fault("torch.where(equal, 0.0, distance / deviation.clamp(min=1e-6))", "distance / deviation", "equal rewards: 0 / 0 is nan, and rounding / rounding is 1. Equal groups need exact zeros"),
+            Fault("deviation < 1e-6\n    return torch.where(equal, 0.0, distance / deviation.clamp(min=1e-6))", "(rewards == rewards[:, :1]).all(1, keepdim=True)\n    return torch.where(equal, 0.0, distance / deviation)", "rewards that differ by rounding alone are equal, too: ask whether the deviation is below 1e-6"),
             Fault("deviation < 1e-6", "deviation == 0", "`deviation == 0` is not enough: the mean of eight times 0.1 is 7e-9 off, so a deviation may be 7e-9, and 7e-9 / 7e-9 is 1. Compare with 1e-6"),
             Fault("torch.where(equal, 0.0, distance / deviation.clamp(min=1e-6))", "distance / (deviation + 1e-8)", "a small number in the denominator does not help: 7e-9 / (7e-9 + 1e-8) is 0.4. Equal groups need exact zeros"),
             Fault("torch.where(equal, 0.0, distance / deviation.clamp(min=1e-6))", "distance / (deviation + 1e-4)", "1e-4 in the denominator makes small differences smaller, and equal groups not exactly zero"),
@@ -267,12 +268,14 @@ TRANSFERS = [
             Witness("None has no vote, however many there are", lambda: ([None, None, None, 85],)),
             Witness("nobody answers: None", lambda: ([None, None],)),
             Witness("with equally many votes the first that came wins", lambda: ([90, 7, 7, 90, 3],)),
+            Witness("of equally many votes the first that came wins, not the last, nor the larger", lambda: ([7, 90, 7, 90],)),
             Witness("0 is an answer, and may be negative ones, too", lambda: ([0, 0, -5, None],)),
             Witness("an empty group: None", lambda: ([],)),
         ),
         (
             Fault(" if answer is not None", "", "a refusal has a vote: leave None out"),
             Fault(" if answer is not None", " if answer", "0 is an answer: ask for `is not None`"),
+            Fault("votes.most_common(1)[0][0] if votes", "max(reversed(votes), key=votes.get) if votes", "of two with equally many votes the one that came first wins, not the last"),
             Fault("votes.most_common(1)[0][0] if votes else None", "max(votes) if votes else None", "that is the largest answer, not the most frequent one"),
             Fault(" if votes else None", "", "nobody answers: give None instead of an error"),
             Fault("votes.most_common(1)[0][0] if votes", "max(sorted(votes), key=votes.get) if votes", "of two with equally many votes the one that came first wins"),

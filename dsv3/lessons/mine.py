@@ -5,8 +5,10 @@ judged again, and never overwritten; one that is as it was is not judged again.
 """
 
 import ast
+import contextlib
 import hashlib
 import inspect
+import io
 import linecache
 import os
 import re
@@ -41,7 +43,8 @@ def keep(lesson: str, part: Part, answer: Any) -> str:
     """Write an answer's source if it is right by itself, without the notebook; a sentence that says what came of it."""
     try:
         source = source_of(answer)
-        verdict, hint = judge(part, load(source, part.name, {"__name__": f"mine.{part.name}"}))
+        with contextlib.redirect_stdout(io.StringIO()):  # what it prints was seen when the answer itself was judged
+            verdict, hint = judge(part, load(source, part.name, {"__name__": f"mine.{part.name}"}))
     except Exception as error:  # it has no source, or needs what only the notebook has
         verdict, hint = "wrong", f"it raises {type(error).__name__}: {error}"
     if verdict != "right":
@@ -72,7 +75,7 @@ def kept(lesson: str, part: Part) -> Any | None:
         answer = load(text, part.name, {"__name__": f"mine.{part.name}"}, str(file))
         unchanged = first and first[3] == _sum(text[first.end() :]) and first[4] == _sum(_inputs(part))
         return answer if unchanged or judge(part, answer)[0] == "right" else None
-    except Exception:  # not there, not text, edited into something that does not run
+    except (Exception, SystemExit):  # not there, not text, edited into something that does not run
         return None
 
 
@@ -116,7 +119,7 @@ def source_of(answer: Any) -> str:
 
 def _collect(answer: Any, parts: dict[str, str]) -> None:
     """Put the source of ``answer`` into ``parts``, after that of everything it uses."""
-    plain_answer = plain(answer)
+    plain_answer = inspect.unwrap(plain(answer))  # without decorators
     methods = [x for x in vars(answer).values() if inspect.isfunction(x)] if inspect.isclass(answer) else [plain_answer]
     if not methods:
         raise OSError(f"no source of {plain_answer.__name__}")
@@ -137,7 +140,7 @@ def _collect(answer: Any, parts: dict[str, str]) -> None:
     own |= {each.id for each in names if isinstance(each.ctx, ast.Store)}
     for used in dict.fromkeys(each.id for each in names):
         if used not in parts and used in space and used not in own:
-            _one(used, space[used], getattr(plain_answer, "__module__", ""), parts)
+            _one(used, space, cell, getattr(plain_answer, "__module__", ""), parts)
     del parts[name]
     parts[name] = text
 
@@ -147,13 +150,21 @@ def _is_check(decorator: ast.expr) -> bool:
     return isinstance(decorator, ast.Attribute) and decorator.attr == "check"
 
 
-def _one(name: str, value: Any, home: str, parts: dict[str, str]) -> None:
+def _one(name: str, space: dict[str, Any], cell: str, home: str, parts: dict[str, str]) -> None:
     """Put the line that gives ``name`` its value into ``parts``; nothing if no line can."""
+    value, line = space[name], _assignment(name, cell)
     inner = plain(value)
     module = sys.modules.get(getattr(inner, "__module__", None) or "")
     own = getattr(inner, "__name__", "")
     if isinstance(value, types.ModuleType):
         parts[name] = f"import {value.__name__}" + ("" if value.__name__ == name else f" as {name}")
+    elif line and (own or not _literal(value)):  # a compiled pattern, a lambda, a named tuple
+        parts[name] = ""
+        for used in dict.fromkeys(each.id for each in ast.walk(line) if isinstance(each, ast.Name)):
+            if used not in parts and used in space:
+                _one(used, space, cell, home, parts)
+        del parts[name]
+        parts[name] = ast.unparse(line)
     elif own and getattr(inner, "__module__", "") == home and (inspect.isfunction(inner) or inspect.isclass(inner)):
         _collect(value, parts)
     elif own and module and getattr(module, own, None) is value:
@@ -163,9 +174,25 @@ def _one(name: str, value: Any, home: str, parts: dict[str, str]) -> None:
         parts[name] = f"{name} = {value}"
     elif isinstance(value, float):  # infinity, too
         parts[name] = f"{name} = {value!r}" if abs(value) < float("inf") else f'{name} = float("{value}")'
-    else:
-        try:
-            if ast.literal_eval(repr(value)) == value:
-                parts[name] = f"{name} = {value!r}"
-        except (ValueError, SyntaxError):
-            pass
+    elif _literal(value):
+        parts[name] = f"{name} = {value!r}"
+
+
+def _literal(value: Any) -> bool:
+    """Whether a value's text gives it again."""
+    try:
+        return isinstance(value, float) or bool(ast.literal_eval(repr(value)) == value)
+    except (ValueError, SyntaxError):
+        return False
+
+
+def _assignment(name: str, cell: str) -> ast.Assign | ast.AnnAssign | None:
+    """The last line of a cell that gives a name its value."""
+    found = None
+    for node in ast.parse(cell).body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and name in [getattr(each, "id", "") for each in targets]:
+            found = node
+    return found

@@ -2,6 +2,12 @@
 
 WRONG = {
     "usable_memory": [
+        ("the smaller text", "as text", """
+def usable_memory(meminfo, memory_max):
+    total = int(meminfo.partition("MemTotal:")[2].split()[0]) * 1024
+    if memory_max is None or memory_max.strip() == "max": return total
+    return int(min(str(total), memory_max.strip()))
+"""),
         ("what the machine has", "ignored", """
 def usable_memory(meminfo, memory_max):
     first = meminfo.splitlines()[0].split()
@@ -37,6 +43,11 @@ def usable_memory(meminfo, memory_max):
 """),
     ],
     "verdict": [
+        ("one character", "two digits", """
+def verdict(built, driver):
+    if built is None: return "CPU build"
+    return "ok" if int(built[0]) <= int(driver[0]) else "old driver"
+"""),
         ("the whole version decides", "BEFORE the dot|before the dot|SAME major", """
 def verdict(built, driver):
     if built is None:

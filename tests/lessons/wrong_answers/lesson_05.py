@@ -67,6 +67,13 @@ def rope(x, positions, frequencies):
 """),
     ],
     "compress": [
+        ("its own eps", "eps is an argument", """
+def compress(h, down, weight, eps=1e-6):
+    C = len(weight)
+    x = (h @ down.T).float()
+    c, k = x[:, :C], x[:, C:]
+    return (c * (c.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * weight).to(h.dtype), k.to(h.dtype)
+"""),
         ("eps outside of the root", "eps", """
 def compress(h, down, weight, eps=1e-6):
     c, k_pe = (h @ down.T).split([len(weight), len(down) - len(weight)], dim=-1)
@@ -174,6 +181,15 @@ def absorbed(q_nope, q_pe, kept, up, scale):
 """),
     ],
     "LatentCache": [
+        ("room for 4096 rows", "no text is too long", """
+class LatentCache:
+    def __init__(self, width):
+        self.rows = None
+    def update(self, start, new):
+        if self.rows is None: self.rows = torch.zeros(4096, new.shape[1], dtype=new.dtype)
+        self.rows[start:start+len(new)] = new
+        return self.rows[:start+len(new)]
+"""),
         ("a list that only grows", "appends", """
 class LatentCache:
     def __init__(self, width):
@@ -291,6 +307,19 @@ def to_halves(weight, heads, R):
 }  # fmt: skip
 
 RIGHT = {
+    "attend": ["""
+def attend(q, k, v, scale):
+    S, T = q.shape[0], k.shape[0]
+    x = torch.einsum('shd,thd->hst', q, k) * scale
+    x = x.masked_fill(~torch.ones(S, T, dtype=torch.bool).tril(T - S), -torch.inf)
+    return torch.einsum('hst,thp->shp', x.softmax(-1), v)
+""", """
+def attend(q, k, v, scale):
+    S, T = q.shape[0], k.shape[0]
+    m = torch.ones(S, T, dtype=torch.bool).tril(T - S)
+    o = torch.nn.functional.scaled_dot_product_attention(*(x.transpose(0,1).float() for x in (q,k,v)), attn_mask=m, scale=scale)
+    return o.transpose(0,1).to(q.dtype)
+"""],
     "yarn": ["""
 def yarn(base, R, factor, length, fast, slow):
     out = []

@@ -2,6 +2,14 @@
 
 WRONG = {
     "decode": [
+        ("appends to the prompt", "changes the prompt", """
+def decode(prefill, step, prompt, choose, ends, most):
+    n = len(prompt)
+    prompt.append(choose(prefill(prompt)))
+    while len(prompt) - n < most and prompt[-1] not in ends:
+        prompt.append(choose(step(prompt[-1], len(prompt) - 1)))
+    return prompt[n:]
+"""),
         ("the prompt once more, token by token", "read once|each new token once", """
 def decode(prefill, step, prompt, choose, ends, most):
     scores = prefill(prompt)
@@ -319,6 +327,20 @@ def accept(scores, guesses):
 """),
     ],
     "lookup": [
+        ("stops before place 0", "goes down to 0", """
+def lookup(tokens, n, count):
+    key = tokens[-n:]
+    for i in range(len(tokens) - n - 1, 0, -1):
+        if tokens[i:i+n] == key: return tokens[i+n:i+n+count]
+    return []
+"""),
+        ("places must not overlap", "may overlap", """
+def lookup(tokens, n, count):
+    key = tokens[-n:]
+    for i in range(len(tokens) - 2*n, -1, -1):
+        if tokens[i:i+n] == key: return tokens[i+n:i+n+count]
+    return []
+"""),
         ("the first place", "latest one", """
 def lookup(tokens, n, count):
     for i in range(len(tokens) - n):
@@ -341,6 +363,15 @@ def lookup(tokens, n, count):
 """),
     ],
     "accept_sampled": [
+        ("keeps every guess", "every guess is kept", """
+def accept_sampled(p, q, guess, generator):
+    return guess
+"""),
+        ("torch's own generator", "generator: pass", """
+def accept_sampled(p, q, guess, generator):
+    if torch.rand(1).item() * q[guess].item() < p[guess].item(): return guess
+    return torch.multinomial((p - q).clamp(min=0), 1).item()
+"""),
         ("the guess is kept with p alone", "p.guess. / q|each guess is kept", """
 def accept_sampled(p, q, guess, generator):
     u = torch.rand((), generator=generator)
@@ -409,6 +440,25 @@ def decode(prefill, step, prompt, choose, ends, most):
     "shares": [
         """
 def shares(scores, temperature, top_k=0, top_p=1.0):
+    scores = scores.float()
+    if temperature == 0:
+        return torch.nn.functional.one_hot(scores.argmax(), len(scores)).float()
+    z = scores / temperature
+    if 0 < top_k < len(z):
+        keep = torch.zeros(len(z), dtype=torch.bool)
+        keep[z.topk(top_k).indices] = True
+        z = z.masked_fill(~keep, -torch.inf)
+    p = z.softmax(0)
+    order = p.argsort(descending=True, stable=True)
+    s = p[order]
+    before = s.cumsum(0) - s
+    s[before >= top_p] = 0
+    out = torch.zeros_like(p)
+    out[order] = s
+    return out / out.sum()
+""",
+        """
+def shares(scores, temperature, top_k=0, top_p=1.0):
     if temperature == 0:
         return torch.nn.functional.one_hot(scores.argmax(), len(scores)).float()
     values, order = (scores.float() / temperature).sort(descending=True)
@@ -419,7 +469,7 @@ def shares(scores, temperature, top_k=0, top_p=1.0):
     result = torch.empty_like(ordered)
     result[order] = ordered / ordered.sum()
     return result
-"""
+""",
     ],
     "draw": [
         """

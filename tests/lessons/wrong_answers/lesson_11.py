@@ -130,6 +130,13 @@ def read_stream(lines):
 """),
     ],
     "times": [
+        ("the middle gap", "mean over all gaps", """
+def times(sent, arrivals):
+    import statistics
+    g = [b - a for a, b in zip(arrivals, arrivals[1:])]
+    m = statistics.median(g) if g else 0
+    return dict(first=arrivals[0] - sent, per_token=m, tokens_per_s=1/m if m else 0)
+"""),
         ("both waits mixed", "first token", """
 def times(sent, arrivals):
     per_token = (arrivals[-1] - sent) / len(arrivals)

@@ -2,6 +2,13 @@
 
 WRONG = {
     "advantages": [
+        ("equality of the rewards themselves", "rounding alone", """
+def advantages(rewards):
+    m = rewards.mean(1, keepdim=True)
+    s = ((rewards - m) ** 2).mean(1, keepdim=True).sqrt()
+    same = (rewards == rewards[:, :1]).all(1, keepdim=True)
+    return torch.where(same, torch.zeros_like(rewards), (rewards - m) / s)
+"""),
         ("std == 0 is the only guard", "== 0` is not enough|exact zeros|rounding", """
 def advantages(rewards):
     mean, std = rewards.mean(1, keepdim=True), rewards.std(1, unbiased=False, keepdim=True)
@@ -241,6 +248,16 @@ def reward(text, ended, right):
 """),
     ],
     "consensus": [
+        ("a set's order", "came first", """
+def consensus(answers):
+    v = [a for a in answers if a is not None]
+    return max(set(v), key=v.count) if v else None
+"""),
+        ("the last of equals", "came first", """
+def consensus(answers):
+    v = [a for a in answers if a is not None]
+    return max(reversed(v), key=v.count) if v else None
+"""),
         ("statistics.mode counts refusals", "refusal|None has no vote", """
 def consensus(answers):
     import statistics

@@ -11,15 +11,15 @@ EPS = 1e-6
 FORMAT = t.float32
 
 
-def helper(x):
-    return x * t.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPS)
+def helper(x, eps):
+    return x * t.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
 
 
 @lesson.check
-def compress(h, down, weight, eps=1e-6):
+def compress(h, down, weight, eps=EPS):
     y = h @ down.T
     c, k_pe = y[:, : len(weight)], y[:, len(weight) :]
-    return (helper(c.to(FORMAT)) * weight.float()).to(h.dtype).clamp(max=much), k_pe
+    return (helper(c.to(FORMAT), eps) * weight.float()).to(h.dtype).clamp(max=much), k_pe
 """
 
 
@@ -39,7 +39,7 @@ def answered(source, name="compress"):
 def test_what_passed_is_kept_with_what_it_uses_and_found_by_another_start(folder, capsys):
     lesson = answered(CELL)
     assert lesson.state["compress"] == "yours"
-    assert "compress: right\x1b[0m on 5 inputs. Kept in " in capsys.readouterr().out
+    assert "compress: right\x1b[0m on 6 inputs. Kept in " in capsys.readouterr().out
     text = (folder / "lesson_05" / "compress.py").read_text()
     assert "lesson.check" not in text
     again = Parts("05")
@@ -57,6 +57,17 @@ def test_a_wrong_answer_is_told_and_the_solution_takes_its_place(folder, capsys)
     assert lesson.tried["compress"].__name__ == "compress"
     assert "compress: wrong. The norm's weight is missing." in capsys.readouterr().out
     assert not folder.exists()
+
+
+def test_a_part_keeps_its_helper_when_a_later_cell_has_another_of_that_name(folder):
+    space = {"__name__": "__main__", "lesson": (lesson := Parts("05"))}
+    load(CELL, "compress", space)
+    load("def helper():\n    pass\n", "helper", space)
+    assert (
+        lesson.known["compress"]
+        .witnesses[1]
+        .use(lesson.parts().compress, lesson.known["compress"].witnesses[1].given())
+    )
 
 
 def test_an_edited_file_is_judged_again_and_never_overwritten(folder, capsys):
@@ -85,7 +96,7 @@ def test_a_link_is_not_followed(folder, tmp_path, capsys):
 
 
 def test_what_leans_on_the_notebook_is_right_there_and_not_kept(folder, capsys):
-    cell = "import torch\nones = torch.ones(1)\n\n\n" + CELL.replace(
+    cell = "import torch\nones = torch.ones(len(lesson.number) - 1)\n\n\n" + CELL.replace(
         "y = h @ down.T", "y = h @ (ones.to(h.dtype) * down).T"
     )
     lesson = answered(cell)
@@ -127,6 +138,25 @@ def test_source_keeps_decorators_and_constants():
     load("import functools\nPAIR = (1, 2.5)\n\n\n@functools.cache\ndef f(x):\n    return PAIR, f\n", "f", space)
     source = mine.source_of(space["f"].__wrapped__)
     assert source == "import functools\n\nPAIR = (1, 2.5)\n\n\n@functools.cache\ndef f(x):\n    return PAIR, f\n"
+
+
+def test_what_has_no_text_is_kept_as_it_was_assigned():
+    cell = """import functools
+import re
+from collections import namedtuple
+
+PATTERN = re.compile("a+")
+found = functools.partial(re.findall, PATTERN)
+Pair = namedtuple("Pair", "one two")
+last = lambda x: x[-1]
+
+
+@functools.cache
+def part(x):
+    return last(Pair(0, found(x)))
+"""
+    source = mine.source_of(load(cell, "part", {"__name__": "__main__"}))
+    assert load(source, "part", {"__name__": "elsewhere"})("baab") == ["aa"]
 
 
 def test_an_argument_is_not_what_a_notebook_has_under_its_name():
