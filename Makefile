@@ -34,7 +34,7 @@ help:
 	@echo "make demo   download, cast, convert, generate on 2 processes, with tiny-r1"
 	@echo "            TORCH=cpu fetches about 0.25 GB instead of 2.8 GB; it goes with every goal that installs"
 	@echo "make quick  ruff and the quick tests: one process, 2 minutes"
-	@echo "make test   lint and all tests: 20 minutes"
+	@echo "make test   lint and all tests: 50 minutes"
 	@echo "make lowest  the demo with the oldest versions that are admitted, in an environment of its own (2.8 GB)"
 	@echo "make test-vllm  install vLLM's CPU build in an environment of its own (3.6 GB), and test that it serves tiny-r1"
 	@echo "make lint   ruff, check and format; mypy"
@@ -98,8 +98,8 @@ test: lint
 	$(call part,unit,$(PYTEST) $(TWO) tests/unit)
 	$(call part,jobs,$(PYTEST) $(TWO) tests/jobs $(ALONE:%=--ignore=%))
 	$(call part,jobs one at a time,$(PYTEST) $(ALONE))
-	$(call part,browser and lessons as text,$(PYTEST) tests/browser tests/lessons tests/gpu --ignore=tests/lessons/test_built.py)
-	$(call part,lessons with stubs solved,$(PYTEST) -n 2 tests/lessons/test_built.py)
+	$(call part,browser and lessons as text,$(PYTEST) tests/browser tests/lessons/test_lessons.py tests/gpu)
+	$(call part,parts of lessons and lessons with stubs solved,$(PYTEST) -n 2 tests/lessons/test_parts.py tests/lessons/test_built.py)
 	$(call fresh,$(RUN),RUN)
 	@cp -r notebooks/. $(RUN)
 	$(call part,lessons,DSV3_HOME="$(CURDIR)/$(RUN)/home" $(PYTEST) $(TWO) --nbmake --overwrite \

@@ -272,7 +272,7 @@ PARTS = [
 
 
 def experts_of(rank, size, experts):
-    """The experts that a rank holds, as a range. Each expert is on one rank, and any size must work.
+    """The experts that a rank holds, as a range. Each expert is on one rank. Any size must work.
 
     As in the files, rank r begins at the whole part of r * experts / size.
     """
