@@ -6,13 +6,13 @@ where it was not; and since it may never end, or crash. The process is ``python 
 
 import atexit
 import os
-import pickle
 import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import IO, TYPE_CHECKING, Any
 
 from ..kernels import why_no_triton
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 LONGEST = 30  # seconds for all inputs of a part; a right answer takes less than one
 COMPILING = 120  # seconds for one target, or for measuring
-KNOWN: dict[tuple[str, str, str], list[Any]] = {}  # what sources gave
-RUNNING: dict[bool, "subprocess.Popen[bytes]"] = {}  # interpreting or compiling
 
 
 def outcomes(number: str, answer: Any, witnesses: Sequence[Witness]) -> list[Any]:
@@ -41,11 +39,14 @@ def outcomes(number: str, answer: Any, witnesses: Sequence[Witness]) -> list[Any
     if lacking := why_no_triton():
         print(f"{name}: no kernel runs here, so nothing is judged ({lacking}).", end=" ")
         raise NotImplementedError
-    key = number, name, source
-    if key not in KNOWN:
-        found = ask(True, LONGEST, "judge", *key)
-        KNOWN[key] = [Refused(str(found))] * len(witnesses) if isinstance(found, Exception) else found
-    return KNOWN[key]
+    found = _judged(number, name, source)
+    return [Refused(str(found))] * len(witnesses) if isinstance(found, Exception) else found
+
+
+@cache
+def _judged(number: str, name: str, source: str) -> Any:
+    """What a source gives; the same source gives the same."""
+    return ask(True, LONGEST, "judge", number, name, source)
 
 
 def compiled(
@@ -59,7 +60,7 @@ def compiled(
     if lacking := why_no_triton():
         return dict.fromkeys(targets, lacking)
     types = {name: x.new_empty(0) if hasattr(x, "new_empty") else x for name, x in args.items()}
-    job = source_of(kernel), plain(kernel).__name__, _packed(types)
+    job = source_of(kernel), plain(kernel).__name__, types
     found = (ask(False, COMPILING, "compile", *job, target, num_warps, num_stages) for target in targets)
     return {target: str(x) if isinstance(x, Exception) else x for target, x in zip(targets, found, strict=True)}
 
@@ -72,45 +73,56 @@ def microseconds(
 
     if lacking := why_no_triton() or ("" if torch.cuda.is_available() else "no GPU here"):
         return lacking
-    job = source_of(kernel), plain(kernel).__name__, grid, _packed(args)
+    job = source_of(kernel), plain(kernel).__name__, grid, args
     found = ask(False, COMPILING, "time", *job, num_warps, num_stages)
     return str(found) if isinstance(found, Exception) else found
 
 
-def _packed(args: dict[str, Any]) -> dict[str, Any]:
-    """Tensors as their type and bytes: FP8 cannot be pickled."""
-    import torch
+class Worker:
+    """The process that waits for tasks; started when it is asked, and again after it has ended."""
 
-    return {k: (x.dtype, x.view(torch.uint8)) if isinstance(x, torch.Tensor) else x for k, x in args.items()}
+    def __init__(self, interpreted: bool):
+        self.interpreted, self.process = interpreted, self._start(interpreted)
 
-
-def _unpacked(args: dict[str, Any]) -> dict[str, Any]:
-    return {k: x[1].view(x[0]) if isinstance(x, tuple) else x for k, x in args.items()}
-
-
-def ask(interpreted: bool, limit: float, task: str, *args: Any) -> Any:
-    """Have the process do a task of ``TASKS``; an exception that it gives is returned, not raised."""
-    process = RUNNING.get(interpreted)
-    if process is None or process.poll() is not None:
+    @staticmethod
+    def _start(interpreted: bool) -> "subprocess.Popen[bytes]":
         env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
         env |= {"TRITON_INTERPRET": "1"} if interpreted else {}
-        process = RUNNING[interpreted] = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", __name__], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         atexit.register(process.kill)
-    assert process.stdin
-    assert process.stdout
-    try:
-        pickle.dump((limit, task, args), process.stdin)
-        process.stdin.flush()
-        return pickle.load(process.stdout)
-    except BaseException as error:  # also an interrupt: the answer to come would be taken for the next one's
-        process.kill()
-        RUNNING.pop(interpreted).wait()
-        if isinstance(error, (EOFError, OSError)):
-            return RuntimeError("the process that runs kernels came to an end; run the cell again")
-        raise
+        return process
+
+    def ask(self, *request: Any) -> Any:
+        """Its answer to (limit, task, arguments)."""
+        from .wire import pack, receive, send, unpack
+
+        if self.process.poll() is not None:
+            self.process = self._start(self.interpreted)
+        assert self.process.stdin
+        assert self.process.stdout
+        try:
+            send(self.process.stdin, pack(request))
+            return unpack(receive(self.process.stdout))
+        except BaseException as error:  # also an interrupt: the answer to come would be taken for the next one's
+            self.process.kill()
+            self.process.wait()
+            if isinstance(error, (EOFError, OSError)):
+                return RuntimeError("the process that runs kernels came to an end; run the cell again")
+            raise
+
+
+@cache
+def worker(interpreted: bool) -> Worker:
+    """The one that interprets, and the one that compiles and measures."""
+    return Worker(interpreted)
+
+
+def ask(interpreted: bool, limit: float, task: str, *args: Any) -> Any:
+    """Have the process do a task of ``TASKS``; an exception that it gives is returned, not raised."""
+    return worker(interpreted).ask(limit, task, args)
 
 
 # ------------------------------------------------------------------------------------------ in the other process
@@ -140,7 +152,7 @@ def compile_one(source: str, name: str, args: dict[str, Any], target: str, warps
     from ..kernels.launch import Launch
 
     kernel = load(source, name, {"__name__": "answer"})
-    return compile_for(Launch(kernel, (1,), _unpacked(args), warps, stages), named(target))
+    return compile_for(Launch(kernel, (1,), args, warps, stages), named(target))
 
 
 def time_one(source: str, name: str, grid: tuple[int, ...], args: dict[str, Any], warps: int, stages: int) -> float:
@@ -148,7 +160,7 @@ def time_one(source: str, name: str, grid: tuple[int, ...], args: dict[str, Any]
     from triton.testing import do_bench
 
     kernel = load(source, name, {"__name__": "answer"})
-    there = {key: x.cuda() if hasattr(x, "cuda") else x for key, x in _unpacked(args).items()}
+    there = {key: x.cuda() if hasattr(x, "cuda") else x for key, x in args.items()}
     return 1e3 * do_bench(lambda: kernel[grid](**there, num_warps=warps, num_stages=stages))
 
 
@@ -175,19 +187,22 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)  # so that ``torch.empty`` is full of NaN
     import triton  # noqa: F401 (once, not in every fork)
 
+    from .wire import receive, send, unpack
+
     with os.fdopen(os.dup(1), "wb") as replies:
         os.dup2(2, 1)  # what a learner prints is no reply
         while True:
             try:
-                limit, task, args = pickle.load(sys.stdin.buffer)
+                limit, task, args = unpack(receive(sys.stdin.buffer))
             except EOFError:
                 return
-            replies.write(_forked(limit, task, args))
-            replies.flush()
+            send(replies, _forked(limit, task, args))
 
 
 def _forked(limit: float, task: str, args: tuple[Any, ...]) -> bytes:
-    """The pickled result of a task, or of an exception that says why there is none."""
+    """The packed result of a task, or of an exception that says why there is none."""
+    from .wire import pack
+
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -206,17 +221,19 @@ def _forked(limit: float, task: str, args: tuple[Any, ...]) -> bytes:
     if whole and data:
         return data
     if not whole:
-        return pickle.dumps(TimeoutError(f"your code was stopped after {limit:g} seconds: does its loop end?"))
+        return pack(TimeoutError(f"your code was stopped after {limit:g} seconds: does its loop end?"))
     died = signal.Signals(status).name if status in set(signal.Signals) else f"status {status}"
-    return pickle.dumps(RuntimeError(f"your code stopped the interpreter ({died}): does an address leave its tensor?"))
+    return pack(RuntimeError(f"your code stopped the interpreter ({died}): does an address leave its tensor?"))
 
 
 def _send(pipe: IO[bytes], task: str, args: tuple[Any, ...]) -> None:
+    from .wire import pack
+
     try:
-        data = pickle.dumps(TASKS[task](*args))
+        data = pack(TASKS[task](*args))
     except BaseException as error:  # the learner's code may raise anything
         says = str(error).strip().splitlines()
-        data = pickle.dumps(ValueError(f"{type(error).__name__}: {says[-1] if says else 'no words'}"))
+        data = pack(ValueError(f"{type(error).__name__}: {says[-1] if says else 'no words'}"))
     pipe.write(data)
 
 

@@ -6,6 +6,7 @@ import linecache
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -80,10 +81,16 @@ class Part:
 
     def faulty(self, fault: Fault) -> Any:
         """The solution with an error."""
-        if self.source.count(fault.old) != 1:
-            raise ValueError(f"{self.name}: {fault.old!r} stands {self.source.count(fault.old)} times in the solution")
-        space = dict(vars(sys.modules[plain(self.solution).__module__]))
-        return load(self.source.replace(fault.old, fault.new), self.name, space)
+        return _faulty(self, fault)
+
+
+@cache  # the same error, the same function: what judges it may remember what it gives
+def _faulty(part: Part, fault: Fault) -> Any:
+    if part.source.count(fault.old) != 1:
+        times = part.source.count(fault.old)
+        raise ValueError(f"{part.name}: {fault.old!r} stands {times} times in the solution")
+    space = dict(vars(sys.modules[plain(part.solution).__module__]))
+    return load(part.source.replace(fault.old, fault.new), part.name, space)
 
 
 class Transplant(NamedTuple):

@@ -7,35 +7,38 @@ waits for an import of torch. A rank that waits for nobody is ended by gloo, one
 import faulthandler
 import multiprocessing
 import os
-import pickle
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from .judge import Raised, Refused, _where
 from .part import Witness
+from .wire import pack, unpack
 
 WAITING = 10  # seconds that a rank waits for another
 LIMIT = 3 * WAITING  # that all may take
 SECONDARY = ("Connection closed", "Connection reset", "Broken pipe", "Socket closed")
 NOT_RUN = Refused("the ranks came to no end before this input")
-_known: dict[tuple[str, Any], list[Any]] = {}  # of the course's own answers, which do not change
 
 
 def together(answer: Any, witnesses: tuple[Witness, ...]) -> list[Any]:
     """What an answer gives on all ranks, for each witness; its ``given`` are the arguments of rank 0, 1, ..."""
     if not str(getattr(answer, "__module__", "")).startswith("dsv3.lessons.lesson_"):
         return _together(answer, witnesses)
-    key = answer.__name__, answer.__code__
-    if key not in _known:
-        _known[key] = _together(answer, witnesses)
-    return _known[key]
+    return _course(answer, witnesses)
+
+
+@cache
+def _course(answer: Any, witnesses: tuple[Witness, ...]) -> list[Any]:
+    """Of the course's own answers, which do not change."""
+    return _together(answer, witnesses)
 
 
 def _together(answer: Any, witnesses: tuple[Witness, ...]) -> list[Any]:
@@ -111,9 +114,9 @@ def _outcome(answer: Callable, case: tuple) -> Any:
 
 def _packed(found: Any) -> bytes:
     try:
-        return pickle.dumps(found)
-    except Exception as error:
-        return pickle.dumps(Refused(f"it returns what cannot be looked at: {error}"))
+        return pack(found)
+    except TypeError as error:
+        return pack(Refused(f"it returns what cannot be looked at: {error}"))
 
 
 def _outcomes(group: list[tuple[Any, Connection]], cases: int, end: float) -> list[Any]:
@@ -142,7 +145,7 @@ def _received(pipe: Connection, cases: int, end: float) -> Iterator[Any]:
             yield Refused(f"the ranks did not end within {LIMIT} s and were stopped")
             return
         try:
-            found = pickle.loads(pipe.recv_bytes())  # from our own fork
+            found = unpack(pipe.recv_bytes())
         except EOFError:
             yield Refused("a rank was ended by gloo: a message came that was larger than the tensor that waits for it")
             return

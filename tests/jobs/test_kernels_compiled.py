@@ -57,8 +57,8 @@ def test_a_kernel_that_never_ends_is_stopped_and_the_next_one_is_judged(monkeypa
 
 def test_a_process_that_came_to_its_end_is_told_and_started_again():
     apart.ask(True, 30, "judge", "08", "quant", PARTS["quant"].source.replace("448", "447"))
-    apart.RUNNING[True].kill()
-    apart.RUNNING[True].wait()
+    apart.worker(True).process.kill()
+    apart.worker(True).process.wait()
     found = apart.ask(
         True, 30, "judge", "08", "quant", "import triton\nimport triton.language as tl\n" + PARTS["quant"].source
     )
