@@ -113,7 +113,8 @@ class Parts:
         """Which parts are the learner's, and where their source is."""
         yours = [name for name in self.spine if self.state[name] == "yours"]
         theirs = [name for name in self.spine if name not in yours]
-        return f"yours: {', '.join(yours) or 'none'}; the course's: {', '.join(theirs) or 'none'}"
+        where = f" (in {mine.shown(mine.folder() / f'lesson_{self.number}')})" if yours else ""
+        return f"yours: {', '.join(yours) or 'none'}{where}; the course's: {', '.join(theirs) or 'none'}"
 
     def parts(self, **instead: Any) -> types.SimpleNamespace:
         """All parts, own and borrowed, some of them replaced: ``parts(rope=lesson.tried["rope"])``."""

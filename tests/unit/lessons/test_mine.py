@@ -45,6 +45,7 @@ def test_what_passed_is_kept_with_what_it_uses_and_found_by_another_start(folder
     again = Parts("05")
     assert again.count() == "1 of 6 yours."
     assert again.parts().compress.__module__ == "mine.compress"
+    assert f"yours: compress (in {folder}/lesson_05); the course's: attend, rope" in again.whose()
     stub = again.known["compress"].stub()
     answered("import torch\n" + stub)
     assert "the stub is blank, so the one that you kept in" in capsys.readouterr().out
