@@ -7,6 +7,7 @@ python -m tools.lessons export html|slides --output-dir DIR
 """
 
 import argparse
+import importlib
 import os
 import sys
 import tempfile
@@ -28,8 +29,8 @@ LESSONS = ROOT / "notebooks"
 MARK = ".made-by-export"  # what an export has made carries this file
 TABLE = """# What the learner writes
 
-Made by `python -m tools.lessons write`. Each part is checked on inputs on which plausible errors show; each known error
-is caught on them, and named."""
+Made by `python -m tools.lessons write`. Each part is checked on inputs on which plausible errors show. Each known error
+is caught on them, and named; so is each wrong answer that was written without a look at the known errors."""
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -93,11 +94,22 @@ def table() -> str:
     """The course's parts: what each lesson builds, and how much its checks catch."""
     rows = []
     for path in paths():
+        written = importlib.import_module(f"tests.lessons.wrong_answers.lesson_{path.stem[:2]}").WRONG
         for part in sum(parts_of(path.stem[:2]), []):
             stars = "★" * part.stars + "☆" * (3 - part.stars)
-            numbers = f"{part.lines} | {len(part.witnesses)} | {len(part.faults)}"
+            numbers = f"{part.lines} | {len(part.witnesses)} | {len(part.faults)} | {len(written[part.name])}"
             rows.append(f"| {path.stem[:2]} | `{part.name}` | {part.what} | {stars} | {part.minutes} | {numbers} |")
-    columns = ("lesson", "part", "what it is", "difficulty", "minutes", "lines", "inputs", "known errors")
+    columns = (
+        "lesson",
+        "part",
+        "what it is",
+        "difficulty",
+        "minutes",
+        "lines",
+        "inputs",
+        "known errors",
+        "wrong answers",
+    )
     head = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     return "\n".join([TABLE, "", *head, *rows, ""])
 
