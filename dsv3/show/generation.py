@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .style import BLUE, GREY, HEAT, PINK, RED, SKY, axes
+from .style import BLUE, GREY, HEAT, PINK, SKY, axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,23 +111,6 @@ def passes(
         ax.set_xscale("log", base=2)
         ax.set_ylim(bottom=0)
     figure.suptitle(title, fontsize=12)
-    return figure
-
-
-def errors(scores: Mapping[str, tuple[int, str]], of: int, title: str) -> "Figure":
-    """Name -> sums that came out with one wrong part, and a note; errors that cost none are seen, too."""
-    figure, (ax,) = axes(size=(9.0, 0.9 + 0.36 * len(scores)))
-    rows = range(len(scores))
-    for y, (right, note) in zip(rows, scores.values(), strict=True):
-        ax.plot([right], [y], "o", color=RED if right < of else "black", markersize=8)
-        left = right > 0.6 * of
-        ax.annotate(
-            note, (right, y), textcoords="offset points", xytext=(-9 if left else 9, 0), fontsize=11,
-            ha="right" if left else "left", va="center",
-        )  # fmt: skip
-    ax.set_yticks(rows, scores)
-    ax.invert_yaxis()
-    ax.set(xlim=(-0.5, of + 0.5), xlabel=f"sums right, of {of}", title=title)
     return figure
 
 

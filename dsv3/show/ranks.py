@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .style import BLUE, GREEN, GREY, ORANGE, RED, SKY, YELLOW, axes
+from .style import BLUE, GREEN, GREY, ORANGE, SKY, YELLOW, axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,19 +78,4 @@ def waiting(latencies: Sequence[float], speeds: Mapping[str, Sequence[float]], a
     ax.set_title("DeepSeek-R1 on 16 ranks: waiting decides, not bytes")
     ax.set_ylim(bottom=0)
     figure.legend(fontsize=11, loc="outside right upper")
-    return figure
-
-
-def costs(rows: Mapping[str, int], of: int) -> "Figure":
-    """Sums that are solved with each set of parts, as dots; the errors in red."""
-    from matplotlib.ticker import MaxNLocator
-
-    figure, (ax,) = axes(size=(8.0, 0.9 + 0.42 * len(rows)))
-    for name, solved in rows.items():
-        ax.plot(solved, name, "o", color="black" if name.startswith("right") else RED, markersize=10)
-    ax.set(xlabel=f"sums solved, of {of}", xlim=(-0.04 * of, 1.04 * of))
-    ax.set_title("Two ranks do not show every error")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.invert_yaxis()
-    ax.grid(axis="y", color="#dddddd")
     return figure

@@ -97,12 +97,6 @@ def test_passes_and_the_share_of_attention_are_those_given():
     assert len(show.passes({"prefill": [(1, 10.0)]}).axes) == 1
 
 
-def test_each_error_has_a_dot_also_one_that_costs_nothing():
-    (ax,) = show.errors({"no top-p": (4, "4"), "another seed": (20, "20")}, 20, "title").axes
-    assert [line.get_xdata()[0] for line in ax.lines] == [4, 20]
-    assert [line.get_color() for line in ax.lines] == [show.RED, "black"]
-
-
 def test_a_completion_is_shaded_where_it_was_doubted():
     found = [generation.Choice("3", 1.0, ()), generation.Choice("7\\n", 0.5, ()), generation.Choice("85", 0.9999, ())]
     (ax,) = show.shaded("question", found).axes

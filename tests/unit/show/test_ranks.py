@@ -21,5 +21,3 @@ def test_figures_show_what_they_are_given():
     (ax,) = show.waiting([1, 10], {"ring": [900, 800], "tree": [950, 850]}, 1000, 5).axes
     assert [list(line.get_ydata()) for line in ax.lines[:3]] == [[900, 800], [950, 850], [1000, 1000]]
     assert list(ax.lines[3].get_xdata()) == [5, 5]
-    (ax,) = show.costs({"right": 20, "no sum": 0}, 20).axes
-    assert [list(line.get_xdata()) for line in ax.lines] == [[20], [0]]
