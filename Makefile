@@ -33,8 +33,8 @@ BUILD := build
 help:
 	@echo "make demo   download, cast, convert, generate on 2 processes, with tiny-r1"
 	@echo "            TORCH=cpu fetches about 0.25 GB instead of 2.8 GB; it goes with every goal that installs"
-	@echo "make quick  ruff and the quick tests: one process, 2 minutes"
-	@echo "make test   lint and all tests: 50 minutes"
+	@echo "make quick  ruff and the quick tests: 2 to 5 minutes"
+	@echo "make test   lint and all tests: an hour"
 	@echo "make lowest  the demo with the oldest versions that are admitted, in an environment of its own (2.8 GB)"
 	@echo "make test-vllm  install vLLM's CPU build in an environment of its own (3.6 GB), and test that it serves tiny-r1"
 	@echo "make lint   ruff, check and format; mypy"

@@ -1,4 +1,4 @@
-"""The lessons as files: their parts, links and exercises. ``make test`` also runs them, and compares their outputs."""
+"""The lessons as files: their parts, links and outputs. ``make test`` also runs them, and compares their outputs."""
 
 import re
 from pathlib import Path
