@@ -10,12 +10,11 @@ from functools import cache
 from typing import Literal, NamedTuple, get_args
 
 from .paths import ASSETS
+from .said import LANGUAGES, Language
 
 LONGEST = 1 << 20  # characters of a log that are looked at, from its end
 Sort = Literal["harmless", "shell", "guess", "cause"]
 SORTS: tuple[Sort, ...] = get_args(Sort)  # one to the right is the answer, wherever in the text it stands
-Language = Literal["en", "zh"]
-LANGUAGES: tuple[Language, ...] = get_args(Language)
 COLOUR = re.compile(r"\x1b\[[0-9;]{0,20}m")
 QUOTES = str.maketrans(dict.fromkeys('"`´‘’“”', "'"))  # as programs, mails and web pages write them
 PERHAPS = {"en": "perhaps: ", "zh": "可能是："}

@@ -4,6 +4,9 @@ python -m tools.lessons write [NAME ...]      # stubs, hints and solutions into 
 python -m tools.lessons run [NAME ...]        # from a clean kernel; writes the outputs into notebooks/
 python -m tools.lessons compare FOLDER        # the notebooks that a test run wrote there, against notebooks/
 python -m tools.lessons export html|slides --output-dir DIR
+python -m tools.lessons zh write [NAME ...]   # the Chinese edition: code, stubs, solutions; translations stay
+python -m tools.lessons zh new|stale          # what has no Chinese yet; whose English has changed
+python -m tools.lessons zh done NAME [CELL ...]  # translated from the English as it is now; a document: README.md
 """
 
 import argparse
@@ -23,6 +26,8 @@ from nbformat import NotebookNode
 from dsv3.checkpoint import ours
 from dsv3.lessons.lesson import parts_of
 from dsv3.paths import write_result
+
+from . import zh
 
 ROOT = Path(__file__).parents[1]
 LESSONS = ROOT / "notebooks"
@@ -90,6 +95,16 @@ def filled(path: Path, solved: int = 0) -> NotebookNode:
     return notebook
 
 
+def in_chinese(path: Path, solved: int = 0) -> NotebookNode:
+    """The Chinese edition of a lesson, as it should be; the first ``solved`` stubs solved."""
+    english = filled(path, solved)
+    notebook = zh.edition(path, english, zh.facts_line(english.metadata["dsv3"]))
+    cells = {cell["id"]: cell for cell in notebook.cells}
+    for part in sum(parts_of(path.stem[:2]), []):
+        cells[f"{part.name}-solution"].source = zh.solution(part.hint, part.source)
+    return notebook
+
+
 def table() -> str:
     """The course's parts: what each lesson builds, and how much its checks catch."""
     rows = []
@@ -115,7 +130,10 @@ def table() -> str:
 
 
 def run(path: Path) -> float:
-    """Execute a lesson from a clean kernel, in an empty home folder; write its outputs; return the seconds it took."""
+    """Execute a lesson from a clean kernel, in an empty home folder; write its outputs; return the seconds it took.
+
+    One of the Chinese edition keeps its cell of facts: ``zh write`` makes it.
+    """
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, 4)
@@ -123,7 +141,9 @@ def run(path: Path) -> float:
     with tempfile.TemporaryDirectory() as home:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("DSV3_", "XDG_"))}
         env |= {"HOME": home, "DSV3_MINE": f"{home}/mine"}
-        client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": LESSONS}})
+        client = NotebookClient(
+            notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+        )
         client.execute(env=env)
         seconds = time.perf_counter() - begin
         for cell in notebook.cells:
@@ -133,7 +153,7 @@ def run(path: Path) -> float:
     notebook.metadata["dsv3"]["verified"] = {"date": str(date.today()), "device": device, "versions": versions}
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
-        if cell["id"] == "facts":
+        if cell["id"] == "facts" and path.parent == LESSONS:
             cell.source = facts(notebook.metadata["dsv3"])
     nbformat.write(notebook, path)
     return seconds
@@ -198,6 +218,28 @@ def export(kind: str, folder: Path) -> list[Path]:
     return written
 
 
+def translated(what: str, names: list[str]) -> None:
+    """What ``zh`` does."""
+    if what == "done" and names[0] in zh.DOCUMENTS:
+        return zh.done_document(names[0])
+    found = paths(names[:1] if what == "done" else names)
+    for path in found:
+        if what == "write":
+            zh.ZH.mkdir(exist_ok=True)
+            nbformat.write(in_chinese(path), zh.ZH / path.name)
+        elif what == "run":
+            print(f"zh/{path.stem:28}{run(zh.ZH / path.name):6.1f} s", flush=True)
+        elif what == "done":
+            zh.done(path, names[1:])
+        else:
+            cells = zh.untranslated(path) if what == "new" else zh.stale(path)
+            print(*(f"{path.stem}: {cell}" for cell in cells), sep="\n", end="\n" if cells else "")
+    if what == "stale" and not names:
+        for document in zh.DOCUMENTS:
+            print(*(f"{document}: {heading}" for heading in zh.stale_sections(document)), sep="\n")
+    return None
+
+
 def main(argv: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="lessons", description=__doc__.splitlines()[0])
@@ -205,6 +247,9 @@ def main(argv: list[str]) -> None:
     for verb in ("write", "run"):
         verbs.add_parser(verb).add_argument("names", nargs="*", metavar="NAME")
     verbs.add_parser("compare").add_argument("folder", type=Path)
+    chinese = verbs.add_parser("zh")
+    chinese.add_argument("what", choices=("write", "new", "stale", "done", "run"))
+    chinese.add_argument("names", nargs="*", metavar="NAME")
     exporting = verbs.add_parser("export")
     exporting.add_argument("kind", choices=("html", "slides"))
     exporting.add_argument("--output-dir", type=ours.path, required=True)
@@ -212,6 +257,8 @@ def main(argv: list[str]) -> None:
     if args.verb == "run":
         for path in paths(args.names):
             print(f"{path.stem:28}{run(path):6.1f} s", flush=True)
+    elif args.verb == "zh":
+        translated(args.what, args.names)
     elif args.verb == "write":
         for path in paths(args.names):
             nbformat.write(filled(path), path)

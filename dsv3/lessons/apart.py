@@ -16,6 +16,7 @@ from functools import cache
 from typing import IO, TYPE_CHECKING, Any
 
 from ..kernels import why_no_triton
+from ..said import Said
 from .judge import Refused
 from .mine import source_of
 from .part import Part, Witness, load, plain
@@ -31,16 +32,15 @@ def outcomes(number: str, answer: Any, witnesses: Sequence[Witness]) -> list[Any
     """What an answer gives for its part's witnesses, in the interpreter: ``Part.together`` of a lesson on kernels.
 
     Raises:
-        NotImplementedError: the stub; or no kernel runs on this machine, which a line says.
+        NotImplementedError: the stub; or no kernel runs on this machine, and it says why.
     """
     source, name = source_of(answer), plain(answer).__name__
     if "raise NotImplementedError" in source:
         raise NotImplementedError
     if lacking := why_no_triton():
-        print(f"{name}: no kernel runs here, so nothing is judged ({lacking}).", end=" ")
-        raise NotImplementedError
+        raise NotImplementedError(Said("no kernel runs here, so nothing is judged ({lacking})", lacking=lacking))
     found = _judged(number, name, source)
-    return [Refused(str(found))] * len(witnesses) if isinstance(found, Exception) else found
+    return [Refused(found.args[0])] * len(witnesses) if isinstance(found, Exception) else found
 
 
 @cache
@@ -110,7 +110,7 @@ class Worker:
             self.process.kill()
             self.process.wait()
             if isinstance(error, (EOFError, OSError)):
-                return RuntimeError("the process that runs kernels came to an end; run the cell again")
+                return RuntimeError(Said("the process that runs kernels came to an end; run the cell again"))
             raise
 
 
@@ -221,9 +221,11 @@ def _forked(limit: float, task: str, args: tuple[Any, ...]) -> bytes:
     if whole and data:
         return data
     if not whole:
-        return pack(TimeoutError(f"your code was stopped after {limit:g} seconds: does its loop end?"))
+        says = "your code was stopped after {limit:g} seconds: does its loop end?"
+        return pack(TimeoutError(Said(says, limit=limit)))
     died = signal.Signals(status).name if status in set(signal.Signals) else f"status {status}"
-    return pack(RuntimeError(f"your code stopped the interpreter ({died}): does an address leave its tensor?"))
+    says = "your code stopped the interpreter ({died}): does an address leave its tensor?"
+    return pack(RuntimeError(Said(says, died=died)))
 
 
 def _send(pipe: IO[bytes], task: str, args: tuple[Any, ...]) -> None:
@@ -233,7 +235,7 @@ def _send(pipe: IO[bytes], task: str, args: tuple[Any, ...]) -> None:
         data = pack(TASKS[task](*args))
     except BaseException as error:  # the learner's code may raise anything
         says = str(error).strip().splitlines()
-        data = pack(ValueError(f"{type(error).__name__}: {says[-1] if says else 'no words'}"))
+        data = pack(ValueError(f"{type(error).__name__}: {says[-1]}" if says else type(error).__name__))
     pipe.write(data)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..lab.mutants import Mutant, injected
+from ..said import Said
 from .judge import Refused
 
 CAUGHT = "it passes on the right code, and fails on the bug"
@@ -18,12 +19,12 @@ def tried(mutant: Mutant) -> Callable[[Any, tuple], str | Refused]:
     def use(test: Any, given: tuple) -> str | Refused:
         for _ in range(2):
             if failed := _fails(test, given):
-                return Refused(f"it fails on the right code: {failed}")
+                return Refused(Said("it fails on the right code: {failed}", failed=failed))
         with injected(mutant):
             caught = _fails(test, given)
         if failed := _fails(test, given):
-            return Refused(f"it fails on the right code, after the bug was taken out: {failed}")
-        return CAUGHT if caught else Refused(f"it passes with the bug in: {mutant.story}")
+            return Refused(Said("it fails on the right code, after the bug was taken out: {failed}", failed=failed))
+        return CAUGHT if caught else Refused(Said("it passes with the bug in: {story}", story=mutant.story))
 
     return use
 
@@ -34,5 +35,6 @@ def _fails(test: Any, given: tuple) -> str:
     except NotImplementedError:
         raise
     except Exception as error:  # a test may fail by any error
-        return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no words'])[0][:120]}"
+        text = str(error).strip()
+        return f"{type(error).__name__}: {text.splitlines()[0][:120]}" if text else type(error).__name__
     return ""

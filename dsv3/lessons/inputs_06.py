@@ -12,6 +12,7 @@ from ..lab.mutants import ROUTER, Mutant, injected
 from ..model import Gate
 from ..paths import TINY_R1
 from ..runtime import Runtime
+from ..said import Said
 from .judge import Refused
 
 BF16 = torch.bfloat16
@@ -84,9 +85,15 @@ def at_once(answer: Any) -> str:
     for e, expert in enumerate(experts):
         count = int((chosen == e).sum())
         if expert.tokens > count:
-            return f"the numbers are right, but expert {e} multiplied {expert.tokens} tokens, and only {count} chose it"
+            return Said(
+                "the numbers are right, but expert {e} multiplied {tokens} tokens, and only {count} chose it",
+                e=e, tokens=expert.tokens, count=count,
+            )  # fmt: skip
         if expert.calls > 1:
-            return f"the numbers are right, but expert {e} was called {expert.calls} times: give it its tokens at once"
+            return Said(
+                "the numbers are right, but expert {e} was called {calls} times: give it its tokens at once",
+                e=e, calls=expert.calls,
+            )  # fmt: skip
     return ""
 
 
@@ -97,7 +104,7 @@ def gradient(answer: Any, given: tuple) -> Any:
         scores = scores.clone().requires_grad_()
         loss = answer(scores, *rest)
         if not isinstance(loss, Tensor) or not loss.requires_grad:
-            return Refused("no gradient flows back to the scores")
+            return Refused(Said("no gradient flows back to the scores"))
         loss.backward()
     return scores.grad
 

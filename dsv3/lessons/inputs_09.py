@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..said import Said
 from .judge import Refused
 
 Use = Callable[[Any, tuple], Any]
@@ -49,7 +50,7 @@ def whole_ids(answer: Any, given: tuple) -> Any:
     """What comes back, if its ids are ints: a tensor is never found ``in`` a set of ids."""
     found = answer(*given)
     kinds = {type(token).__name__ for token in found if type(token) is not int} if isinstance(found, list) else ()
-    return Refused(f"an id is an int, not a {', '.join(kinds)}") if kinds else found
+    return Refused(Said("an id is an int, not a {kinds}", kinds=", ".join(kinds))) if kinds else found
 
 
 def always(answer: Any, given: tuple) -> Any:
@@ -103,7 +104,7 @@ def kept_guesses(n: int = 3000) -> Use:
             before = torch.get_rng_state()
             tokens = [answer(p, q, guess, generator) for guess in guesses]
             if not torch.equal(before, torch.get_rng_state()):
-                return Refused("it uses torch's own generator: pass the one that is given")
+                return Refused(Said("it uses torch's own generator: pass the one that is given"))
         kept = [int(token == guess) for token, guess in zip(tokens, guesses, strict=True)]
         share = torch.minimum(p, q).sum()
         return counted(tokens, p), counted(kept, torch.stack([1 - share, share]))
@@ -186,7 +187,7 @@ def run(
     def use(answer: Any, given: tuple) -> Any:
         model, mine = Scripted([prompt], [script]), list(prompt)
         found = answer(model.prefill, model.step, mine, choose, frozenset(ends), most)
-        return (found, model.calls) if mine == prompt else Refused("it changes the prompt that it is given")
+        return (found, model.calls) if mine == prompt else Refused(Said("it changes the prompt that it is given"))
 
     return use
 
@@ -208,7 +209,7 @@ def run_batch(
 
         mine = [list(prompt) for prompt in prompts]
         found = answer(model.prefill_batch, model.step_batch, mine, every, frozenset(ends), most)
-        return (found, model.calls) if mine == prompts else Refused("it changes the prompts that it is given")
+        return (found, model.calls) if mine == prompts else Refused(Said("it changes the prompts that it is given"))
 
     return use
 

@@ -9,6 +9,8 @@ import math
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ..said import Said
+
 
 def random(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape))).to(dtype)
@@ -43,7 +45,10 @@ def by_messages(answer):
     """The work is the learner's: messages from one rank to another, and no collective of torch's."""
     called = {each.argval for each in dis.get_instructions(answer) if each.opname in ("LOAD_METHOD", "LOAD_ATTR")}
     used = [name for name in COLLECTIVES if name in called]
-    return f"the sums are right, but dist.{used[0]} does the work: use messages (isend, recv) alone" if used else ""
+    if not used:
+        return ""
+    says = "the sums are right, but dist.{name} does the work: use messages (isend, recv) alone"
+    return Said(says, name=used[0])
 
 
 def cut(n, D, W, rank, size, seed=0, poisoned=True, dtype=torch.float32):
@@ -101,7 +106,8 @@ def only_mine(answer):
     with Widths() as widths, torch.no_grad():
         answer(*cut(3, 8, 24, 1, 4))
     whole = {(3, 24), (24, 3)} & widths.seen
-    return "the numbers are right, but the whole layer is computed and then cut: nothing is saved" if whole else ""
+    says = "the numbers are right, but the whole layer is computed and then cut: nothing is saved"
+    return Said(says) if whole else ""
 
 
 def shares(size, n, *lead):

@@ -9,6 +9,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
+from ..said import Said
 from .part import Part, Witness, plain
 
 # Of the largest number expected.
@@ -22,8 +23,9 @@ class Raised:
     kind: str
     says: str
 
-    def __str__(self) -> str:
-        return f"it raises {self.kind}: {self.says}"
+    @property
+    def why(self) -> Said:
+        return Said("it raises {kind}: {says}", kind=self.kind, says=self.says)
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,6 @@ class Refused:
     """Why what an answer gives does not count."""
 
     why: str
-
-    def __str__(self) -> str:
-        return self.why
 
 
 def outcome(answer: Any, witness: Witness) -> Any:
@@ -49,7 +48,7 @@ def outcome(answer: Any, witness: Witness) -> Any:
     except (Exception, SystemExit) as error:  # the learner's code may raise anything
         return Raised(type(error).__name__, _where(error, answer))
     if any(differs(x, old, exact=True) for x, old in zip(given, before, strict=True)):
-        return Refused("it changes its arguments")
+        return Refused(Said("it changes its arguments"))
     return found
 
 
@@ -66,57 +65,68 @@ def _where(error: BaseException, answer: Any) -> str:
     """The error's text, bounded, with the learner's line."""
     code = getattr(plain(answer), "__code__", None)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if code and f.filename == code.co_filename]
-    text = (str(error).strip().splitlines() or ["no words"])[0][:200]
-    return f"{text} (line {frames[-1].lineno}: {frames[-1].line})" if frames else text
+    text = (str(error).strip().splitlines() or [Said("no words")])[0]
+    text = text if isinstance(text, Said) else text[:200]
+    if not frames:
+        return text
+    return Said("{text} (line {number}: {line})", text=text, number=frames[-1].lineno, line=frames[-1].line)
 
 
 def differs(found: Any, wanted: Any, exact: bool = False) -> str:
     """How a value differs from the one that is wanted; empty if it does not."""
     if isinstance(found, Refused):
-        return "" if isinstance(wanted, Refused) and found.why == wanted.why else str(found)
+        return "" if isinstance(wanted, Refused) and found.why == wanted.why else found.why
     if isinstance(wanted, Refused):
-        return "it should not have come to an end"
+        return Said("it should not have come to an end")
     if isinstance(found, Raised) or isinstance(wanted, Raised):
         if isinstance(found, Raised) and isinstance(wanted, Raised) and found.kind == wanted.kind:
             return ""
         if isinstance(found, Raised):
-            return str(found)
-        return f"it should raise {wanted.kind}, and returns {_short(found)}"
+            return found.why
+        return Said("it should raise {kind}, and returns {found}", kind=wanted.kind, found=_short(found))
     if hasattr(wanted, "dtype") and hasattr(wanted, "shape"):
         return _array_differs(found, wanted, exact)
     if isinstance(wanted, (tuple, list, dict, set, str, bytes, bool)) and type(found) is not type(wanted):
-        return f"it returns {_kind(found)}, not {_kind(wanted)}"
+        return _instead(_kind(found), _kind(wanted))
     if isinstance(wanted, (tuple, list)):
         if len(found) != len(wanted):
-            return f"it returns {len(found)} values, not {len(wanted)}: {_short(found)}, not {_short(wanted)}"
-        pairs = [(f"value {i + 1}", *pair) for i, pair in enumerate(zip(found, wanted, strict=True))]
+            return Said(
+                "it returns {n} values, not {right}: {found}, not {wanted}",
+                n=len(found), right=len(wanted), found=_short(found), wanted=_short(wanted),
+            )  # fmt: skip
+        pairs: list[tuple[str, Any, Any]]
+        pairs = [(Said("value {i}", i=i), *pair) for i, pair in enumerate(zip(found, wanted, strict=True), 1)]
     elif isinstance(wanted, dict):
         if found.keys() != wanted.keys():
-            return f"the keys are {_short(list(found))}, not {_short(list(wanted))}"
-        pairs = [(f"{key!r}", found[key], wanted[key]) for key in wanted]
+            return Said("the keys are {found}, not {wanted}", found=_short(list(found)), wanted=_short(list(wanted)))
+        pairs = [(repr(key), found[key], wanted[key]) for key in wanted]
     elif isinstance(wanted, float) and isinstance(found, (int, float)) and not isinstance(found, bool):
         close = found == wanted or abs(found - wanted) <= 1e-6 * abs(wanted) or found != found and wanted != wanted
-        return "" if close else f"it returns {found:.6g}, not {wanted:.6g}"
+        return "" if close else _instead(f"{found:.6g}", f"{wanted:.6g}")
     elif isinstance(wanted, int) and isinstance(found, bool) is not isinstance(wanted, bool):
-        return f"it returns {_kind(found)}, not {_kind(wanted)}"
+        return _instead(_kind(found), _kind(wanted))
     else:
         try:
             same = bool(found == wanted)
         except Exception:  # two kinds that cannot be compared
             same = False
-        return "" if same else f"it returns {_short(found)}, not {_short(wanted)}"
+        return "" if same else _instead(_short(found), _short(wanted))
     problems = ((name, differs(a, b, exact)) for name, a, b in pairs)
-    return next((f"{name}: {problem}" for name, problem in problems if problem), "")
+    return next((Said("{name}: {problem}", name=name, problem=problem) for name, problem in problems if problem), "")
+
+
+def _instead(found: str, wanted: str) -> Said:
+    return Said("it returns {found}, not {wanted}", found=found, wanted=wanted)
 
 
 def _array_differs(found: Any, wanted: Any, exact: bool) -> str:
     """Of a tensor, or an array of NumPy's."""
     if {type(found).__name__, type(wanted).__name__} - {"Parameter"} - {type(wanted).__name__}:
-        return f"it returns {_kind(found)}, not a {type(wanted).__name__}"
+        return _instead(_kind(found), _kind(wanted))
     if tuple(found.shape) != tuple(wanted.shape):
-        return f"the shape is {list(found.shape)}, not {list(wanted.shape)}"
+        return Said("the shape is {found}, not {wanted}", found=list(found.shape), wanted=list(wanted.shape))
     if found.dtype != wanted.dtype:
-        return f"the result is {found.dtype}, not {wanted.dtype}: cast back"
+        return Said("the result is {found}, not {wanted}: cast back", found=found.dtype, wanted=wanted.dtype)
     off = 0.0 if exact else TOLERANCE.get(str(wanted.dtype).removeprefix("torch."), 0.0)
     tensor = hasattr(wanted, "double")
     a, b = (x.detach().double() if tensor else x.astype("float64") for x in (found, wanted))
@@ -126,15 +136,16 @@ def _array_differs(found: Any, wanted: Any, exact: bool) -> str:
     if not size or bool(same.all()):
         return ""
     if bool(odd.any()):
-        return "there is NaN in the result" if bool((a != a).any()) else "the result should have NaN, and has none"
+        here = Said("there is NaN in the result")
+        return here if bool((a != a).any()) else Said("the result should have NaN, and has none")
     apart = abs(a - b)[~same]
     finite = abs(b)[abs(b) < float("inf")]
     limit = off * float(finite.max()) if len(finite) else 0.0
-    return f"off by {float(apart.max()):.2g}" if float(apart.max()) > limit else ""
+    return Said("off by {most:.2g}", most=float(apart.max())) if float(apart.max()) > limit else ""
 
 
 def _kind(x: Any) -> str:
-    return "nothing" if x is None else f"a {type(x).__name__}"
+    return Said("nothing") if x is None else Said("a {kind}", kind=type(x).__name__)
 
 
 def _short(x: Any) -> str:
@@ -150,11 +161,14 @@ def outcomes(part: Part, answer: Any) -> list[Any]:
 
 
 def judge(part: Part, answer: Any) -> tuple[str, str]:
-    """``("right" | "wrong" | "not yet", hint)``: the first witness that fails says what must hold, a fault names it."""
+    """``("right" | "wrong" | "not yet", hint)``: the first witness that fails says what must hold, a fault names it.
+
+    The hint is to be ``told`` in a language.
+    """
     try:
         found = outcomes(part, answer)
-    except NotImplementedError:
-        return "not yet", ""
+    except NotImplementedError as error:  # the stub, which has no words; or nothing can be judged here, and why
+        return "not yet", error.args[0] if error.args else ""
     wanted = outcomes(part, part.solution)
     problems = [differs(*pair) for pair in zip(found, wanted, strict=True)]
     first = next((i for i, problem in enumerate(problems) if problem), None)
@@ -162,8 +176,8 @@ def judge(part: Part, answer: Any) -> tuple[str, str]:
         broken = part.rule(answer)
         return ("wrong", broken) if broken else ("right", "")
     says = part.witnesses[first].hint
-    general = f"{problems[first]} (where {says})" if isinstance(found[first], Raised) else f"{says}; {problems[first]}"
-    return "wrong", _named(part, found, first) or general
+    both = "{problem} (where {says})" if isinstance(found[first], Raised) else "{says}; {problem}"
+    return "wrong", _named(part, found, first) or Said(both, problem=problems[first], says=says)
 
 
 def _named(part: Part, found: list[Any], first: int) -> str:

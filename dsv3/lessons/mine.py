@@ -19,6 +19,7 @@ from typing import Any
 
 from ..checkpoint import ours
 from ..paths import beginning, expand, short, write_result
+from ..said import Said
 from .judge import judge
 from .part import Part, load, plain
 
@@ -26,12 +27,17 @@ MARK = ".dsv3-mine"  # lies in the folder, so that another's folder of that name
 FIRST = re.compile(r"# Kept from lesson (\d\d): (\w+), right on \d+ inputs \(([0-9a-f]{12}), ([0-9a-f]{12})\)\n")
 
 
+def course() -> Path:
+    """The folder of the lessons, where a notebook runs; those of a translation run in ``zh`` below it."""
+    here = Path.cwd()
+    return here.parent if here.name == "zh" else here
+
+
 def folder() -> Path:
-    """``DSV3_MINE``, or ``mine`` beside the lessons; those of a translation, in ``zh``, share the originals'."""
+    """``DSV3_MINE``, or ``mine`` beside the lessons."""
     if named := os.environ.get("DSV3_MINE"):
         return expand(named, "DSV3_MINE")
-    here = Path.cwd()
-    return (here.parent if here.name == "zh" else here) / "mine"
+    return course() / "mine"
 
 
 def file_of(lesson: str, part: Part) -> Path:
@@ -39,31 +45,34 @@ def file_of(lesson: str, part: Part) -> Path:
     return folder() / f"lesson_{lesson}" / f"{part.name}.py"
 
 
-def keep(lesson: str, part: Part, answer: Any) -> str:
+def keep(lesson: str, part: Part, answer: Any) -> Said:
     """Write an answer's source if it is right by itself, without the notebook; a sentence that says what came of it."""
     try:
         source = source_of(answer)
         with contextlib.redirect_stdout(io.StringIO()):  # what it prints was seen when the answer itself was judged
             verdict, hint = judge(part, load(source, part.name, {"__name__": f"mine.{part.name}"}))
     except Exception as error:  # it has no source, or needs what only the notebook has
-        verdict, hint = "wrong", f"it raises {type(error).__name__}: {error}"
+        verdict, hint = "wrong", Said("it raises {kind}: {says}", kind=type(error).__name__, says=str(error))
     if verdict != "right":
-        return f"Not kept for later lessons: outside this notebook {hint}."
+        return Said("Not kept for later lessons: outside this notebook {hint}.", hint=hint)
     file, here = file_of(lesson, part), folder()
     inputs = f"{len(part.witnesses)} inputs ({_sum(source)}, {_sum(_inputs(part))})"
     first = f"# Kept from lesson {lesson}: {part.name}, right on {inputs}\n"
     if here.is_dir() and not os.environ.get("DSV3_MINE") and not ours.is_plain(here / MARK) and any(here.iterdir()):
-        return f"Not kept for later lessons: {short(here)} is not the course's; move it, or set DSV3_MINE."
+        return Said(
+            "Not kept for later lessons: {folder} is not the course's; move it, or set DSV3_MINE.", folder=short(here)
+        )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if not os.path.lexists(here / MARK):
             os.close(ours.create(here / MARK, False))
         write_result(file, (first + source).encode(), _is_ours)
     except FileExistsError:
-        return f"{short(file)} was changed by hand and stays as it is; move it away to keep this one."
+        return Said("{file} was changed by hand and stays as it is; move it away to keep this one.", file=short(file))
     except OSError as error:
-        return f"Not kept for later lessons: {short(file)}: {error.strerror or error}."
-    return f"Kept in {shown(file)}."
+        says = error.strerror or str(error)
+        return Said("Not kept for later lessons: {file}: {says}.", file=short(file), says=says)
+    return Said("Kept in {file}.", file=shown(file))
 
 
 def kept(lesson: str, part: Part) -> Any | None:

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from ..said import Said
 from .judge import Raised, Refused, _where
 from .part import Witness
 from .wire import pack, unpack
@@ -25,7 +26,7 @@ from .wire import pack, unpack
 WAITING = 10  # seconds that a rank waits for another
 LIMIT = 3 * WAITING  # that all may take
 SECONDARY = ("Connection closed", "Connection reset", "Broken pipe", "Socket closed")
-NOT_RUN = Refused("the ranks came to no end before this input")
+NOT_RUN = Refused(Said("the ranks came to no end before this input"))
 
 
 def together(answer: Any, witnesses: tuple[Witness, ...]) -> list[Any]:
@@ -107,7 +108,8 @@ def _outcome(answer: Callable, case: tuple) -> Any:
     except Exception as error:  # the learner's code may raise anything
         text = str(error)
         if "imed out" in text or "timeout" in text.lower():
-            return Refused(f"a rank waits for a message that nobody sends: it was stopped after {WAITING} s")
+            says = "a rank waits for a message that nobody sends: it was stopped after {seconds} s"
+            return Refused(Said(says, seconds=WAITING))
         kind = "Connection" if any(words in text for words in SECONDARY) else type(error).__name__
         return Raised(kind, _where(error, answer))
 
@@ -116,7 +118,7 @@ def _packed(found: Any) -> bytes:
     try:
         return pack(found)
     except TypeError as error:
-        return pack(Refused(f"it returns what cannot be looked at: {error}"))
+        return pack(Refused(Said("it returns what cannot be looked at: {error}", error=str(error))))
 
 
 def _outcomes(group: list[tuple[Any, Connection]], cases: int, end: float) -> list[Any]:
@@ -142,12 +144,13 @@ def _received(pipe: Connection, cases: int, end: float) -> Iterator[Any]:
     """A rank's outcomes, until it has no more."""
     for _ in range(cases):
         if not pipe.poll(max(0.0, end - time.monotonic())):
-            yield Refused(f"the ranks did not end within {LIMIT} s and were stopped")
+            yield Refused(Said("the ranks did not end within {seconds} s and were stopped", seconds=LIMIT))
             return
         try:
             found = unpack(pipe.recv_bytes())
         except EOFError:
-            yield Refused("a rank was ended by gloo: a message came that was larger than the tensor that waits for it")
+            says = "a rank was ended by gloo: a message came that was larger than the tensor that waits for it"
+            yield Refused(Said(says))
             return
         yield found
         if isinstance(found, (Raised, Refused)):

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..cache import Cache
 from ..llm import LLM
 from ..model import MLA, MLP, MTP, Block, Linear, MoE, Place, RMSNorm, Transformer, place
+from ..said import Language, Said, say
 from .lesson import Parts
 from .part import Transplant
 from .transplant import in_float32, plain_model, solved, transplanted
@@ -27,13 +28,14 @@ def everything(**instead: Any) -> SimpleNamespace:
     return SimpleNamespace(**found | instead)
 
 
-def whose() -> str:
+def whose(language: Language = "en") -> str:
     """``12 of 18 parts are yours; the course's: ...``, over the spines of the three lessons."""
     lessons = [Parts(number) for number in LESSONS]
     names = [(lesson, name) for lesson in lessons for name in lesson.spine]
     theirs = [name for lesson, name in names if lesson.state[name] != "yours"]
     yours = len(names) - len(theirs)
-    return f"{yours} of {len(names)} parts are yours" + (f"; the course's: {', '.join(theirs)}" if theirs else "")
+    rest = Said("; the course's: {names}", names=", ".join(theirs)) if theirs else ""
+    return say(language, "{yours} of {n} parts are yours{rest}", yours=yours, n=len(names), rest=rest)
 
 
 def _at(layer: Block, here: Place, h: Tensor) -> Tensor:
@@ -81,13 +83,13 @@ def assembled(model: Transformer, parts: SimpleNamespace, form: str = "absorbed"
 
 
 @contextmanager
-def learned(llm: LLM) -> Iterator[None]:
+def learned(llm: LLM, language: Language = "en") -> Iterator[None]:
     """The model runs on the learner's kept parts of 05, 06 and 07 until the block ends, else on the course's.
 
     Prints how many are whose. The model is one that ``transplant.in_float32`` loads, or any other with
     ``model="plain"`` whose weights are not in FP8.
     """
-    print(whose())
+    print(whose(language))
     with assembled(plain_model(llm), everything()):
         yield
 

@@ -8,6 +8,7 @@ from typing import IO, Any
 import torch
 
 from ..kernels.inspect import Compiled
+from ..said import Said
 from .judge import Raised, Refused
 
 ERRORS = {kind.__name__: kind for kind in (RuntimeError, TimeoutError, ValueError)}
@@ -51,6 +52,8 @@ def _plain(x: Any) -> Any:
     """Values of JSON stay; of any other the kind stands in front."""
     if x is None or type(x) in PLAIN:
         return x
+    if isinstance(x, Said):
+        return ["Said", x.template, _plain(x.values)]
     if isinstance(x, torch.Tensor):
         flat = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         return ["tensor", str(x.dtype)[6:], list(x.shape), base64.b64encode(flat.numpy().tobytes()).decode()]
@@ -63,11 +66,11 @@ def _plain(x: Any) -> Any:
     if isinstance(x, dict):
         return ["dict", [[_plain(key), _plain(value)] for key, value in x.items()]]
     if isinstance(x, (Raised, Refused)):
-        return [type(x).__name__, *asdict(x).values()]
+        return [type(x).__name__, *map(_plain, vars(x).values())]
     if isinstance(x, Compiled):
         return ["Compiled", asdict(x)]
     if type(x).__name__ in ERRORS:
-        return ["error", type(x).__name__, str(x)]
+        return ["error", type(x).__name__, _plain(x.args[0])]
     if isinstance(x, (tuple, list, set)):
         return [type(x).__name__ if type(x) in (list, set) else "tuple", [_plain(each) for each in x]]
     raise TypeError(f"a {type(x).__name__}")
@@ -77,6 +80,8 @@ def _value(x: Any) -> Any:
     if not isinstance(x, list):
         return x
     kind, *rest = x
+    if kind == "Said":
+        return Said(rest[0], **_value(rest[1]))
     if kind == "tensor":
         name, shape, text = rest
         data = torch.frombuffer(bytearray(base64.b64decode(text) or b"\0"), dtype=torch.uint8)
@@ -91,9 +96,9 @@ def _value(x: Any) -> Any:
     if kind == "dict":
         return {_value(key): _value(value) for key, value in rest[0]}
     if kind == "error":
-        return ERRORS[rest[0]](rest[1])
+        return ERRORS[rest[0]](_value(rest[1]))
     if kind == "Compiled":
         return Compiled(**rest[0])
     if kind in ("Raised", "Refused"):
-        return Raised(*rest) if kind == "Raised" else Refused(*rest)
+        return (Raised if kind == "Raised" else Refused)(*map(_value, rest))
     return {"tuple": tuple, "list": list, "set": set}[kind](_value(each) for each in rest[0])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..inference.chat import split_thinking
 from ..inference.sampling import Sampling
 from ..lab.generation import Choice, choices, tokens
+from ..said import Language, say
 from .widgets import follow, ipywidgets
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ PAUSE = 0.05  # seconds between two updates at least: Jupyter drops messages tha
 PRE = "white-space: pre-wrap; font-family: monospace; line-height: 1.4; margin: 0"
 
 
-def chat(llm: "LLM", **options: Any) -> "VBox":
+def chat(llm: "LLM", language: Language = "en", **options: Any) -> "VBox":
     """A conversation with ``llm``; Enter or "Send" asks, "Clear" forgets. ``options`` are those of ``Sampling``.
 
     Its ``children`` are the conversation, the row of controls, and what the latest answer's tokens competed with.
@@ -30,10 +31,11 @@ def chat(llm: "LLM", **options: Any) -> "VBox":
         ValueError, TypeError: an option that is out of its range, or none.
     """
     widgets, sampling = ipywidgets(), Sampling(**options)
-    field = widgets.Text(placeholder="a sum, such as 37 + 48 = ?", layout=widgets.Layout(flex="1 1 auto"))
-    send = widgets.Button(description="Send", button_style="primary")
-    clear = widgets.Button(description="Clear")
-    heat = widgets.FloatSlider(sampling.temperature, min=0, max=3, step=0.1, description="temperature")
+    example = say(language, "a sum, such as 37 + 48 = ?")
+    field = widgets.Text(placeholder=example, layout=widgets.Layout(flex="1 1 auto"))
+    send = widgets.Button(description=say(language, "Send"), button_style="primary")
+    clear = widgets.Button(description=say(language, "Clear"))
+    heat = widgets.FloatSlider(sampling.temperature, min=0, max=3, step=0.1, description=say(language, "temperature"))
     heat.style.description_width = "initial"
     field.add_class("dsv3-chat-input")
     send.add_class("dsv3-chat-send")
@@ -51,8 +53,9 @@ def chat(llm: "LLM", **options: Any) -> "VBox":
         asked = widgets.HTML(f"<b>{escape(question)}</b>")
         talk.children = (*talk.children, asked, thinking, answer)
         try:
-            found = turn(llm, messages, question, thinking, answer, replace(sampling, temperature=heat.value))
-            below.children = (alternatives(found),) if found else ()
+            here = replace(sampling, temperature=heat.value)
+            found = turn(llm, messages, question, thinking, answer, here, language)
+            below.children = (alternatives(found, language),) if found else ()
         finally:
             send.disabled = False
 
@@ -73,6 +76,7 @@ def turn(
     thinking: "HTML",
     answer: "HTML",
     sampling: Sampling,
+    language: Language = "en",
 ) -> list[Choice]:
     """Ask, show the model's turn as it comes, and add both to ``messages`` -> how likely each of its tokens was.
 
@@ -95,29 +99,38 @@ def turn(
             text += piece
             if time.monotonic() - shown > PAUSE:
                 shown = time.monotonic()
-                _show(thinking, answer, *split_thinking(text, opened), len(new))
+                _show(thinking, answer, *split_thinking(text, opened), len(new), language=language)
     except ValueError as error:  # the conversation fills the context
-        note = f"{error}; Clear starts anew"
+        note = say(language, "{error}; Clear starts anew", error=str(error))
     except KeyboardInterrupt:
-        note = "(stopped)"
+        note = say(language, "(stopped)")
     thought, said = split_thinking(text, opened)
     if not note and new[-1] not in llm.tokenizer.eos_ids:
-        note = f"(cut off after {len(new)} tokens)"
-    _show(thinking, answer, thought, said, len(new), note)
+        note = say(language, "(cut off after {n} tokens)", n=len(new))
+    _show(thinking, answer, thought, said, len(new), note, language)
     if said.strip():
         messages += [asked[-1], {"role": "assistant", "content": said.strip()}]
     return choices(llm, prompt, new)
 
 
-def _show(thinking: "HTML", answer: "HTML", thought: str, said: str, count: int, note: str = "") -> None:
+def _show(
+    thinking: "HTML",
+    answer: "HTML",
+    thought: str,
+    said: str,
+    count: int,
+    note: str = "",
+    language: Language = "en",
+) -> None:
     """Fill the two fields; the thinking can be unfolded with a click."""
-    folded = f"<details><summary>thinking</summary><div style='{PRE}'>{escape(thought.strip())}</div></details>"
+    fold = say(language, "thinking")
+    folded = f"<details><summary>{fold}</summary><div style='{PRE}'>{escape(thought.strip())}</div></details>"
     thinking.value = folded if thought.strip() else ""
-    waiting = "" if said.strip() or note else f"... {count} tokens"
+    waiting = "" if said.strip() or note else say(language, "... {n} tokens", n=count)
     answer.value = f"<div style='{PRE}'>{escape(said.strip())}{waiting} {escape(note)}</div>"
 
 
-def alternatives(found: list[Choice]) -> "VBox":
+def alternatives(found: list[Choice], language: Language = "en") -> "VBox":
     """A completion, shaded where the model doubted, and a slider: which tokens competed for each place.
 
     Its ``children`` are the text, the slider and the table. The slider begins where the doubt is greatest.
@@ -136,7 +149,8 @@ def alternatives(found: list[Choice]) -> "VBox":
             f"<td style='text-align: right; padding-left: 1em'>{_percent(share)}</td></tr>"
             for other, share in chosen.others
         )
-        table.value = f"<table>{''.join(rows)}</table><p>chosen: <code>{escape(chosen.text)}</code></p>"
+        taken = say(language, "chosen:")
+        table.value = f"<table>{''.join(rows)}</table><p>{taken} <code>{escape(chosen.text)}</code></p>"
 
     follow((place,), draw)
     return widgets.VBox([text, place, table])

@@ -8,7 +8,7 @@ DSV3 = Path(__file__).parents[2] / "dsv3"
 # From the ground up. Names on one floor do not import each other; a folder is one name, its modules may.
 FLOORS = """
     outside paths
-    cli quantized
+    cli quantized said
     cache config explain kernels
     layout
     checkpoint cost ranks

@@ -1,0 +1,249 @@
+"""The Chinese edition: what is missing in it, what is stale, and how it is made from the English lessons.
+
+Cells have the English edition's ids, order and code. A translated cell, and each section of a translated document,
+carries the hash of the English that it was made from.
+"""
+
+import copy
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from dsv3.said import chinese
+
+ROOT = Path(__file__).parents[1]
+LESSONS = ROOT / "notebooks"
+ZH = LESSONS / "zh"
+ARGUMENT = 'language="zh"'
+DOCUMENTS = ("README.md", "ENGINES.md", "GLOSSARY.md", "dsv3/assets/tiny-r1/README.md")
+MARK = re.compile(r"<!-- en ([0-9a-f]{12}) -->")
+HEADING = re.compile(r"^#{1,3} ")
+
+# What a lesson needs, in its metadata -> in Chinese.
+FACTS = {
+    "CPU": "CPU",
+    "CPU; 2 GB of RAM, so AutoDL's no-GPU mode will do": "CPU；2 GB 内存就够，AutoDL 的无卡模式可用",
+    "CPU; 2 cores are enough": "CPU；2 个核就够",
+    "CPU; a GPU is looked at where there is one": "CPU；有 GPU 时会看一眼",
+    "CPU; a GPU is used where there is one": "CPU；有 GPU 时会用上",
+    "CPU; for R1 itself 8 GPUs of 96 GB or more": "CPU；部署 R1 本身要 8 块 96 GB 以上的 GPU",
+    "CPU; the commands for two machines of 8 GPUs are shown": "CPU；两台 8 卡机器的命令只展示，不运行",
+    "CPU; Triton needs Linux": "CPU；Triton 需要 Linux",
+    "none": "不需要",
+    "none, or 4.1 MB for one cell; the real download fetches 690 GB": (
+        "不需要；有一个单元格可以下载 4.1 MB；真正的下载是 690 GB"
+    ),
+}
+
+# Words that mark a machine's translation or another field's term -> what we write.
+FORBIDDEN = {
+    "令牌": "token",
+    "词元": "token",
+    "代币": "token",
+    "标记器": "分词器",
+    "升腾": "昇腾",
+    "管道": "流水线",
+    "排名": "rank",
+    "您": "你",
+    "内核函数": "核函数",
+    "GPU 内存": "显存",
+    "让我们": "",
+    "请注意": "",
+    "值得注意": "",
+}
+HAN = "\u4e00-\u9fff"
+STYLE = {
+    r"(?<![低满])秩": "秩: write rank for a process",
+    rf"[{HAN}][,;:!?]|[,;!?][{HAN}]|[{HAN}]\(|\)[{HAN}]|[{HAN}]\.(?=\s|$)": "half-width punctuation beside Chinese",
+    rf"[{HAN}][A-Za-z0-9]|[A-Za-z0-9%][{HAN}]": "no space between Chinese and Latin letters or digits",
+}
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def prose(text: str) -> str:
+    """Markdown without code, formulas, link targets and tags."""
+    for pattern in (
+        r"```.*?```",
+        r"<!--.*?-->",
+        r"\$\$.*?\$\$",
+        r"(?<=\])\([^)\s]*\)",
+        r"</?\w[^>]*>",
+        r"https?://\S+",
+    ):
+        text = re.sub(pattern, "", text, flags=re.DOTALL)
+    return re.sub(r"\$[^$\n]+\$", "", re.sub(r"`[^`\n]*`", "`", text))
+
+
+def faults(text: str) -> list[str]:
+    """What in a Chinese text is not in the house's Chinese, a line each."""
+    plain = prose(text)
+    found = [f"{word}: write {instead or 'nothing'}" for word, instead in FORBIDDEN.items() if word in plain]
+    for pattern, says in STYLE.items():
+        for m in re.finditer(pattern, plain):
+            found.append(f"{says}: {plain[max(0, m.start() - 8) : m.end() + 8]!r}")
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------- lessons
+
+
+def in_chinese(source: str) -> str:
+    """The preflight cell, with the language after the lesson's name."""
+    return re.sub(r'(preflight\(\s*"\w+",)', rf"\1 {ARGUMENT},", source)
+
+
+def by_hand(cell: NotebookNode) -> bool:
+    """Whether a person translates it; the others are made."""
+    return cell.cell_type == "markdown" and cell["id"] != "facts" and not cell["id"].endswith("-solution")
+
+
+def edition(path: Path, english: NotebookNode, facts: str) -> NotebookNode:
+    """The Chinese edition of a lesson: the English one's cells, with the translations and outputs that ``zh`` has.
+
+    A cell without a translation keeps the English text, and carries no hash.
+
+    Args:
+        facts: the line below its title.
+    """
+    file = ZH / path.name
+    old = {cell["id"]: cell for cell in nbformat.read(file, 4).cells} if file.is_file() else {}
+    notebook = copy.deepcopy(english)
+    for cell in notebook.cells:
+        before = old.get(cell["id"])
+        if cell.cell_type == "code":
+            if cell["id"] == "preflight":
+                cell.source = in_chinese(cell.source)
+            cell.outputs, cell.execution_count = [], None
+            if before and before.source == cell.source:
+                cell.outputs, cell.execution_count = before.outputs, before.execution_count
+        elif cell["id"] == "facts":
+            cell.source = facts
+        elif by_hand(cell) and before and (made_from := _hash(before)):
+            cell.source, cell.metadata["dsv3"] = before.source, {"en": made_from}
+    return notebook
+
+
+def solution(hint: str, source: str) -> str:
+    """The folded cell below a stub."""
+    return (
+        f"<details><summary>提示</summary>\n\n{chinese().get(hint, hint)}\n\n</details>\n"
+        f"<details><summary>参考实现</summary>\n\n```python\n{source}```\n\n</details>"
+    )
+
+
+def facts_line(of: dict) -> str:
+    """The line below a lesson's title, from its ``metadata.dsv3``."""
+    after, seen = of["after"], of.get("verified")
+    parts = [
+        f"{of['minutes']} 分钟",
+        FACTS.get(of["hardware"], of["hardware"]),
+        f"内存 {of['ram_gb']:g} GB",
+        f"磁盘 {of['disk_gb']:g} GB",
+        f"网络：{FACTS.get(of['network'], of['network'])}",
+        f"先学第 {'、'.join(after)} 课" if after else "可以从这一课开始",
+    ]
+    if seen:
+        versions = "、".join(f"{package} {number}" for package, number in seen["versions"].items())
+        device = re.sub(r"(\d+) CPU cores", r"\1 个 CPU 核", seen["device"])
+        parts.append(f"最近一次验证：{seen['date']}，{device}，{versions}")
+    return " · ".join(parts)
+
+
+def untranslated(path: Path) -> list[str]:
+    """Ids of a lesson's cells that have no Chinese."""
+    have = _hashes(path)
+    return [cell["id"] for cell in nbformat.read(path, 4).cells if by_hand(cell) and cell["id"] not in have]
+
+
+def stale(path: Path) -> list[str]:
+    """Ids of a lesson's cells whose English has changed since they were translated."""
+    have = _hashes(path)
+    cells = [cell for cell in nbformat.read(path, 4).cells if by_hand(cell)]
+    return [cell["id"] for cell in cells if have.get(cell["id"], digest(cell.source)) != digest(cell.source)]
+
+
+def _hashes(path: Path) -> dict[str, str]:
+    """Cell -> hash of the English that its Chinese was made from."""
+    if not (ZH / path.name).is_file():
+        return {}
+    cells = nbformat.read(ZH / path.name, 4).cells
+    return {cell["id"]: _hash(cell) for cell in cells if _hash(cell)}
+
+
+def _hash(cell: NotebookNode) -> str:
+    return cell.metadata.get("dsv3", {}).get("en", "")
+
+
+def done(path: Path, names: list[str]) -> None:
+    """Mark cells as translated from the English as it is now; all that differ from it, if none is named.
+
+    Raises:
+        ValueError: there is no such cell; it is still in English.
+    """
+    english = {cell["id"]: cell for cell in nbformat.read(path, 4).cells if by_hand(cell)}
+    notebook = nbformat.read(ZH / path.name, 4)
+    cells = {cell["id"]: cell for cell in notebook.cells if cell["id"] in english}
+    for name in names or [name for name in untranslated(path) if cells[name].source != english[name].source]:
+        if name not in cells:
+            raise ValueError(f"{path.stem} has no cell {name!r} to translate")
+        if cells[name].source == english[name].source:
+            raise ValueError(f"{path.stem}, cell {name}: it is still in English")
+        cells[name].metadata["dsv3"] = {"en": digest(english[name].source)}
+    nbformat.write(notebook, ZH / path.name)
+
+
+# ------------------------------------------------------------------------------------------------------- documents
+
+
+def sections(text: str) -> Iterator[tuple[str, str]]:
+    """(heading, text) of each section of a Markdown document; headings in code are none."""
+    heading, lines, fenced = "", list[str](), False
+    for line in text.splitlines():
+        fenced ^= line.startswith("```")
+        if HEADING.match(line) and not fenced:
+            if heading or lines:
+                yield heading, "\n".join(lines).strip()
+            heading, lines = line, []
+        else:
+            lines.append(line)
+    yield heading, "\n".join(lines).strip()
+
+
+def translation(document: str) -> Path:
+    """``README.md`` -> ``README.zh.md``."""
+    return (ROOT / document).with_suffix(".zh.md")
+
+
+def stale_sections(document: str) -> list[str]:
+    """English headings whose Chinese is missing, or was made from another text."""
+    english = list(sections((ROOT / document).read_text(encoding="utf-8")))
+    file = translation(document)
+    marks = [MARK.search(body) for _, body in sections(file.read_text(encoding="utf-8"))] if file.is_file() else []
+    made_from = [mark[1] if mark else "" for mark in marks] + [""] * len(english)
+    wrong = [h for (h, body), mark in zip(english, made_from, strict=False) if mark != digest(f"{h}\n{body}")]
+    return wrong + (["(more sections than in English)"] if len(marks) > len(english) else [])
+
+
+def done_document(document: str) -> None:
+    """Mark every section of a translated document as made from the English as it is now.
+
+    Raises:
+        ValueError: the numbers of sections differ.
+    """
+    english = list(sections((ROOT / document).read_text(encoding="utf-8")))
+    file = translation(document)
+    ours = list(sections(file.read_text(encoding="utf-8")))
+    if len(ours) != len(english):
+        raise ValueError(f"{file.name} has {len(ours)} sections, {document} {len(english)}")
+    text = []
+    for (heading, body), (en, en_body) in zip(ours, english, strict=True):
+        mark = f"<!-- en {digest(f'{en}{chr(10)}{en_body}')} -->"
+        text.append("\n".join(filter(None, [heading, mark, "", MARK.sub("", body).strip()])) + "\n")
+    file.write_text("\n".join(text), encoding="utf-8")
