@@ -141,9 +141,8 @@ def run(path: Path) -> float:
     with tempfile.TemporaryDirectory() as home:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("DSV3_", "XDG_"))}
         env |= {"HOME": home, "DSV3_MINE": f"{home}/mine"}
-        client = NotebookClient(
-            notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}}
-        )
+        resources = {"metadata": {"path": path.parent}}
+        client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources)
         client.execute(env=env)
         seconds = time.perf_counter() - begin
         for cell in notebook.cells:
