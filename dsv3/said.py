@@ -15,26 +15,26 @@ class Said(str):
     """A sentence in English that knows what it was made of, so that ``told`` can say it in another language.
 
     Args:
-        template: as for ``str.format``. values: what stands in it; sentences, too.
+        template: as for ``str.format``; a sentence as it is, where nothing stands in it.
+        values: what stands in it; sentences, too.
     """
 
     template: str
     values: dict[str, Any]
 
     def __new__(cls, template: str, /, **values: Any) -> "Said":
-        sentence = super().__new__(cls, template.format(**values))
+        sentence = super().__new__(cls, template.format(**values) if values else template)
         sentence.template, sentence.values = template, values
         return sentence
 
 
 def told(text: str, language: Language) -> str:
-    """``text`` in a language; what no table has stays as it is, such as the words of an error of Python's."""
-    if language == "en":
+    """A sentence in a language; any other text, such as the words of an error of Python's, stays as it is."""
+    if language == "en" or not isinstance(text, Said):
         return str(text)
-    if not isinstance(text, Said):
-        return chinese().get(text, text)
-    values = {name: told(x, language) if isinstance(x, str) else x for name, x in text.values.items()}
-    return chinese().get(text.template, text.template).format(**values)
+    template = chinese().get(text.template, text.template)
+    values = {name: told(x, language) if isinstance(x, Said) else x for name, x in text.values.items()}
+    return template.format(**values) if values else template
 
 
 def say(language: Language, template: str, /, **values: Any) -> str:

@@ -4,8 +4,10 @@ Cells have the English edition's ids, order and code. A translated cell, and eac
 carries the hash of the English that it was made from.
 """
 
+import ast
 import copy
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,9 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from dsv3.lab import mutants
+from dsv3.lessons.lesson import LESSONS as LESSONS_TITLES
+from dsv3.lessons.lesson import parts_of
 from dsv3.said import chinese
 
 ROOT = Path(__file__).parents[1]
@@ -247,3 +252,70 @@ def done_document(document: str) -> None:
         mark = f"<!-- en {digest(f'{en}{chr(10)}{en_body}')} -->"
         text.append("\n".join(filter(None, [heading, mark, "", MARK.sub("", body).strip()])) + "\n")
     file.write_text("\n".join(text), encoding="utf-8")
+
+
+# -------------------------------------------------------------------------------------------------------- messages
+
+
+def messages() -> dict[str, set[str]]:
+    """Module, as its table in ``dsv3/assets/zh/`` is named -> the sentences that it says in a lesson."""
+    found: dict[str, set[str]] = {}
+    for file in sorted((ROOT / "dsv3").rglob("*.py")):
+        name = ".".join(file.relative_to(ROOT / "dsv3").with_suffix("").parts)
+        found[name] = set(_said(ast.parse(file.read_text(encoding="utf-8"))))
+    for number in LESSONS_TITLES:
+        found[f"lessons.lesson_{number}"] |= set(_of_parts(number))
+    found["lessons.lesson"] |= set(LESSONS_TITLES.values())
+    found["lab.mutants"] |= {each.story for each in (*mutants.ATTENTION, *mutants.ROUTER, *mutants.KERNELS)}
+    found["notebooks"] = {unit for path in sorted(LESSONS.glob("*.ipynb")) for unit in _units(path)}
+    return {name: said for name, said in found.items() if said}
+
+
+def _said(tree: ast.Module) -> Iterator[str]:
+    """Templates of every ``Said(...)`` and ``say(language, ...)``: written there, or in the variable named there."""
+    variables: dict[str, list[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            variables.setdefault(node.targets[0].id, []).extend(_texts(node.value))
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in ("Said", "say"):
+            first = call.args[call.func.id == "say"]
+            yield from variables.get(first.id, []) if isinstance(first, ast.Name) else _texts(first)
+
+
+def _texts(node: ast.expr) -> Iterator[str]:
+    """The text of a literal, or the two of a choice."""
+    if isinstance(node, ast.IfExp):
+        yield from _texts(node.body)
+        yield from _texts(node.orelse)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+
+
+def _of_parts(number: str) -> Iterator[str]:
+    for part in sum(parts_of(number), []):
+        yield part.hint
+        yield from (each.hint for each in (*part.witnesses, *part.faults))
+
+
+def _units(path: Path) -> Iterator[str]:
+    """The units of a lesson's guesses."""
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "code" and "lesson.guess(" in cell.source:
+            for call in ast.walk(ast.parse(cell.source)):
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "lesson.guess":
+                    yield from _texts(call.args[2])
+
+
+def tables() -> dict[str, dict[str, str]]:
+    """Module -> English -> Chinese, as committed."""
+    files = sorted((ROOT / "dsv3" / "assets" / "zh").glob("*.json"))
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def unsaid() -> Iterator[str]:
+    """Messages without their Chinese, and Chinese that nobody says, a line each."""
+    have = tables()
+    for module, said in messages().items():
+        yield from (f"{module}: {text!r} has no Chinese" for text in sorted(said - have.get(module, {}).keys()))
+        yield from (f"{module}: {text!r} is not said" for text in sorted(have.get(module, {}).keys() - said))

@@ -175,9 +175,9 @@ def judge(part: Part, answer: Any) -> tuple[str, str]:
     if first is None:
         broken = part.rule(answer)
         return ("wrong", broken) if broken else ("right", "")
-    says = part.witnesses[first].hint
-    both = "{problem} (where {says})" if isinstance(found[first], Raised) else "{says}; {problem}"
-    return "wrong", _named(part, found, first) or Said(both, problem=problems[first], says=says)
+    says = Said(part.witnesses[first].hint)
+    general = "{problem} (where {says})" if isinstance(found[first], Raised) else "{says}; {problem}"
+    return "wrong", _named(part, found, first) or Said(general, problem=problems[first], says=says)
 
 
 def _named(part: Part, found: list[Any], first: int) -> str:
@@ -190,5 +190,5 @@ def _named(part: Part, found: list[Any], first: int) -> str:
         wrong = outcomes(part, part.faulty(fault))
         same = [not differs(*pair) for pair in zip(found, wrong, strict=True)]
         if same[first] and sum(same) > best and (all(same) or not isinstance(found[first], (Raised, Refused))):
-            best, hint = sum(same), fault.hint
+            best, hint = sum(same), Said(fault.hint)
     return hint

@@ -148,9 +148,9 @@ class Parts:
 
     def guess(self, guess: Any, answer: float, unit: str) -> None:
         """A number guessed before a figure, beside what came out; ``...`` is no guess."""
-        none = guess is ...
-        yours = Said("no guess") if none else Said("you guessed {guess:,g} {unit}", guess=guess, unit=unit)
-        print(self.told(Said("{yours}; it is {answer:,.4g} {unit}", yours=yours, answer=answer, unit=unit)))
+        of = Said(unit)
+        yours = Said("no guess") if guess is ... else Said("you guessed {guess:,g} {unit}", guess=guess, unit=of)
+        print(self.told(Said("{yours}; it is {answer:,.4g} {unit}", yours=yours, answer=answer, unit=of)))
 
 
 class Lesson(Parts):
@@ -237,7 +237,7 @@ def progress(language: Language = "en") -> str:
         left = [name for name in state if state[name] != "yours"]
         count = say(language, "{n} of {all}", n=len(state) - len(left), all=len(state)) if state else "-"
         following = left[0] if left else say(language, "all yours") if state else ""
-        rows.append(f"{number} {pad(told(title, language), 17)}{pad(count, -8)}  {following}".rstrip())
+        rows.append(f"{number} {pad(say(language, title), 17)}{pad(count, -8)}  {following}".rstrip())
         yours, every = yours + len(state) - len(left), every + len(state)
     where = mine.shown(mine.folder())
     last = say(language, "{yours} of {every} parts are yours, in {where}", yours=yours, every=every, where=where)

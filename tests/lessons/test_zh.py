@@ -1,0 +1,158 @@
+"""The Chinese edition beside the English one: nothing missing, nothing stale, the same code, the house's Chinese.
+
+Its code is the English edition's, byte for byte, but for one argument that says the language. ``make test`` runs a few
+Chinese lessons whole. For the others this is proof enough: the language reaches nothing but ``said``, whose every
+sentence is looked up and filled in here.
+"""
+
+import json
+import re
+import string
+
+import nbformat
+import pytest
+
+from dsv3.said import Said, chinese, told
+from tools import lessons, zh
+
+PATHS = lessons.paths()
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def pair(request):
+    """A lesson in English and in Chinese."""
+    return nbformat.read(request.param, 4), nbformat.read(zh.ZH / request.param.name, 4)
+
+
+def test_both_editions_have_the_same_lessons():
+    assert [path.name for path in lessons.paths(folder=zh.ZH)] == [path.name for path in PATHS]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_no_cell_is_missing_or_stale(path):
+    assert zh.untranslated(path) == [], "python -m tools.lessons zh new"
+    assert zh.stale(path) == [], "python -m tools.lessons zh stale"
+    assert nbformat.read(zh.ZH / path.name, 4).cells == lessons.in_chinese(path).cells, "... zh write"
+
+
+def test_ids_order_and_code_are_those_of_the_english_edition(pair):
+    english, chinese = pair
+    assert [c["id"] for c in chinese.cells] == [c["id"] for c in english.cells]
+    for here, there in zip(english.cells, chinese.cells, strict=True):
+        assert here.cell_type == there.cell_type
+        if here["id"] == "preflight":
+            assert here.source == there.source.replace(f" {zh.ARGUMENT},", "") != there.source
+        elif here.cell_type == "code":
+            assert here.source == there.source, here["id"]
+
+
+def test_what_is_not_prose_is_kept(pair):
+    for here, there in zip(*(notebook.cells for notebook in pair), strict=True):
+        for pattern in (r"```", r"\]\(", r"\$\$", r"^#+ ", r"^\|", r"<details>", r"!\["):
+            counts = [len(re.findall(pattern, cell.source, re.M)) for cell in (here, there)]
+            assert counts[0] == counts[1], (here["id"], pattern)
+        if zh.by_hand(here):
+            assert re.search(f"[{zh.HAN}]", there.source), here["id"]
+
+
+def test_its_outputs_are_those_of_a_run_and_of_the_same_kinds(pair):
+    english, chinese = pair
+    code = [cell for cell in chinese.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "python -m tools.lessons zh run"
+    kinds = [[kinds for _, _, kinds in lessons.shape(notebook)] for notebook in (english, chinese)]
+    names = [cell["id"] for cell in english.cells]
+    assert [name for name, *both in zip(names, *kinds, strict=True) if both[0] != both[1]] == []
+
+
+def test_its_first_cell_speaks_chinese(pair):
+    (cell,) = (cell for cell in pair[1].cells if cell["id"] == "preflight")
+    text = "".join(output.get("text", "") for output in cell.outputs)
+    assert "任务    " in text
+    assert "个 CPU 核" in text
+
+
+def test_each_lesson_is_in_the_house_s_chinese(pair):
+    found = [(cell["id"], fault) for cell in pair[1].cells if zh.by_hand(cell) for fault in zh.faults(cell.source)]
+    assert found == []
+
+
+@pytest.mark.parametrize("document", zh.DOCUMENTS)
+def test_no_section_of_a_document_is_stale(document):
+    assert zh.stale_sections(document) == [], "python -m tools.lessons zh stale"
+    assert zh.faults(zh.translation(document).read_text(encoding="utf-8")) == []
+
+
+# -------------------------------------------------------------------------------------------------------- messages
+
+
+def test_every_message_has_its_chinese_and_every_chinese_its_message():
+    assert list(zh.unsaid()) == []
+
+
+def test_a_message_means_the_same_everywhere():
+    for table in zh.tables().values():
+        for english, words in table.items():
+            assert chinese()[english] == words, english
+
+
+@pytest.mark.parametrize("module", zh.tables())
+def test_messages_are_in_the_house_s_chinese(module):
+    assert [(text, fault) for text, words in zh.tables()[module].items() for fault in zh.faults(words)] == []
+
+
+def test_messages_keep_what_is_filled_in():
+    for text, module in ((text, module) for module, table in zh.tables().items() for text in table):
+        if "lesson_" not in module:  # there braces are Python's
+            fields = [
+                sorted((name, spec) for _, name, spec, _ in string.Formatter().parse(words) if name)
+                for words in (text, chinese()[text])
+            ]
+            assert fields[0] == fields[1], text
+
+
+def test_a_sentence_in_a_sentence_is_told_too():
+    inner = Said("the shape is {found}, not {wanted}", found=[3], wanted=[4])
+    outer = Said("{name}: {problem}", name=Said("value {i}", i=2), problem=inner)
+    assert outer == "value 2: the shape is [3], not [4]"
+    assert told(outer, "en") == outer
+    assert told(outer, "zh") == "第 2 个值：形状是 [3]，应该是 [4]"
+    assert told(Said("one in {braces}"), "zh") == "one in {braces}"
+    assert told("times", "zh") == "times", "a name of the learner's, not a sentence"
+
+
+# -------------------------------------------------------------------------------------------------------- the tool
+
+
+def test_a_change_of_the_english_makes_a_cell_stale(tmp_path, monkeypatch):
+    monkeypatch.setattr(zh, "ZH", tmp_path / "zh")
+    (tmp_path / "zh").mkdir()
+    path = tmp_path / PATHS[0].name
+    path.write_bytes(PATHS[0].read_bytes())
+    nbformat.write(lessons.in_chinese(path), tmp_path / "zh" / path.name)
+    assert "title" in zh.untranslated(path)
+    with pytest.raises(ValueError, match="cell title: it is still in English"):
+        zh.done(path, ["title"])
+    notebook = nbformat.read(tmp_path / "zh" / path.name, 4)
+    notebook.cells[0].source = "# 00 从这里开始"
+    nbformat.write(notebook, tmp_path / "zh" / path.name)
+    zh.done(path, [])
+    assert "title" not in zh.untranslated(path)
+    assert zh.stale(path) == []
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["cells"][0]["source"] = ["# 00 Start there"]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert zh.stale(path) == ["title"]
+    assert lessons.in_chinese(path).cells[0].source == "# 00 从这里开始"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["每个令牌", "第 3 个秩", "您好", "先算,再除", "用GPU 算", "算完(再除)", "管道并行"],
+)
+def test_what_is_not_the_house_s_chinese_is_found(text):
+    assert zh.faults(text)
+
+
+@pytest.mark.parametrize("text", ["低秩分解，`a,b` 用 GPU 算（先算，再除）。", "满秩矩阵", "[链接](a,b)，$x(y)$ 成立"])
+def test_what_is_good_chinese_passes(text):
+    assert zh.faults(text) == []
