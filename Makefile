@@ -27,6 +27,8 @@ INSTALL := $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) \
   $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/cpu)
 
 BUILD := build
+# Of the Chinese edition, whose code is the English one's, those that show most of what speaks: tests/lessons/test_zh.py.
+ZH := 00_start_here 01_environment 02_download 11_serving
 
 .PHONY: help demo quick test test-vllm lint ruff lab gpu clean lessons pages lowest
 
@@ -103,7 +105,7 @@ test: lint
 	$(call fresh,$(RUN),RUN)
 	@cp -r notebooks/. $(RUN)
 	$(call part,lessons,DSV3_HOME="$(CURDIR)/$(RUN)/home" $(PYTEST) $(TWO) --nbmake --overwrite \
-	  --nbmake-timeout=300 $(RUN))
+	  --nbmake-timeout=300 $(RUN)/*.ipynb $(ZH:%=$(RUN)/zh/%.ipynb))
 	$(BIN)/python -m tools.lessons compare $(RUN)
 
 # vLLM wants other versions than the course. What it takes from PyPI beside the CPU's torch is built for CUDA, and breaks.

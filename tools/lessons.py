@@ -186,16 +186,17 @@ def shape(notebook: NotebookNode) -> Iterator[tuple[str, str, tuple]]:
 def compare(folder: Path) -> list[str]:
     """What differs between the lessons' committed outputs and those of a run in ``folder``, a line each."""
     found = []
-    for path in paths():
-        committed, fresh = nbformat.read(path, 4), nbformat.read(folder / path.name, 4)
+    for path in [*paths(), *paths(folder=zh.ZH)]:
+        committed, fresh = nbformat.read(path, 4), nbformat.read(folder / path.relative_to(LESSONS), 4)
         for (name, source, old), (_, _, new) in zip(shape(committed), shape(fresh), strict=True):
             if old != new:
-                found.append(f"{path.stem}, cell {name}: committed {old}, a fresh run gives {new} ({source[:40]!r})")
+                where = f"{path.relative_to(LESSONS).with_suffix('')}, cell {name}"
+                found.append(f"{where}: committed {old}, a fresh run gives {new} ({source[:40]!r})")
     return found
 
 
 def export(kind: str, folder: Path) -> list[Path]:
-    """Every lesson as a page (``"html"``) or as an instructor's deck (``"slides"``), one file each.
+    """Every lesson as a page (``"html"``) or as an instructor's deck (``"slides"``), one file each; Chinese in ``zh/``.
 
     Raises:
         FileExistsError: ``folder`` holds what no export made.
@@ -209,9 +210,10 @@ def export(kind: str, folder: Path) -> list[Path]:
             raise FileExistsError(f"{folder}: holds what no export made; give a new folder")
         os.close(ours.create(folder / MARK, False))
     written = []
-    for path in paths():
+    (folder / zh.ZH.name).mkdir(exist_ok=True)
+    for path in [*paths(), *paths(folder=zh.ZH)]:
         body, _ = exporter.from_filename(str(path))
-        target = folder / f"{path.stem}.{kind if kind == 'html' else 'slides.html'}"
+        target = folder / path.relative_to(LESSONS).with_suffix(".html" if kind == "html" else ".slides.html")
         write_result(target, body.encode(), lambda data: data.startswith(b"<!DOCTYPE html>"))
         written.append(target)
     return written

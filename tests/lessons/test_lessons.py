@@ -11,6 +11,7 @@ from tools import lessons
 
 ROOT = Path(__file__).parents[2]
 PATHS = lessons.paths()
+BOTH = [*PATHS, *lessons.paths(folder=lessons.zh.ZH)]
 FACTS = {"minutes", "hardware", "ram_gb", "disk_gb", "network", "after", "verified"}
 REQUIRED = ("title", "facts", "objectives", "preflight", "signature", "sizes-671b", "wrong", "quiz", "next")
 LARGEST = 200_000
@@ -18,8 +19,18 @@ LARGEST = 200_000
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem)
 def lesson(request):
-    notebook = nbformat.read(request.param, 4)
-    notebook.path = request.param
+    return opened(request.param)
+
+
+@pytest.fixture(params=BOTH, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def either(request):
+    """A lesson of the English or the Chinese edition."""
+    return opened(request.param)
+
+
+def opened(path):
+    notebook = nbformat.read(path, 4)
+    notebook.path = path
     return notebook
 
 
@@ -60,8 +71,8 @@ def test_a_lesson_is_runnable_anywhere(lesson):
             assert not re.search(r"[\"'](/root|/home|/Users|/tmp|/work|C:)", cell.source), cell["id"]
 
 
-def test_no_line_of_text_becomes_a_heading_by_accident(lesson):
-    for cell in lesson.cells:
+def test_no_line_of_text_becomes_a_heading_by_accident(either):
+    for cell in either.cells:
         assert cell.cell_type == "code" or not re.search(r"^#+[^#\s]", cell.source, re.M), cell["id"]
 
 
@@ -78,9 +89,9 @@ def test_at_most_five_cells_of_code_between_two_stubs(lesson):
     assert all(b - a - 1 <= 5 for a, b in zip(at, at[1:], strict=False)), list(zip(stubs, at, strict=True))
 
 
-def test_outputs_are_committed_and_clean(lesson):
-    assert "widgets" not in lesson.metadata
-    code = [cell for cell in lesson.cells if cell.cell_type == "code"]
+def test_outputs_are_committed_and_clean(either):
+    assert "widgets" not in either.metadata
+    code = [cell for cell in either.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "run it from a clean kernel"
     for cell in code:
         assert "execution" not in cell.metadata
@@ -94,14 +105,14 @@ def test_outputs_are_committed_and_clean(lesson):
             assert not re.search(r"/root/(?!autodl)|/home/|/tmp/|/pip/", text), (cell["id"], text[:300])
 
 
-def test_pictures_have_words_and_links_lead_somewhere(lesson):
-    for cell in lesson.cells:
+def test_pictures_have_words_and_links_lead_somewhere(either):
+    for cell in either.cells:
         if cell.cell_type == "markdown":
             for bang, text, target in re.findall(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", cell.source):
                 assert text.strip() or not bang, (cell["id"], target)
                 if not re.match(r"https?://|#|mailto:", target):
-                    assert (lesson.path.parent / target.split("#")[0]).exists(), (cell["id"], target)
-    images = [o for c in lesson.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+                    assert (either.path.parent / target.split("#")[0]).exists(), (cell["id"], target)
+    images = [o for c in either.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
     assert images, "a lesson without a figure"
 
 
@@ -111,7 +122,8 @@ def test_pictures_have_words_and_links_lead_somewhere(lesson):
 def test_pages_and_decks_build(tmp_path):
     for kind in ("html", "slides"):
         written = lessons.export(kind, tmp_path / kind)
-        assert len(written) == len(PATHS)
+        assert [file.relative_to(tmp_path / kind).parent.name for file in written].count("zh") == len(PATHS)
+        assert len(written) == len(BOTH)
         assert all(file.stat().st_size > 100_000 for file in written)
         written[0].unlink()
         written[0].symlink_to(tmp_path / "elsewhere")
@@ -127,8 +139,9 @@ def test_pages_and_decks_build(tmp_path):
 
 
 def test_a_stale_output_is_told(tmp_path):
-    for path in PATHS:
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "zh").mkdir()
+    for path in BOTH:
+        (tmp_path / path.relative_to(lessons.LESSONS)).write_bytes(path.read_bytes())
     assert lessons.compare(tmp_path) == []
     notebook = nbformat.read(PATHS[0], 4)
     next(cell for cell in notebook.cells if cell.get("outputs")).outputs = []
