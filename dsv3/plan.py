@@ -8,10 +8,10 @@ from dataclasses import asdict
 
 from .checkpoint import ours
 from .engines.table import runners
+from .sizing import offload
 from .sizing.gpus import find_gpu, gpus
 from .sizing.needs import LARGEST, PRECISIONS, Precision, Split, Workload, auto_split
-from .sizing.offload import Machine, Offload, bound, files, find_file, offload, reports
-from .sizing.offload import text as offload_text
+from .sizing.offload import files, find_file
 from .sizing.planner import WORKLOAD, Fit, Runner, Subject, as_json, plan, smallest, subject
 from .sizing.report import comparison, text
 
@@ -45,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dsv3 plan",
         description=__doc__,
-        epilog="Without --gpus: the smallest number of each kind that fits. Exit code 1: it does not fit.",
+        epilog="Without --gpus: the smallest number of each kind that fits; without --gpu, too: the largest GGUF file "
+        "beside one card and so much RAM. Exit code 1: it does not fit.",
     )
     parser.add_argument("model", help="R1, V3.1, Kimi-K2-Base ... (dsv3 download --list), a folder, or a config.json")
     parser.add_argument(
@@ -101,20 +102,22 @@ def _with_ram(parser: argparse.ArgumentParser, args: argparse.Namespace, model: 
     if args.precision in PRECISIONS:
         parser.error(f"--precision {args.precision}: with --ram one of {', '.join(f.name for f in files())}")
     gpu = find_gpu(args.gpu) if args.gpu else None
-    machine = Machine(
-        gpu=gpu, gpus=(args.gpus or 1) if gpu else 0, ram_gb=args.ram, ram_bandwidth_gb_s=args.ram_bandwidth or None
-    )
+    count = (args.gpus or 1) if gpu else 0
+    machine = offload.Machine(gpu=gpu, gpus=count, ram_gb=args.ram, ram_bandwidth_gb_s=args.ram_bandwidth or None)
     context = min(WORKLOAD.context, model.cfg.max_seq_len) if args.context is None else args.context
-    workload = Workload(context=context, batch=args.batch)
-    wanted = [file for file in files() if args.precision in (None, file.name)]
-    plans: list[Offload] = [offload(model.name, model.cfg, file, machine, workload) for file in wanted]
+    plans = offload.plans(model.name, model.cfg, machine, Workload(context=context, batch=args.batch), args.precision)
     if args.json:
         print(json.dumps([asdict(found) for found in plans]))
     else:
-        like_r1 = model.cfg.n_layers, model.cfg.dim, model.cfg.n_routed_experts
-        known = [r for r in reports() if like_r1 == (61, 7168, 256) and args.precision in (None, r.file)]
-        print(offload_text(plans, [(report, bound(report, model.cfg)) for report in known]))
+        print(offload.text(plans, offload.reported(model.cfg, args.precision)))
     return any(found.fits for found in plans)
+
+
+def _usual(args: argparse.Namespace, model: Subject, workload: Workload) -> list[offload.Offload]:
+    """Usual machines of one card and much RAM, where nothing was said about the GPU or how the weights are stored."""
+    if args.gpu or args.precision or args.mtp or model.quantized or model.cfg.n_dense_layers == model.cfg.n_layers:
+        return []
+    return offload.usual(model.name, model.cfg, workload)
 
 
 def main(argv: list[str]) -> None:
@@ -144,6 +147,9 @@ def main(argv: list[str]) -> None:
             print(text(*found[0], args.rate, args.price))
         else:
             print(comparison(model, precision, workload, found, kinds, args.rate))
+            beside = _usual(args, model, workload)
+            if beside:
+                print(f"\n{offload.comparison(beside)}")
         sys.exit(0 if found else 1)
     answer = plan(model, find_gpu(args.gpu), _split(args, model, precision), precision, workload)
     if args.figure:

@@ -1,13 +1,16 @@
-"""The planner as a widget: menus and sliders over ``planner.plan``, the answer as text and as a figure beside them."""
+"""The planner as a widget: menus and sliders over ``planner.plan`` and ``offload.plans``, the answer as text and, for
+GPUs alone, as a figure beside them."""
 
+import re
 from html import escape
 from typing import TYPE_CHECKING
 
 from ..engines.table import runners
 from ..hubs.catalogue import models
+from ..sizing import offload
 from ..sizing.gpus import find_gpu, gpus
 from ..sizing.needs import PRECISIONS, Split, Workload, auto_split
-from ..sizing.planner import COUNTS, WORKLOAD, Counted, count, plan, subject
+from ..sizing.planner import COUNTS, WORKLOAD, Counted, Subject, count, plan, subject
 from ..sizing.report import text
 from .plan import figure
 from .style import png
@@ -17,47 +20,79 @@ if TYPE_CHECKING:
     from ipywidgets import VBox
 
 CONTEXTS = tuple(2**n for n in range(9, 18))
+RAMS = (64, 128, *offload.RAMS, 1024)
+# Everything that the widget says itself; the answers are those of ``dsv3 plan``.
+WORDS = {
+    "model": "model",
+    "precision": "precision",
+    "gpu": "GPU",
+    "n": "GPUs",
+    "ram": "RAM, GB",
+    "context": "context",
+    "batch": "sequences",
+    "published": "as published",
+    "gpus only": "not used",
+    "no gpu": "0 GPUs: choose how much RAM there is",
+}
 
 
-def planner(model: str = "DeepSeek-R1", gpu: str = "H20-96G", n: int = 8) -> "VBox":
-    """What ``model`` needs on ``n`` GPUs; every choice is counted anew, and one that cannot be says why.
+def planner(model: str = "DeepSeek-R1", gpu: str = "H20-96G", n: int = 8, ram: int | None = None) -> "VBox":
+    """What ``model`` needs on ``n`` GPUs, or with its routed experts in ``ram`` GB of RAM beside them; every choice is
+    counted anew, and one that cannot be says why.
 
-    Its ``children`` are the row of choices, the text and the figure.
+    With RAM the files are GGUF, so the precision is not asked. Its ``children`` are the row of choices, the text and
+    the figure.
 
     Raises:
         ImportError: ipywidgets is not installed.
     """
     widgets = ipywidgets()
     names = [m.name for m in models() if m.counted]
-    choices = {
-        "model": widgets.Dropdown(options=names, value=model, description="model"),
-        "precision": widgets.Dropdown(options=["as published", *PRECISIONS], description="precision"),
-        "gpu": widgets.Dropdown(options=[g.name for g in gpus()], value=gpu, description="GPU"),
-        "n": widgets.SelectionSlider(options=COUNTS, value=n, description="GPUs"),
-        "context": widgets.SelectionSlider(options=CONTEXTS, value=WORKLOAD.context, description="context"),
-        "batch": widgets.IntSlider(value=WORKLOAD.batch, min=1, max=256, description="sequences"),
+    options: dict[str, dict] = {
+        "model": {"options": names, "value": model},
+        "precision": {"options": [(WORDS["published"], None), *((p, p) for p in PRECISIONS)], "value": None},
+        "gpu": {"options": [g.name for g in gpus()], "value": gpu},
+        "n": {"options": (0, *COUNTS), "value": n},
+        "ram": {"options": [(WORDS["gpus only"], None), *((str(gb), gb) for gb in RAMS)], "value": ram},
+        "context": {"options": CONTEXTS, "value": WORKLOAD.context},
     }
+    kinds = {"n": widgets.SelectionSlider, "context": widgets.SelectionSlider}
+    choices = {k: kinds.get(k, widgets.Dropdown)(description=WORDS[k], **given) for k, given in options.items()}
+    choices["batch"] = widgets.IntSlider(value=WORKLOAD.batch, min=1, max=256, description=WORDS["batch"])
     answer, picture = widgets.HTML(), widgets.Image(format="png")
     counted: dict[tuple, Counted] = {}  # the slow part, for the models, precisions and splits seen so far
 
+    def on_gpus(chosen: Subject, workload: Workload) -> str:
+        if not choices["n"].value:
+            raise ValueError(WORDS["no gpu"])
+        precision = choices["precision"].value or chosen.published
+        split = Split(tp=(auto := auto_split(chosen.cfg, precision, choices["n"].value)).tp, pp=auto.pp, ep=auto.tp)
+        key = (chosen.name, precision, split)
+        if key not in counted:
+            counted[key] = count(chosen, split, precision, workload)
+        found = plan(chosen, find_gpu(choices["gpu"].value), split, precision, workload, counted[key])
+        picture.value, picture.layout.display = png(figure(found)), None
+        return text(found, runners(found.gpu, found.precision, split.pp > 1))
+
+    def with_ram(chosen: Subject, workload: Workload) -> str:
+        number = choices["n"].value
+        card = find_gpu(choices["gpu"].value) if number else None
+        machine = offload.Machine(gpu=card, gpus=number, ram_gb=choices["ram"].value)
+        found = offload.plans(chosen.name, chosen.cfg, machine, workload)
+        return offload.text(found, offload.reported(chosen.cfg))
+
     def draw() -> None:
+        beside = choices["ram"].value is not None
+        choices["precision"].disabled, picture.layout.display = beside, "none"
         try:
             chosen = subject(choices["model"].value)
-            precision = choices["precision"].value
-            precision = chosen.published if precision == "as published" else precision
-            split = Split(tp=(auto := auto_split(chosen.cfg, precision, choices["n"].value)).tp, pp=auto.pp, ep=auto.tp)
             workload = Workload(context=choices["context"].value, batch=choices["batch"].value)
-            key = (chosen.name, precision, split)
-            if key not in counted:
-                counted[key] = count(chosen, split, precision, workload)
-            found = plan(chosen, find_gpu(choices["gpu"].value), split, precision, workload, counted[key])
+            shown = (with_ram if beside else on_gpus)(chosen, workload)
         except ValueError as error:
             answer.value = f"<p>{escape(str(error))}</p>"
-            picture.layout.display = "none"
             return
-        shown = text(found, runners(found.gpu, found.precision, split.pp > 1))
-        answer.value, picture.value = f"<pre>{escape(shown)}</pre>", png(figure(found))
-        picture.layout.display = None
+        linked = re.sub(r"https://\S+", r'<a href="\g<0>" target="_blank">\g<0></a>', escape(shown))
+        answer.value = f"<pre>{linked}</pre>"
 
     follow(choices.values(), draw)
     return widgets.VBox([widgets.VBox(list(choices.values())), answer, picture])

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..lab.serving import Request
+    from ..sizing.offload import Report
 
 
 def timeline(runs: "dict[str, list[Request]]") -> "Figure":
@@ -94,6 +95,22 @@ def reported(bound: Mapping[int, float], seen: Mapping[str, Mapping[int, float]]
     ax.yaxis.set_major_formatter("{x:,g}")
     ax.grid(color="#e5e5e5")
     figure.legend(fontsize=11, loc="outside lower center", ncols=2)
+    return figure
+
+
+def beside_bounds(rows: "Sequence[tuple[Report, float]]") -> "Figure":
+    """Machines with R1's experts in RAM: what memory allows as bars, what their owners report inside them."""
+    figure, (ax,) = axes(size=(9.0, 0.6 * len(rows) + 1.4))
+    names = [f"{r.machine.split(';')[0]}\n{r.file}" for r, _ in rows]
+    ax.barh(names, [limit for _, limit in rows], color=GREY, alpha=0.45, label="bound, from memory alone")
+    bars = ax.barh(names, [r.tokens_per_s for r, _ in rows], height=0.4, color=BLUE, label="reported")
+    ax.bar_label(bars, fmt=" %.1f", fontsize=11)
+    ax.invert_yaxis()
+    ax.set(xlabel="tokens/s, one conversation")
+    figure.legend(fontsize=11, loc="outside lower center", ncols=2)
+    shares = [r.tokens_per_s / limit for r, limit in rows]
+    title = f"R1 with its experts in RAM: {min(shares):.2f} to {max(shares):.2f} of what memory allows"
+    figure.suptitle(title, fontsize=12)
     return figure
 
 

@@ -6,12 +6,14 @@ only K of E routed experts, so those may lie in slower memory. llama.cpp (``--n-
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
 from ..config import ModelConfig
 from ..cost import cache_bytes, parameters, touched
 from ..paths import ASSETS
+from . import machine as here
 from .gpus import GPU, find_gpu
 from .needs import Split, Workload, activations, largest
 
@@ -20,6 +22,7 @@ PROMPT = 512  # tokens of a prompt that llama.cpp computes at once (--ubatch-siz
 SYSTEM = 8e9  # bytes of RAM for the system, buffers and the engine itself
 # RAM of machines that people have, GB/s by its data sheet: channels x transfers x 8 bytes.
 MEMORIES = {"2 x DDR5-5600": 89.6, "8 x DDR4-3200": 204.8, "12 x DDR5-4800": 460.8}
+CARD, RAMS = "RTX-4090", (192, 256, 512, 768)  # machines that people have: one such card beside so many GB of RAM
 FORMULAS = {
     "file": "bits per weight as in the published files of DeepSeek-R1, for the routed experts and for the rest",
     "on the card": "the rest, without the embedding; batch x context x cache of a token in 2 bytes; activations of"
@@ -72,6 +75,11 @@ class Machine:
     gpus: int
     ram_gb: float
     ram_bandwidth_gb_s: float | None = None
+
+    def __str__(self) -> str:
+        """``1 x RTX-4090, 512 GB of RAM``."""
+        card = f"{self.gpus} x {self.gpu.name}" if self.gpu and self.gpus else "no card"
+        return f"{card}, {self.ram_gb:,.4g} GB of RAM"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +202,50 @@ def offload(name: str, cfg: ModelConfig, file: File, machine: Machine, workload:
     )
 
 
+def plans(name: str, cfg: ModelConfig, machine: Machine, workload: Workload, kind: str | None = None) -> list[Offload]:
+    """Every kind of file on a machine, or the one called ``kind``, the largest first.
+
+    Raises:
+        ValueError: as ``offload``.
+    """
+    return [offload(name, cfg, file, machine, workload) for file in files() if kind in (None, file.name)]
+
+
+def usual(name: str, cfg: ModelConfig, workload: Workload) -> list[Offload]:
+    """Beside one ``CARD`` each of ``RAMS`` with the largest file that fits; left out where none does, where the card
+    holds all experts, and where less RAM has room for the same file.
+
+    Raises:
+        ValueError: as ``offload``.
+    """
+    card, found = find_gpu(CARD), dict[str, Offload]()
+    for ram in RAMS:
+        fitting = [p for p in plans(name, cfg, Machine(gpu=card, gpus=1, ram_gb=ram), workload) if p.fits]
+        if fitting and fitting[0].layers < fitting[0].moe_layers:
+            found.setdefault(fitting[0].file, fitting[0])
+    return list(found.values())
+
+
+def this_machine(m: here.Machine) -> Machine | None:
+    """RAM that this process gets, and those cards like the first that the list knows; None if nothing says how much
+    RAM there is."""
+    whole, limit = here.memory(m)
+    ram = limit or whole
+    if ram is None:
+        return None
+    names, card = [gpu.name for gpu in m.gpus or ()], None
+    with suppress(ValueError):  # a card that the list does not know: counted as none
+        card = find_gpu(names[0]) if names else None
+    return Machine(gpu=card, gpus=names.count(names[0]) if card else 0, ram_gb=ram / 1e9)
+
+
+def reported(cfg: ModelConfig, kind: str | None = None) -> list[tuple[Report, float]]:
+    """Reports of models of ``cfg``'s size, of every kind of file or one, each with the bound of its machine."""
+    if (cfg.n_layers, cfg.dim, cfg.n_routed_experts) != (61, 7168, 256):  # DeepSeek-V3 and R1
+        return []
+    return [(report, bound(report, cfg)) for report in reports() if kind in (None, report.file)]
+
+
 def bound(report: Report, cfg: ModelConfig) -> float:
     """Tokens/s that the machine of a report cannot exceed with one sequence and a short context."""
     gpu = find_gpu(report.gpu) if report.gpu else None
@@ -208,9 +260,8 @@ def text(plans: list[Offload], reported: Iterable[tuple[Report, float]] = ()) ->
     """Plans for one machine as people read them, a file a line, formulas shown; then what others measured."""
     first = plans[0]
     machine, batch, context = first.machine, first.workload.batch, first.workload.context
-    card = f"{machine.gpus} x {machine.gpu.name}" if machine.gpu and machine.gpus else "no card"
     sequences = f"{batch:,} sequence{'s' if batch > 1 else ''} of {context:,} tokens"
-    lines = [f"{first.model} on {card} and {machine.ram_gb:,g} GB of RAM, {sequences}", ""]
+    lines = [f"{first.model} on {machine}, {sequences}", ""]
     speeds = list(first.tokens_per_s)
     head = f"{'file':12}{'GB':>7}{'GB on card':>12}{'layers of':>11}{'GB in':>8}{'':6}{'largest':>9}"
     lines.append(f"{head}  tokens/s at most with RAM of")
@@ -223,8 +274,26 @@ def text(plans: list[Offload], reported: Iterable[tuple[Report, float]] = ()) ->
         speed = "".join(f"{p.tokens_per_s[name]:28.1f}" for name in speeds)
         lines.append(f"{sizes}{p.ram / 1e9:8,.0f}{'yes' if p.fits else 'no':>6}{p.largest_context:9,}{speed}")
     lines += ["", "how it is counted"] + [f"  {name:12}{how}" for name, how in FORMULAS.items()]
-    rows = [
-        f"  {r.tokens_per_s:5g} tokens/s (bound {limit:.1f})  {r.file}: {r.machine}\n{'':33}{r.source}"
-        for r, limit in reported
+    return "\n".join([*lines, *reported_lines(reported)])
+
+
+def reported_lines(reported: Iterable[tuple[Report, float]]) -> list[str]:
+    """What others measured, in a column of its own beside the bound, and where they say so; nothing if nobody did."""
+    rows = [f"{r.tokens_per_s:>10.4g}{limit:>8.1f}  {r.file:12}{r.machine}\n{'':32}{r.source}" for r, limit in reported]
+    head = ["", "reported elsewhere, with DeepSeek-R1 or V3: tokens/s of one sequence"]
+    return [*head, f"{'reported':>10}{'bound':>8}  {'file':12}machine", *rows] if rows else []
+
+
+def comparison(found: list[Offload]) -> str:
+    """What ``usual`` found, a machine a line."""
+    speeds = [f"{gb_s:.0f}" for gb_s in MEMORIES.values()]
+    lines = [
+        "one card and much RAM (llama.cpp, KTransformers): the largest GGUF file of each machine",
+        "",
+        f"{'machine':30}{'file':12}{'GB':>5}  tokens/s <= with RAM of {', '.join(speeds)} GB/s",
     ]
-    return "\n".join([*lines, *(["", "reported elsewhere, with DeepSeek-R1 or V3"] if rows else []), *rows])
+    for p in found:
+        bounds = "".join(f"{speed:8.1f}" for speed in p.tokens_per_s.values())
+        lines.append(f"{str(p.machine):30}{p.file:12}{p.nbytes / 1e9:5,.0f}  {bounds}")
+    asked = f"dsv3 plan {found[-1].model} --gpu {CARD} --ram {found[-1].machine.ram_gb:g}"
+    return "\n".join([*lines, f"every file, the formulas, and what owners report: {asked}"])

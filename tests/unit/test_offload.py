@@ -5,17 +5,33 @@ import json
 import pytest
 
 from dsv3.config import ModelConfig
+from dsv3.lab.machines import pretend
 from dsv3.plan import main
+from dsv3.sizing import machine as here
 from dsv3.sizing.gpus import find_gpu
 from dsv3.sizing.needs import Workload
-from dsv3.sizing.offload import Machine, bits, bound, files, find_file, offload, reports
+from dsv3.sizing.offload import (
+    CARD,
+    RAMS,
+    Machine,
+    bits,
+    bound,
+    files,
+    find_file,
+    offload,
+    plans,
+    reported,
+    reports,
+    this_machine,
+    usual,
+)
 
 R1 = ModelConfig.load("config_671B.json")
-CARD = find_gpu("RTX-4090")
+ONE = find_gpu(CARD)
 
 
 def planned(file="Q4_K_M", gpus=1, ram=512, bandwidth=None, cfg=R1, **work):
-    machine = Machine(gpu=CARD if gpus else None, gpus=gpus, ram_gb=ram, ram_bandwidth_gb_s=bandwidth)
+    machine = Machine(gpu=ONE if gpus else None, gpus=gpus, ram_gb=ram, ram_bandwidth_gb_s=bandwidth)
     return offload("R1", cfg, find_file(file), machine, Workload(**work))
 
 
@@ -42,7 +58,7 @@ def test_decoding_is_bound_by_the_bytes_of_the_experts_that_a_token_reads():
 
 def test_a_card_takes_what_every_token_needs_then_layers_of_experts():
     one, two = planned(), planned(gpus=2)
-    assert one.card < one.cards == CARD.nbytes
+    assert one.card < one.cards == ONE.nbytes
     assert two.layers > one.layers >= 1
     a_layer = (one.ram - two.ram) / (two.layers - one.layers)
     assert a_layer == pytest.approx(653_908_770_816 / 58 * bits(find_file("Q4_K_M"))[0] / 8, rel=0.01)
@@ -69,12 +85,43 @@ def test_no_report_beats_its_bound(report):
     assert report.source.startswith("https://")
 
 
+def test_reports_stand_beside_their_bounds_and_only_where_the_model_is_as_large():
+    assert [report for report, _ in reported(R1)] == list(reports())
+    assert {report.file for report, _ in reported(R1, "Q8_0")} == {"Q8_0"}
+    assert reported(ModelConfig.load("config_16B.json")) == []
+
+
+def test_what_do_i_need_is_also_one_card_and_ram():
+    found = usual("R1", R1, Workload())
+    names = [file.name for file in files()]
+    assert [p.machine.ram_gb for p in found] == list(RAMS)
+    assert [names.index(p.file) for p in found] == sorted({names.index(p.file) for p in found}, reverse=True)
+    for p in found:
+        every = plans("R1", R1, p.machine, Workload())
+        assert p == next(other for other in every if other.fits)
+    assert usual("V2-Lite", ModelConfig.load("config_16B.json"), Workload()) == [], "the card alone holds it"
+
+
+def test_this_machine(tmp_path):
+    seen = pretend(tmp_path)
+    laptop = this_machine(seen["laptop, 16 GB"])
+    assert (laptop.gpu, laptop.gpus, laptop.ram_gb) == (None, 0, pytest.approx(16 * 2**30 / 1e9))
+    geforce = this_machine(seen["2 x RTX 4090, proxy on"])
+    assert (geforce.gpu, geforce.gpus) == (ONE, 2)
+    assert geforce.ram_gb == pytest.approx(120 * 2**30 / 1e9), "what the container may use, not what there is"
+    assert str(geforce) == "2 x RTX-4090, 128.8 GB of RAM"
+    unknown = this_machine(here.Machine(root=tmp_path / "laptop", run=lambda _: "0, NVIDIA T4, 15360, 4, 7.5, 550.54"))
+    assert str(unknown) == "no card, 17.18 GB of RAM"
+
+
 def test_the_kind_of_machine_is_one_command(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["DeepSeek-R1", "--gpu", "RTX-4090", "--gpus", "1", "--ram", "512"])
     said = capsys.readouterr().out
     assert stop.value.code == 0
-    assert "reported elsewhere" in said
+    rows = said.split("reported elsewhere")[1].splitlines()[2:]
+    assert rows[0].split()[:3] == ["8.73", f"{bound(reports()[0], R1):.1f}", "Q4_K_M"]
+    assert [row.strip() for row in rows[1::2]] == [report.source for report in reports()]
     assert all(file.name in said for file in files())
     with pytest.raises(SystemExit) as stop:
         main(["DeepSeek-R1", "--ram", "64", "--ram-bandwidth", "80", "--precision", "iq1_s", "--json"])
@@ -82,6 +129,20 @@ def test_the_kind_of_machine_is_one_command(capsys):
     assert stop.value.code == 1
     assert not found["fits"]
     assert list(found["tokens_per_s"]) == ["80 GB/s"]
+
+
+def test_machines_with_ram_stand_below_the_gpus_where_nothing_else_was_asked(capsys):
+    def said(*argv):
+        with pytest.raises(SystemExit):
+            main(["DeepSeek-R1", *argv])
+        return capsys.readouterr().out
+
+    head = "one card and much RAM"
+    rows = said().split(head)[1].splitlines()[3:-1]
+    assert [row.split()[2:5] for row in rows] == [[f"{CARD},", str(gb), "GB"] for gb in RAMS]
+    assert len(said("--json").splitlines()) == 1
+    for other in (["--precision", "fp8"], ["--gpu", "H20-96G"], ["--mtp"]):
+        assert head not in said(*other)
 
 
 @pytest.mark.parametrize(

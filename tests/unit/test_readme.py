@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from dsv3.config import ModelConfig
+from dsv3.sizing import offload
+from dsv3.sizing.gpus import find_gpu
+from dsv3.sizing.needs import Workload
+
 ROOT = Path(__file__).parents[2]
 READMES = ("README.md", "README.zh.md")
 TOOLS = ("transformers", "vllm", "dsv3 model.py", "dsv3", "dsv3 --gemm w8a16")
@@ -91,3 +96,26 @@ def test_the_table_of_files_is_the_tree(readme):
     there = {f.name for f in (ROOT / "dsv3").glob("*.py") if not f.name.startswith("__")}
     there |= {f"{f.name}/" for f in (ROOT / "dsv3").iterdir() if f.is_dir() and f.name != "__pycache__"}
     assert sorted(named) == sorted(there)
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_row_for_one_card_and_much_ram_is_the_planners(readme):
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    (row,) = [line for line in text.splitlines() if line.startswith("|") and "RTX 4090" in line and "404 GB" in line]
+    cfg = ModelConfig.load("config_671B.json")
+    report, _ = next(pair for pair in offload.reported(cfg, "Q4_K_M") if pair[0].ram_bandwidth_gb_s == 204.8)
+    assert (report.gpu, report.ram_gb) == ("RTX-4090", 512)
+    card = find_gpu(report.gpu)
+    machine = offload.Machine(gpu=card, gpus=1, ram_gb=512, ram_bandwidth_gb_s=report.ram_bandwidth_gb_s)
+    (plan,) = offload.plans("R1", cfg, machine, Workload(), "Q4_K_M")
+    assert plan.fits
+    (speed,) = plan.tokens_per_s.values()
+    bits = offload.bits(offload.find_file("Q4_K_M"))[0]
+    for figure in (f"{plan.nbytes / 1e9:.0f} GB", f"{bits:.1f}", f"{speed:.1f}", "205 GB/s"):
+        assert figure in row
+    seen = re.search(r"(\d+) to (\d+) tokens/s", report.machine).groups()
+    assert seen in re.findall(r"(\d+) (?:to|到) (\d+)", row)
+    largest, *_, smallest = offload.plans("R1", cfg, machine, Workload())
+    low, high = map(int, re.search(r"(\d{3}) (?:to|到) (\d{3}) GB", row).groups())
+    assert smallest.ram / 1e9 <= low
+    assert largest.ram / 1e9 <= high

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from dsv3 import load
+from dsv3.config import ModelConfig
 from dsv3.engines.client import Client
 from dsv3.engines.table import ENGINES
 from dsv3.lab import openai_server, serving
 from dsv3.show import serving as show
 from dsv3.sizing.gpus import gpus
+from dsv3.sizing.offload import reported
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "decode-cpu.json"
 SUM = "37 + 48 = ?"
@@ -117,3 +119,12 @@ def test_what_is_reported_stands_beside_the_bound():
     bound, dot = ax.lines
     assert [list(values) for values in bound.get_data()] == [[1, 8], [800, 1600]]
     assert [list(values) for values in dot.get_data()] == [[8], [597]]
+
+
+def test_reports_of_machines_with_ram_stand_inside_their_bounds():
+    rows = reported(ModelConfig.load("config_671B.json"), "Q4_K_M")
+    figure = show.beside_bounds(rows)
+    bounds, seen = ([bar.get_width() for bar in bars] for bars in figure.axes[0].containers[:2])
+    assert bounds == [limit for _, limit in rows]
+    assert seen == [report.tokens_per_s for report, _ in rows]
+    assert "0.40 to 0.50" in figure.get_suptitle()
