@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from ..config import ModelConfig
 from ..model import Transformer
 from ..runtime import Runtime
+from ..said import Said
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32, size: float = 1.0) -> Tensor:
@@ -98,7 +99,8 @@ def not_expanded(answer: Any) -> str:
     with Shapes() as shapes, torch.no_grad():
         answer(*step(1, T, N=N, P=P))
     if any(T in shape and {N, P, N + P, 3 * (N + P)} & set(shape) for shape in shapes.seen):
-        return f"the numbers are right, but the cache is expanded: {T} tokens of width {N} or {P} appear on the way"
+        says = "the numbers are right, but the cache is expanded: {T} tokens of width {N} or {P} appear on the way"
+        return Said(says, T=T, N=N, P=P)
     return ""
 
 
