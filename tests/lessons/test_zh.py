@@ -5,6 +5,7 @@ Chinese lessons whole. For the others this is proof enough: the language reaches
 sentence is looked up and filled in here.
 """
 
+import ast
 import json
 import re
 import string
@@ -108,6 +109,34 @@ def test_messages_keep_what_is_filled_in():
                 for words in (text, chinese()[text])
             ]
             assert fields[0] == fields[1], text
+
+
+def uses(file):
+    """How ``language`` is used in a module: the kinds of what it stands in."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for outer in ast.walk(tree):
+        for inner in ast.iter_child_nodes(outer):
+            name = getattr(inner, "id", "") or getattr(inner, "attr", "")
+            if name == "language" and isinstance(inner.ctx, ast.Load):
+                yield type(outer).__name__
+
+
+def test_the_language_is_handed_on_and_decides_nothing_else():
+    """So a lesson computes the same in both languages."""
+    found = {file.name: set(uses(file)) for file in (zh.ROOT / "dsv3").rglob("*.py")}
+    assert {"Call", "keyword"} >= set().union(*(found[name] for name in ("chat.py", "planner.py")))
+    handed_on = {"Call", "keyword", "Tuple"}  # a tuple: self.number, self.language = number, language
+    assert {n: kinds - handed_on for n, kinds in found.items() if kinds - handed_on} == {
+        "said.py": {"Compare"},
+        "explain.py": {"Compare", "Subscript"},
+    }
+    cells = [c for path in PATHS for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+    for cell in cells:
+        for line in cell.source.splitlines():
+            assert "language" not in line or re.search(r"\((.*, |language=)?lesson\.language\)", line), (
+                cell["id"],
+                line,
+            )
 
 
 def test_a_sentence_in_a_sentence_is_told_too():
