@@ -19,6 +19,7 @@ from dsv3.lab import mutants
 from dsv3.lessons.lesson import LESSONS as LESSONS_TITLES
 from dsv3.lessons.lesson import parts_of
 from dsv3.said import chinese
+from dsv3.sizing.offload import reports
 
 ROOT = Path(__file__).parents[1]
 LESSONS = ROOT / "notebooks"
@@ -267,6 +268,7 @@ def messages() -> dict[str, set[str]]:
         found[f"lessons.lesson_{number}"] |= set(_of_parts(number))
     found["lessons.lesson"] |= set(LESSONS_TITLES.values())
     found["lab.mutants"] |= {each.story for each in (*mutants.ATTENTION, *mutants.ROUTER, *mutants.KERNELS)}
+    found["sizing.offload"] |= {report.machine for report in reports()}
     found["notebooks"] = {unit for path in sorted(LESSONS.glob("*.ipynb")) for unit in _units(path)}
     return {name: said for name, said in found.items() if said}
 

@@ -16,6 +16,7 @@ from ..config import BLOCK, ModelConfig
 from ..hubs.catalogue import find_model
 from ..outside import printable, small_json
 from ..quantized import Quantized
+from ..said import Said
 from ..sizing.gpus import GPU
 from ..sizing.needs import PRECISIONS, Precision
 
@@ -205,4 +206,4 @@ def uncut_blocks(cfg: ModelConfig, tp: int, whole_experts: bool) -> Iterable[str
 
 def by_marlin(gpu: GPU, precision: Precision) -> str:
     """What SGLang and vLLM do with FP8 weights on a GPU without units for them; empty where there is nothing to say."""
-    return "" if precision != "fp8" or gpu.fp8_units else "FP8 weights, products in BF16 (Marlin)"
+    return "" if precision != "fp8" or gpu.fp8_units else Said("FP8 weights, products in BF16 (Marlin)")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..said import Said
 from ..sizing.gpus import GPU
 from ..sizing.needs import Precision
 from .checkpoints import Served
@@ -84,8 +85,9 @@ def limits(serve: Serve, served: Served) -> Iterable[str]:
 def runs(gpu: GPU, precision: Precision, pipeline: bool) -> tuple[bool, str]:
     """From Ampere on, as the units multiply. Source: blockedf8_modules.py, read in LMDeploy 0.18.0."""
     plain = gpu.multiplies(precision)
-    note = "--backend pytorch" if plain else f"no {precision.upper()} for this model on this GPU"
-    return gpu.compute >= (8, 0) and plain and not pipeline, "no pipeline stages" if pipeline else note
+    none = Said("no {precision} for this model on this GPU", precision=precision.upper())
+    note = "--backend pytorch" if plain else none
+    return gpu.compute >= (8, 0) and plain and not pipeline, Said("no pipeline stages") if pipeline else note
 
 
 def arguments(serve: Serve) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..said import Said
 from ..sizing.gpus import GPU
 from ..sizing.needs import Precision
 from .checkpoints import Served, by_marlin, uncut_blocks
@@ -77,8 +78,8 @@ def limits(serve: Serve, served: Served) -> Iterable[str]:
 
 def runs(gpu: GPU, precision: Precision, pipeline: bool) -> tuple[bool, str]:
     """From Ampere on. Source: the checks of quantization/fp8.py, read in SGLang 0.5.23."""
-    others = {"int8": "INT8 in 128x128 blocks or channels", "int4": "AWQ or GPTQ"}
-    others |= {"nvfp4": "ModelOpt, on Blackwell", "mxfp4": "Quark"}
+    others: dict[str, str] = {"int8": Said("INT8 in 128x128 blocks or channels"), "int4": Said("AWQ or GPTQ")}
+    others |= {"nvfp4": Said("ModelOpt, on Blackwell"), "mxfp4": "Quark"}
     least = (10, 0) if precision == "nvfp4" else (8, 0)
     return gpu.compute >= least, others.get(precision, by_marlin(gpu, precision))
 

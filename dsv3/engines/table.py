@@ -1,5 +1,6 @@
 """The engines, by name, and which of them run a checkpoint on a GPU."""
 
+from ..said import Said
 from ..sizing.gpus import GPU
 from ..sizing.needs import Precision
 from ..sizing.planner import Runner
@@ -34,7 +35,7 @@ def runners(gpu: GPU, precision: Precision, pipeline: bool = False) -> list[Runn
 
 def _generate(gpu: GPU, precision: Precision, pipeline: bool) -> tuple[bool, str]:
     if gpu.multiplies(precision):
-        return not pipeline, "no pipeline stages" if pipeline else ""
+        return not pipeline, Said("no pipeline stages") if pipeline else ""
     if precision == "fp8":
-        return False, "dequantises FP8 at loading here: plan with --precision bf16"
-    return False, "FP8 and BF16 only"
+        return False, Said("dequantises FP8 at loading here: plan with --precision bf16")
+    return False, Said("FP8 and BF16 only")

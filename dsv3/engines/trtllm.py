@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..said import Said
 from ..sizing.gpus import GPU
 from ..sizing.needs import Precision
 from .checkpoints import Served
@@ -80,8 +81,8 @@ def runs(gpu: GPU, precision: Precision, pipeline: bool) -> tuple[bool, str]:
     """On Hopper and Blackwell servers. Source: the model's page (``README``)."""
     server = gpu.compute[0] in (9, 10)
     plain = gpu.multiplies(precision) or (precision == "nvfp4" and gpu.compute[0] == 10)
-    note = "" if plain else "INT4 as W4AFP8 only, NVFP4 on Blackwell, no INT8"
-    return server and plain, note if server else "made for Hopper and Blackwell servers"
+    note = "" if plain else Said("INT4 as W4AFP8 only, NVFP4 on Blackwell, no INT8")
+    return server and plain, note if server else Said("made for Hopper and Blackwell servers")
 
 
 def arguments(serve: Serve) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from ..said import Said
 from ..sizing.gpus import GPU, PER_MACHINE
 from ..sizing.needs import Precision
 from .checkpoints import Served, by_marlin, uncut_blocks
@@ -165,7 +166,7 @@ def split(serve: Serve, machines: int) -> Serve:
 
 def runs(gpu: GPU, precision: Precision, pipeline: bool) -> tuple[bool, str]:
     """From Ampere on. Source: the checks of quantization/fp8.py and marlin_utils_fp8.py, read in vLLM 0.33.0."""
-    others = {"int8": "no INT8 for this model", "int4": "AWQ, GPTQ, compressed-tensors"}
+    others = {"int8": Said("no INT8 for this model"), "int4": "AWQ, GPTQ, compressed-tensors"}
     others |= {"nvfp4": "ModelOpt, compressed-tensors", "mxfp4": "Quark, compressed-tensors"}
     return gpu.compute >= (8, 0) and precision != "int8", others.get(precision, by_marlin(gpu, precision))
 

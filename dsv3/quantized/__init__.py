@@ -3,10 +3,12 @@ ModelOpt's ``hf_quant_config.json``, or the ``quant_model_description.json`` of 
 
 import os
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from ..outside import small_json
+from ..said import Said
 from .fields import names_in, objects, whole
 from .methods import ALIASES, METHODS
 from .names import Names, Unread
@@ -63,10 +65,19 @@ class Quantized:
             return None
         return next((storage for names, storage in self.stored if module in names), None)
 
+    @property
+    def said(self) -> Said:
+        """``AWQ (4 bits and a scale for 128 weights; not quantised: lm_head)``."""
+        kinds = list(dict.fromkeys(storage.said for _, storage in self.stored))
+        how = Said("bits not known here")
+        if kinds and not self.unread:
+            how = reduce(lambda one, other: Said("{one} or {other}", one=one, other=other), kinds)
+        if not self.left.said:
+            return Said("{words} ({how})", words=self.words, how=how)
+        return Said("{words} ({how}; not quantised: {left})", words=self.words, how=how, left=self.left.said)
+
     def __str__(self) -> str:
-        kinds = " or ".join(dict.fromkeys(str(storage) for _, storage in self.stored))
-        left = f"; not quantised: {self.left}" if str(self.left) else ""
-        return f"{self.words} ({kinds if kinds and not self.unread else 'bits not known here'}{left})"
+        return str(self.said)
 
 
 # --------------------------------------------------------------------------------------------- reading the files
@@ -130,7 +141,7 @@ def of(config: Any) -> Quantized | None:
     known = METHODS.get(method)
     if known is None:
         return Quantized(
-            method=f"{method:.60}", words="something unknown here", engines="vLLM or transformers, if at all"
+            method=f"{method:.60}", words=Said("something unknown here"), engines="vLLM or transformers, if at all"
         )
     words, engines, read_storage = known
     stored, left, unread = tuple[tuple[Names, Storage], ...](), Names(), False
@@ -140,7 +151,7 @@ def of(config: Any) -> Quantized | None:
     except Unread:
         unread = True
     if method == "modelopt" and isinstance(algo := config.get("quant_algo"), str):
-        words = f"{words}'s {algo:.30}"
+        words = Said("{whose}'s {algo}", whose=words, algo=f"{algo:.30}")
     head = bool(config.get("lm_head")) or method in HEADS
     return Quantized(method=method, words=words, engines=engines, stored=stored, left=left, head=head, unread=unread)
 

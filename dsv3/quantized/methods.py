@@ -7,6 +7,7 @@ bitsandbytes, msModelSlim, transformers (``utils/quantization_config.py``); vLLM
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..said import Said
 from .fields import group_size, names_in, objects, whole
 from .names import Names
 from .storage import Kind, Storage
@@ -201,23 +202,27 @@ NVIDIA = "TensorRT-LLM, vLLM and SGLang"
 ALIASES = {"intel/auto-round": "auto-round", "gptqmodel": "gptq", "gptq_marlin": "gptq", "awq_marlin": "awq"}
 METHODS: dict[str, tuple[str, str, Callable[[dict[str, Any]], Read] | None]] = {
     "fp8": ("FP8", BOTH, _fp8),
-    "fbgemm_fp8": ("FP8 for each row (FBGEMM)", "vLLM and transformers", lambda _: [(ALL, Storage("fp8", 8, 32))]),
-    "w8a8_fp8": ("FP8 for each row", "SGLang", lambda _: [(ALL, Storage("fp8", 8, 32))]),
-    "w8a8_int8": ("INT8 for each row", "SGLang", lambda _: [(ALL, Storage("int8", 8, 32))]),
-    "blockwise_int8": ("INT8 in blocks", "SGLang", lambda _: [(ALL, Storage("int8", 8, 32, (128, 128)))]),
+    "fbgemm_fp8": (
+        Said("FP8 for each row (FBGEMM)"),
+        "vLLM and transformers",
+        lambda _: [(ALL, Storage("fp8", 8, 32))],
+    ),
+    "w8a8_fp8": (Said("FP8 for each row"), "SGLang", lambda _: [(ALL, Storage("fp8", 8, 32))]),
+    "w8a8_int8": (Said("INT8 for each row"), "SGLang", lambda _: [(ALL, Storage("int8", 8, 32))]),
+    "blockwise_int8": (Said("INT8 in blocks"), "SGLang", lambda _: [(ALL, Storage("int8", 8, 32, (128, 128)))]),
     "awq": ("AWQ", BOTH, _awq),
     "gptq": ("GPTQ", BOTH, _gptq),
     "auto-round": ("AutoRound", BOTH, _auto_round),
     "compressed-tensors": ("compressed-tensors", BOTH, _compressed),
     "modelopt": ("ModelOpt", NVIDIA, _modelopt),
-    "modelopt_fp4": ("ModelOpt's NVFP4", NVIDIA, lambda config: _modelopt({"quant_algo": "NVFP4"} | config)),
-    "modelopt_fp8": ("ModelOpt's FP8", NVIDIA, lambda config: _modelopt({"quant_algo": "FP8"} | config)),
+    "modelopt_fp4": (Said("ModelOpt's NVFP4"), NVIDIA, lambda config: _modelopt({"quant_algo": "NVFP4"} | config)),
+    "modelopt_fp8": (Said("ModelOpt's FP8"), NVIDIA, lambda config: _modelopt({"quant_algo": "FP8"} | config)),
     "mxfp4": ("MXFP4", BOTH, lambda _: [(Names.of(EXPERTS), Storage("mxfp4", 4, 8, (1, 32)))]),
     "quark": ("Quark", BOTH, _quark),
-    "w4afp8": ("W4AFP8, experts in INT4 and the rest in FP8", BOTH, _w4afp8),
+    "w4afp8": (Said("W4AFP8, experts in INT4 and the rest in FP8"), BOTH, _w4afp8),
     "bitsandbytes": ("bitsandbytes", "vLLM and transformers", _bitsandbytes),
     "hqq": ("HQQ", "transformers", _hqq),
-    "ascend": ("Ascend's (msModelSlim)", "vLLM-Ascend", _ascend),
+    "ascend": (Said("Ascend's (msModelSlim)"), "vLLM-Ascend", _ascend),
     "torchao": ("torchao", "vLLM and transformers", None),
     "aqlm": ("AQLM", "transformers", None),
     "quanto": ("Quanto", "transformers", None),

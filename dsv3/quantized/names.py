@@ -5,10 +5,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..outside import some
+from ..said import Said
 
 MOST_PATTERNS = 250  # with a wildcard; NVIDIA's lists have one for each layer
 LONGEST = 300  # characters of a pattern
+SHOWN = 3  # names in a message
 # What a "re:" expression may be made of, ".*" apart: so it is matched in time that grows with the name's length alone.
 PART = re.compile(r"(?:\\[.\-_d]|\[[\w\-]+\]|[\w\-/.]|\(\?:|[()|^$]|(?<=[\]d])\+)*")
 
@@ -60,8 +61,12 @@ class Names:
     def __or__(self, other: "Names") -> "Names":
         return Names.of(self.written + other.written)
 
-    def __str__(self) -> str:
-        return f"{some([f'{name:.60}' for name in self.written]):.200}"
+    @property
+    def said(self) -> str:
+        """The list as it was written, or its beginning; empty for an empty one."""
+        first = ", ".join([f"{name:.60}" for name in self.written[:SHOWN]])
+        more = len(self.written) - SHOWN
+        return Said("{first} and {more} more", first=first, more=more) if more > 0 else first
 
 
 def _pattern(name: str) -> str:

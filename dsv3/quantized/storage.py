@@ -2,6 +2,8 @@
 
 from typing import Literal, NamedTuple
 
+from ..said import Said
+
 Kind = Literal["fp8", "int8", "int4", "nvfp4", "mxfp4"]
 
 
@@ -34,8 +36,13 @@ class Storage(NamedTuple):
         bits = rows * columns * self.bits + blocks * self.scale + self.matrix + columns * self.column
         return -(-bits // 8)
 
-    def __str__(self) -> str:
+    @property
+    def said(self) -> Said:
+        """``4 bits and a scale for 128 weights``."""
+        if not self.scale:
+            return Said("{bits} bits", bits=self.bits)
         high, wide = self.block
-        row = f"{wide} weights" if wide else "a row"
-        share = "a matrix" if high is None else row if high == 1 else f"{high} x {wide} weights"
-        return f"{self.bits} bits" + (f" and a scale for {share}" if self.scale else "")
+        row = Said("{wide} weights", wide=wide) if wide else Said("a row")
+        block = Said("{high} x {wide} weights", high=high, wide=wide)
+        share = Said("a matrix") if high is None else row if high == 1 else block
+        return Said("{bits} bits and a scale for {share}", bits=self.bits, share=share)

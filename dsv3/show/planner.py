@@ -1,5 +1,8 @@
 """The planner as a widget: menus and sliders over ``planner.plan`` and ``offload.plans``, the answer as text and, for
-GPUs alone, as a figure beside them."""
+GPUs alone, as a figure beside them.
+
+The figure's words are English in every language: matplotlib brings no Chinese font.
+"""
 
 import re
 from html import escape
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..engines.table import runners
 from ..hubs.catalogue import models
+from ..said import Language, Said, told
 from ..sizing import offload
 from ..sizing.gpus import find_gpu, gpus
 from ..sizing.needs import PRECISIONS, Split, Workload, auto_split
@@ -23,20 +27,26 @@ CONTEXTS = tuple(2**n for n in range(9, 18))
 RAMS = (64, 128, *offload.RAMS, 1024)
 # Everything that the widget says itself; the answers are those of ``dsv3 plan``.
 WORDS = {
-    "model": "model",
-    "precision": "precision",
-    "gpu": "GPU",
-    "n": "GPUs",
-    "ram": "RAM, GB",
-    "context": "context",
-    "batch": "sequences",
-    "published": "as published",
-    "gpus only": "not used",
-    "no gpu": "0 GPUs: choose how much RAM there is",
+    "model": Said("model"),
+    "precision": Said("precision"),
+    "gpu": Said("GPU"),
+    "n": Said("GPUs"),
+    "ram": Said("RAM, GB"),
+    "context": Said("context"),
+    "batch": Said("sequences"),
+    "published": Said("as published"),
+    "gpus only": Said("not used"),
+    "no gpu": Said("0 GPUs: choose how much RAM there is"),
 }
 
 
-def planner(model: str = "DeepSeek-R1", gpu: str = "H20-96G", n: int = 8, ram: int | None = None) -> "VBox":
+def planner(
+    model: str = "DeepSeek-R1",
+    gpu: str = "H20-96G",
+    n: int = 8,
+    ram: int | None = None,
+    language: Language = "en",
+) -> "VBox":
     """What ``model`` needs on ``n`` GPUs, or with its routed experts in ``ram`` GB of RAM beside them; every choice is
     counted anew, and one that cannot be says why.
 
@@ -46,19 +56,19 @@ def planner(model: str = "DeepSeek-R1", gpu: str = "H20-96G", n: int = 8, ram: i
     Raises:
         ImportError: ipywidgets is not installed.
     """
-    widgets = ipywidgets()
+    widgets, words = ipywidgets(), {key: told(word, language) for key, word in WORDS.items()}
     names = [m.name for m in models() if m.counted]
     options: dict[str, dict] = {
         "model": {"options": names, "value": model},
-        "precision": {"options": [(WORDS["published"], None), *((p, p) for p in PRECISIONS)], "value": None},
+        "precision": {"options": [(words["published"], None), *((p, p) for p in PRECISIONS)], "value": None},
         "gpu": {"options": [g.name for g in gpus()], "value": gpu},
         "n": {"options": (0, *COUNTS), "value": n},
-        "ram": {"options": [(WORDS["gpus only"], None), *((str(gb), gb) for gb in RAMS)], "value": ram},
+        "ram": {"options": [(words["gpus only"], None), *((str(gb), gb) for gb in RAMS)], "value": ram},
         "context": {"options": CONTEXTS, "value": WORKLOAD.context},
     }
     kinds = {"n": widgets.SelectionSlider, "context": widgets.SelectionSlider}
-    choices = {k: kinds.get(k, widgets.Dropdown)(description=WORDS[k], **given) for k, given in options.items()}
-    choices["batch"] = widgets.IntSlider(value=WORKLOAD.batch, min=1, max=256, description=WORDS["batch"])
+    choices = {k: kinds.get(k, widgets.Dropdown)(description=words[k], **given) for k, given in options.items()}
+    choices["batch"] = widgets.IntSlider(value=WORKLOAD.batch, min=1, max=256, description=words["batch"])
     answer, picture = widgets.HTML(), widgets.Image(format="png")
     counted: dict[tuple, Counted] = {}  # the slow part, for the models, precisions and splits seen so far
 
@@ -72,14 +82,14 @@ def planner(model: str = "DeepSeek-R1", gpu: str = "H20-96G", n: int = 8, ram: i
             counted[key] = count(chosen, split, precision, workload)
         found = plan(chosen, find_gpu(choices["gpu"].value), split, precision, workload, counted[key])
         picture.value, picture.layout.display = png(figure(found)), None
-        return text(found, runners(found.gpu, found.precision, split.pp > 1))
+        return text(found, runners(found.gpu, found.precision, split.pp > 1), language=language)
 
     def with_ram(chosen: Subject, workload: Workload) -> str:
         number = choices["n"].value
         card = find_gpu(choices["gpu"].value) if number else None
         machine = offload.Machine(gpu=card, gpus=number, ram_gb=choices["ram"].value)
         found = offload.plans(chosen.name, chosen.cfg, machine, workload)
-        return offload.text(found, offload.reported(chosen.cfg))
+        return offload.text(found, offload.reported(chosen.cfg), language)
 
     def draw() -> None:
         beside = choices["ram"].value is not None
@@ -89,7 +99,7 @@ def planner(model: str = "DeepSeek-R1", gpu: str = "H20-96G", n: int = 8, ram: i
             workload = Workload(context=choices["context"].value, batch=choices["batch"].value)
             shown = (with_ram if beside else on_gpus)(chosen, workload)
         except ValueError as error:
-            answer.value = f"<p>{escape(str(error))}</p>"
+            answer.value = f"<p>{escape(told(error.args[0], language))}</p>"
             return
         linked = re.sub(r"https://\S+", r'<a href="\g<0>" target="_blank">\g<0></a>', escape(shown))
         answer.value = f"<pre>{linked}</pre>"

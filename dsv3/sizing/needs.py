@@ -13,6 +13,7 @@ from ..config import BLOCK, ModelConfig
 from ..cost import attention_flops, cache_bytes, touched
 from ..layout import Row, check_ranks, layout, owner, shared_out
 from ..quantized import Quantized, Storage
+from ..said import Said
 from .gpus import GPU
 
 Precision = Literal["fp8", "bf16", "int8", "int4", "nvfp4", "mxfp4"]
@@ -26,18 +27,27 @@ FOUR_BITS = {  # every matrix that FP8 has in FP8, where no checkpoint says more
 LARGEST = 1_000_000_000  # context, batch or GPUs that anything is asked about
 RANKS = 100_000  # layers x tensor-parallel ranks that are summed; DeepSeek-R1 on 128 has 7,808
 FORMULAS = {
-    "weights": "the tensor table's bytes on the rank; int8 as fp8; 4 bits and, for int4, 20 more for each 128 weights,"
-    " for nvfp4 and mxfp4 8 more for each 16 or 32; a quantised checkpoint's as its files say",
-    "KV cache": "batch x context x layers on the GPU x (kv_lora_rank + qk_rope_head_dim) x 2 bytes, on each tp rank",
-    "activations": "2 bytes x (3 T dim + the largest of a, b, c) + 4 bytes x batch x vocab_size,"
-    " T = min(chunk, batch x context)",
-    "a, attention": "T (q_lora_rank + kv_lora_rank + qk_rope_head_dim)"
+    Said("weights"): Said(
+        "the tensor table's bytes on the rank; int8 as fp8; 4 bits and, for int4, 20 more for each 128 weights,"
+        " for nvfp4 and mxfp4 8 more for each 16 or 32; a quantised checkpoint's as its files say"
+    ),
+    Said("KV cache"): Said(
+        "batch x context x layers on the GPU x (kv_lora_rank + qk_rope_head_dim) x 2 bytes, on each tp rank"
+    ),
+    Said("activations"): Said(
+        "2 bytes x (3 T dim + the largest of a, b, c) + 4 bytes x batch x vocab_size, T = min(chunk, batch x context)"
+    ),
+    Said("a, attention"): "T (q_lora_rank + kv_lora_rank + qk_rope_head_dim)"
     " + (T + context) n_heads / tp (qk_head_dim + v_head_dim)",
-    "b, dense layer": "3 T inter_dim / tp",
-    "c, experts": "T n_activated_experts (dim + 3 moe_inter_dim ep / tp), as if each choice fell on this GPU",
-    "reserve": "a share of the GPU's memory for CUDA, NCCL and fragmentation",
-    "decoding": "a step reads the weights (1 - (1 - K/E)^batch of the experts) and the cache, and computes"
-    " flops(context) x batch; the longer of both, for the slowest GPU of each stage, stages added up",
+    Said("b, dense layer"): "3 T inter_dim / tp",
+    Said("c, experts"): Said(
+        "T n_activated_experts (dim + 3 moe_inter_dim ep / tp), as if each choice fell on this GPU"
+    ),
+    Said("reserve"): Said("a share of the GPU's memory for CUDA, NCCL and fragmentation"),
+    Said("decoding"): Said(
+        "a step reads the weights (1 - (1 - K/E)^batch of the experts) and the cache, and computes"
+        " flops(context) x batch; the longer of both, for the slowest GPU of each stage, stages added up"
+    ),
 }
 
 
@@ -77,6 +87,13 @@ class Workload:
         for name in ("context", "batch", "chunk"):
             if not 1 <= getattr(self, name) <= LARGEST:
                 raise ValueError(f"{name} = {getattr(self, name)!r:.60}: must be 1 or more, {LARGEST:,} at most")
+
+    @property
+    def sequences(self) -> Said:
+        """``2 sequences of 4,096 tokens``."""
+        several = self.batch > 1
+        words = "{batch:,} sequences of {context:,} tokens" if several else "{batch:,} sequence of {context:,} tokens"
+        return Said(words, batch=self.batch, context=self.context)
 
 
 class Piece(NamedTuple):
@@ -175,6 +192,17 @@ def check_split(cfg: ModelConfig, precision: Precision, split: Split) -> None:
         whole = f", in blocks of {BLOCK}" if blocks else ""
         width = f"moe_inter_dim = {cfg.moe_inter_dim}"
         raise ValueError(f"{width} does not divide by {cuts}{whole}: say --ep {split.tp}, for whole experts")
+
+
+def check_context(name: str, cfg: ModelConfig, workload: Workload) -> None:
+    """Whether the model called ``name`` takes sequences as long.
+
+    Raises:
+        ValueError: the context is longer than its own.
+    """
+    if workload.context > cfg.max_seq_len:
+        asked, most = workload.context, cfg.max_seq_len
+        raise ValueError(Said("--context {context}: {name} has {most}", context=asked, name=name, most=most))
 
 
 def _even(cfg: ModelConfig, precision: Precision, tp: int) -> bool:
@@ -306,4 +334,5 @@ def auto_split(cfg: ModelConfig, precision: Precision, n: int) -> Split:
             continue
         if _even(cfg, precision, tp):
             return split
-    raise ValueError(f"{n} GPUs: more than the model has layers to share out ({cfg.n_layers}); take fewer")
+    refusal = "{n} GPUs: more than the model has layers to share out ({layers}); take fewer"
+    raise ValueError(Said(refusal, n=n, layers=cfg.n_layers))

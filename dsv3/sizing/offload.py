@@ -13,9 +13,10 @@ from functools import cache
 from ..config import ModelConfig
 from ..cost import cache_bytes, parameters, touched
 from ..paths import ASSETS
+from ..said import Language, Said, pad, say, told
 from . import machine as here
 from .gpus import GPU, find_gpu
-from .needs import Split, Workload, activations, largest
+from .needs import Split, Workload, activations, check_context, largest
 
 GGUF = ASSETS / "gguf.json"
 PROMPT = 512  # tokens of a prompt that llama.cpp computes at once (--ubatch-size)
@@ -24,12 +25,22 @@ SYSTEM = 8e9  # bytes of RAM for the system, buffers and the engine itself
 MEMORIES = {"2 x DDR5-5600": 89.6, "8 x DDR4-3200": 204.8, "12 x DDR5-4800": 460.8}
 CARD, RAMS = "RTX-4090", (192, 256, 512, 768)  # machines that people have: one such card beside so many GB of RAM
 FORMULAS = {
-    "file": "bits per weight as in the published files of DeepSeek-R1, for the routed experts and for the rest",
-    "on the card": "the rest, without the embedding; batch x context x cache of a token in 2 bytes; activations of"
-    f" {PROMPT} tokens, as for GPUs; the reserve; and the experts of as many layers as then still fit",
-    "in RAM": f"the other layers' experts, the embedding, {SYSTEM / 1e9:g} GB for the system; without a card, all",
-    "decoding": "a step reads, one after the other, from RAM (1 - (1 - K/E)^batch of the experts there) and from the"
-    " card (what is there, and the cache), each at its memory's full bandwidth; arithmetic and the bus left out",
+    Said("file"): Said(
+        "bits per weight as in the published files of DeepSeek-R1, for the routed experts and for the rest"
+    ),
+    Said("on the card"): Said(
+        "the rest, without the embedding; batch x context x cache of a token in 2 bytes; activations of {prompt}"
+        " tokens, as for GPUs; the reserve; and the experts of as many layers as then still fit",
+        prompt=PROMPT,
+    ),
+    Said("in RAM"): Said(
+        "the other layers' experts, the embedding, {system:g} GB for the system; without a card, all",
+        system=SYSTEM / 1e9,
+    ),
+    Said("decoding"): Said(
+        "a step reads, one after the other, from RAM (1 - (1 - K/E)^batch of the experts there) and from the"
+        " card (what is there, and the cache), each at its memory's full bandwidth; arithmetic and the bus left out"
+    ),
 }
 
 
@@ -76,10 +87,15 @@ class Machine:
     ram_gb: float
     ram_bandwidth_gb_s: float | None = None
 
-    def __str__(self) -> str:
+    @property
+    def said(self) -> Said:
         """``1 x RTX-4090, 512 GB of RAM``."""
-        card = f"{self.gpus} x {self.gpu.name}" if self.gpu and self.gpus else "no card"
-        return f"{card}, {self.ram_gb:,.4g} GB of RAM"
+        if self.gpu and self.gpus:
+            return Said("{n} x {gpu}, {ram:,.4g} GB of RAM", n=self.gpus, gpu=self.gpu.name, ram=self.ram_gb)
+        return Said("no card, {ram:,.4g} GB of RAM", ram=self.ram_gb)
+
+    def __str__(self) -> str:
+        return str(self.said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +169,9 @@ def offload(name: str, cfg: ModelConfig, file: File, machine: Machine, workload:
         ValueError: the model has no routed experts, or the context is longer than its own.
     """
     if cfg.n_dense_layers == cfg.n_layers:
-        raise ValueError(f"{name}: no routed experts, so there is nothing to keep in RAM; plan without --ram")
-    if workload.context > cfg.max_seq_len:
-        raise ValueError(f"--context {workload.context}: {name} has {cfg.max_seq_len}")
+        refusal = "{name}: no routed experts, so there is nothing to keep in RAM; plan without --ram"
+        raise ValueError(Said(refusal, name=name))
+    check_context(name, cfg, workload)
     parts, (expert_bits, rest_bits) = _parts(cfg), bits(file)
     experts = round(parts["routed"] * expert_bits / 8)
     embedding = round(parts["embedding"] * rest_bits / 8)
@@ -256,32 +272,49 @@ def bound(report: Report, cfg: ModelConfig) -> float:
     return next(iter(offload("DeepSeek-R1", cfg, file, machine, Workload(context=1024)).tokens_per_s.values()))
 
 
-def text(plans: list[Offload], reported: Iterable[tuple[Report, float]] = ()) -> str:
+def text(plans: list[Offload], reported: Iterable[tuple[Report, float]] = (), language: Language = "en") -> str:
     """Plans for one machine as people read them, a file a line, formulas shown; then what others measured."""
     first = plans[0]
-    machine, batch, context = first.machine, first.workload.batch, first.workload.context
-    sequences = f"{batch:,} sequence{'s' if batch > 1 else ''} of {context:,} tokens"
-    lines = [f"{first.model} on {machine}, {sequences}", ""]
-    speeds = list(first.tokens_per_s)
-    head = f"{'file':12}{'GB':>7}{'GB on card':>12}{'layers of':>11}{'GB in':>8}{'':6}{'largest':>9}"
-    lines.append(f"{head}  tokens/s at most with RAM of")
-    columns = "".join(f"{name:>28}" for name in speeds)
-    lines.append(
-        f"{'':19}{f'of {first.cards / 1e9:.1f}':>12}{'experts':>11}{'RAM':>8}{'fits':>6}{'context':>9}{columns}"
-    )
+    what = {"model": first.model, "machine": first.machine.said, "sequences": first.workload.sequences}
+    lines = [say(language, "{model} on {machine}, {sequences}", **what), "", *_head(first, language)]
     for p in plans:
-        sizes = f"{p.file:12}{p.nbytes / 1e9:7,.0f}{p.card / 1e9:12.1f}{f'{p.layers} of {p.moe_layers}':>11}"
-        speed = "".join(f"{p.tokens_per_s[name]:28.1f}" for name in speeds)
-        lines.append(f"{sizes}{p.ram / 1e9:8,.0f}{'yes' if p.fits else 'no':>6}{p.largest_context:9,}{speed}")
-    lines += ["", "how it is counted"] + [f"  {name:12}{how}" for name, how in FORMULAS.items()]
-    return "\n".join([*lines, *reported_lines(reported)])
+        layers = say(language, "{n} of {all}", n=p.layers, all=p.moe_layers)
+        fits = say(language, "yes" if p.fits else "no")
+        sizes = f"{p.file:12}{p.nbytes / 1e9:7,.0f}{p.card / 1e9:12.1f}{pad(layers, -11)}{p.ram / 1e9:8,.0f}"
+        speed = "".join(f"{bound:28.1f}" for bound in p.tokens_per_s.values())
+        lines.append(f"{sizes}{pad(fits, -6)}{p.largest_context:9,}{speed}")
+    lines += ["", say(language, "how it is counted")]
+    lines += [f"  {pad(told(name, language), 12)}{told(how, language)}" for name, how in FORMULAS.items()]
+    return "\n".join([*lines, *reported_lines(reported, language)])
 
 
-def reported_lines(reported: Iterable[tuple[Report, float]]) -> list[str]:
+def _head(first: Offload, language: Language) -> Iterable[str]:
+    """The two lines above the columns."""
+    columns = [
+        (Said("file"), "", 12),
+        ("GB", "", -7),
+        (Said("GB on card"), Said("of {gb:.1f}", gb=first.cards / 1e9), -12),
+        (Said("layers of"), Said("experts"), -11),
+        (Said("GB in"), Said("RAM"), -8),
+        ("", Said("fits"), -6),
+        (Said("largest"), Said("context"), -9),
+    ]
+    above = "".join(pad(told(words, language), width) for words, _, width in columns)
+    below = "".join(pad(told(words, language), width) for _, words, width in columns)
+    yield f"{above}  {say(language, 'tokens/s at most with RAM of')}"
+    yield below + "".join(f"{name:>28}" for name in first.tokens_per_s)
+
+
+def reported_lines(reported: Iterable[tuple[Report, float]], language: Language = "en") -> list[str]:
     """What others measured, in a column of its own beside the bound, and where they say so; nothing if nobody did."""
-    rows = [f"{r.tokens_per_s:>10.4g}{limit:>8.1f}  {r.file:12}{r.machine}\n{'':32}{r.source}" for r, limit in reported]
-    head = ["", "reported elsewhere, with DeepSeek-R1 or V3: tokens/s of one sequence"]
-    return [*head, f"{'reported':>10}{'bound':>8}  {'file':12}machine", *rows] if rows else []
+    rows = [
+        f"{r.tokens_per_s:>10.4g}{limit:>8.1f}  {r.file:12}{say(language, r.machine)}\n{'':32}{r.source}"
+        for r, limit in reported
+    ]
+    title = say(language, "reported elsewhere, with DeepSeek-R1 or V3: tokens/s of one sequence")
+    figures = pad(say(language, "reported"), -10) + pad(say(language, "bound"), -8)
+    head = f"{figures}  {pad(say(language, 'file'), 12)}{say(language, 'machine')}"
+    return ["", title, head, *rows] if rows else []
 
 
 def comparison(found: list[Offload]) -> str:
@@ -294,6 +327,6 @@ def comparison(found: list[Offload]) -> str:
     ]
     for p in found:
         bounds = "".join(f"{speed:8.1f}" for speed in p.tokens_per_s.values())
-        lines.append(f"{str(p.machine):30}{p.file:12}{p.nbytes / 1e9:5,.0f}  {bounds}")
+        lines.append(f"{p.machine.said:30}{p.file:12}{p.nbytes / 1e9:5,.0f}  {bounds}")
     asked = f"dsv3 plan {found[-1].model} --gpu {CARD} --ram {found[-1].machine.ram_gb:g}"
     return "\n".join([*lines, f"every file, the formulas, and what owners report: {asked}"])

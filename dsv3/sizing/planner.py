@@ -12,6 +12,7 @@ from ..cost import flops, weight_bytes
 from ..hubs.catalogue import Model, find_model, unknown
 from ..layout import layout
 from ..quantized import Quantized
+from ..said import Said
 from .gpus import GPU
 from .needs import (
     FORMULAS,
@@ -23,6 +24,7 @@ from .needs import (
     Table,
     Workload,
     auto_split,
+    check_context,
     check_split,
     decode,
     fits,
@@ -153,10 +155,11 @@ def stored_as(model: Subject, precision: Precision) -> Table:
     if precision == model.published:
         return table(model.cfg, precision, model.quantized)
     if model.quantized and not model.quantized.in_blocks_of(BLOCK):
-        raise ValueError(
-            f"{model.name} is stored as {model.quantized}: in {precision.upper()} it is another checkpoint; plan for "
-            "the model that it was made from"
+        refusal = (
+            "{name} is stored as {how}: in {precision} it is another checkpoint; plan for the model that it was made "
+            "from"
         )
+        raise ValueError(Said(refusal, name=model.name, how=model.quantized.said, precision=precision.upper()))
     return table(model.cfg, precision)
 
 
@@ -175,8 +178,7 @@ def plan(
     """
     cfg, precision = model.cfg, precision or model.published
     check_split(cfg, precision, split)
-    if workload.context > cfg.max_seq_len:
-        raise ValueError(f"--context {workload.context}: {model.name} has {cfg.max_seq_len}")
+    check_context(model.name, cfg, workload)
     held, sizes, multiplied = counted or count(model, split, precision, workload)
 
     def works(context: int, batch: int) -> bool:
@@ -197,7 +199,7 @@ def plan(
         largest_batch=largest(MOST, lambda n: works(workload.context, n)),
         decode=decode(cfg, held, multiplied, gpu, precision, split, workload),
         disk=sizes,
-        stored=str(model.quantized or ""),
+        stored=model.quantized.said if model.quantized else "",
     )
 
 
@@ -243,12 +245,13 @@ def disk(model: Subject, precision: Precision, tensors: Table) -> dict[str, int]
     copies = sum(row.nbytes for row in layout(replace(model.cfg, n_layers=1)) if row.copy_of)
     ours = model.quantized is None or model.quantized.in_blocks_of(BLOCK)
     if not ours or (precision != "fp8" and precision != "bf16"):
-        return {"download": whole + copies}
+        return {Said("download"): whole + copies}
     if precision == model.published:
-        return {"download": whole + copies, "converted": whole}
+        return {Said("download"): whole + copies, Said("converted"): whole}
     published = weights(stored_as(model, model.published), Split(), mtp=True)[0].total()
     cast = weight_bytes(model.cfg, precision)
-    return {"download": published + copies, f"cast to {precision.upper()}": cast, "converted": whole}
+    by_cast = Said("cast to {precision}", precision=precision.upper())
+    return {Said("download"): published + copies, by_cast: cast, Said("converted"): whole}
 
 
 def as_json(

@@ -8,7 +8,8 @@ DSV3 = Path(__file__).parents[2] / "dsv3"
 # From the ground up. Names on one floor do not import each other; a folder is one name, its modules may.
 FLOORS = """
     outside paths
-    cli quantized said
+    said
+    cli quantized
     cache config explain kernels
     layout
     checkpoint cost ranks

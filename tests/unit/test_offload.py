@@ -1,6 +1,7 @@
 """One card and much RAM: what fits, and the bound, against sums by hand and what owners report."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -22,6 +23,7 @@ from dsv3.sizing.offload import (
     plans,
     reported,
     reports,
+    text,
     this_machine,
     usual,
 )
@@ -171,3 +173,32 @@ def test_a_model_without_experts_and_a_context_too_long_are_refused():
         planned(cfg=replace(R1, n_dense_layers=R1.n_layers))
     with pytest.raises(ValueError, match="--context 999999"):
         planned(context=999_999)
+
+
+TABLE = """\
+DeepSeek-R1 on 1 x RTX-4090, 512 GB of RAM, 2 sequences of 4,096 tokens
+
+file             GB  GB on card  layers of   GB in        largest  tokens/s at most with RAM of
+                        of 25.8    experts     RAM  fits  context                  204.8 GB/s
+Q8_0            713        20.2    0 of 58     704    no        0                         8.8
+Q4_K_M          404        12.8    1 of 58     396   yes   62,367                        15.7
+UD-Q2_K_XL      227        14.4    3 of 58     212   yes   55,270                        27.2
+UD-IQ2_XXS      196        14.4    3 of 58     184   yes   55,270                        30.8
+UD-IQ1_M        170        14.4    4 of 58     155   yes   55,270                        35.4
+UD-IQ1_S        141        14.4    5 of 58     126   yes   55,270                        41.8
+
+"""
+ELSEWHERE = """\
+reported elsewhere, with DeepSeek-R1 or V3: tokens/s of one sequence
+  reported   bound  file        machine
+      7.52    13.1  Q8_0        Xeon 6980P, one of two sockets, 512 GB/s measured, no GPU; ik_llama.cpp
+                                https://github.com/ikawrakow/ik_llama.cpp/pull/259"""
+
+
+def test_the_table_as_people_read_it():
+    cfg = replace(R1, max_seq_len=163_840)  # as the published files say
+    machine = Machine(gpu=ONE, gpus=1, ram_gb=512, ram_bandwidth_gb_s=204.8)
+    said = text(plans("DeepSeek-R1", cfg, machine, Workload(batch=2)), reported(cfg, "Q8_0"))
+    table, _, below = said.partition("how it is counted")
+    assert table == TABLE
+    assert below.split("\n\n")[1] == ELSEWHERE

@@ -15,6 +15,7 @@ from dsv3.show.plan import save
 from dsv3.sizing.gpus import find_gpu, gpus
 from dsv3.sizing.needs import FORMULAS, Split, Workload, activations, auto_split, check_split, decode, table, weights
 from dsv3.sizing.planner import Counted, Subject, as_json, count, disk, plan, smallest, subject
+from dsv3.sizing.report import text
 
 R1 = subject("DeepSeek-R1")
 LITE = subject("V2-Lite")
@@ -148,6 +149,46 @@ def test_cache_and_activations_by_hand():
     assert all(name in FORMULAS for name in ("weights", "KV cache", "activations", "reserve", "decoding"))
     staged = planned("H20-96G", Split(tp=8, pp=2, ep=8), context=1000, batch=3)
     assert sum(n.cache for n in staged.ranks) == sum(n.cache for n in p.ranks), "each layer's cache on one stage"
+
+
+REPORT = """\
+DeepSeek-R1 in FP8 on 8 x RTX-4090 (tp 8, pp 1, ep 8), 1 sequence of 4,096 tokens: does NOT fit
+
+weights               85.1 GB on the fullest GPU
+  embedding          0.232
+  attention            2.2
+  dense              0.149
+  gate               0.213
+  routed              81.8
+  shared             0.319
+  head               0.232
+KV cache             0.288 GB on the fullest GPU
+activations            1.0 GB on the fullest GPU
+reserve                2.1 GB on the fullest GPU
+sum                   88.5 GB of 25.8: 62.8 too much
+all GPUs             708.3 GB
+
+largest context  none: not even one token fits
+decoding         at most 168 tokens/s in all, communication left out: a step takes 5.95 ms of reading, \
+0.05 ms of arithmetic
+disk             688.6 GB download + 684.9 GB converted
+download         3.8 hours at 50 MB/s
+cost             48.00 an hour, 1,152.00 a day, at 6 a GPU and hour
+
+engines
+  yes dsv3 generate
+  yes SGLang
+  yes vLLM
+  yes LMDeploy      --backend pytorch
+  no  TensorRT-LLM  made for Hopper and Blackwell servers
+
+"""
+
+
+def test_the_report_as_people_read_it():
+    p = on("RTX-4090", 8)
+    said = text(p, runners(p.gpu, p.precision), rate=50, price=6)
+    assert said.split("how it is counted")[0] == REPORT
 
 
 def test_decode_bounds_by_hand():
