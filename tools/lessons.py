@@ -220,25 +220,32 @@ def export(kind: str, folder: Path) -> list[Path]:
 
 
 def translated(what: str, names: list[str]) -> None:
-    """What ``zh`` does."""
-    if what == "done" and names[0] in zh.DOCUMENTS:
-        return zh.done_document(names[0])
-    found = paths(names[:1] if what == "done" else names)
-    for path in found:
+    """What ``zh`` does.
+
+    Raises:
+        ValueError: there is no such lesson or cell; ``done`` without a name.
+    """
+    if what == "done":
+        if not names:
+            raise ValueError(f"zh done: which lesson, or which of {', '.join(zh.DOCUMENTS)}?")
+        if names[0] in zh.DOCUMENTS:
+            zh.done_document(names[0])
+        else:
+            zh.done(paths(names[:1])[0], names[1:])
+        return
+    documents = {} if names else {document: zh.stale_sections(document) for document in zh.DOCUMENTS}
+    for path in paths(names):
         if what == "write":
             zh.ZH.mkdir(exist_ok=True)
             nbformat.write(in_chinese(path), zh.ZH / path.name)
         elif what == "run":
             print(f"zh/{path.stem:28}{run(zh.ZH / path.name):6.1f} s", flush=True)
-        elif what == "done":
-            zh.done(path, names[1:])
         else:
-            cells = zh.untranslated(path) if what == "new" else zh.stale(path)
-            print(*(f"{path.stem}: {cell}" for cell in cells), sep="\n", end="\n" if cells else "")
-    if what == "stale" and not names:
-        for document in zh.DOCUMENTS:
-            print(*(f"{document}: {heading}" for heading in zh.stale_sections(document)), sep="\n")
-    return None
+            documents[path.stem] = zh.untranslated(path) if what == "new" else zh.stale(path)
+    if what in ("new", "stale"):
+        for name, found in documents.items():
+            for each in found:
+                print(f"{name}: {each}")
 
 
 def main(argv: list[str]) -> None:
