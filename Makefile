@@ -127,6 +127,7 @@ $(LLAMACPP)/llamacpp.done: $(BIN)/python
 	  llama-cpp-python==0.3.36
 	mkdir -p $(LLAMACPP)/source
 	tar -xzf $(LLAMACPP)/archive/llama_cpp_python-0.3.36.tar.gz -C $(LLAMACPP)/source --strip-components=1
+	rm -r $(LLAMACPP)/archive
 	$(LLAMACPP)/bin/python -m pip install --quiet 'llama-cpp-python[server]==0.3.36'
 	@touch $@
 

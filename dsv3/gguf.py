@@ -65,8 +65,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> None:
     """The command line: exit code 1 and a line for each reason if it cannot work."""
     args = _parser().parse_args(argv)
-    for name in ("folder", "llama_cpp", "outfile", "python"):
-        word(f"--{name}".replace("_", "-"), str(getattr(args, name)))
+    for name, given in (("FOLDER", args.folder), ("--llama-cpp", args.llama_cpp), ("--outfile", args.outfile)):
+        word(name, str(given))
+    word("--python", args.python)
     order = Order(
         folder=args.folder,
         llama_cpp=args.llama_cpp,
