@@ -232,7 +232,7 @@ PACKAGE = replace(
     title="llama-cpp-python",
     package="llama_cpp_python",
     version=PACKAGE_VERSION,
-    known="run on a CPU, tiny-r1 in BF16, F16, Q8_0 and 4 bits",
+    known="run on a CPU with tiny-r1",
     install=("python3 -m venv llama", f"llama/bin/pip install 'llama-cpp-python[server]=={PACKAGE_VERSION}'"),
     console="python",
     port=8000,

@@ -151,3 +151,16 @@ def test_how_a_file_talks_is_told_by_its_template(file, tmp_path):
     assert says(list(speech.notes(llamacpp.PACKAGE, serve, heard)), "a thought stands in the answer, up to </think>")
     (tmp_path / "plain.gguf").write_bytes(made([("general.architecture", STRING, text("llama"))], WEIGHTS, 288 + 1152))
     assert speech.of(str(tmp_path / "plain.gguf")).why == "the file has no chat template"
+
+
+def test_the_page_has_what_was_measured():
+    root = GOLDEN.parents[2]
+    receipt = json.loads((root / "benchmarks" / "results" / "llamacpp.json").read_text())
+    page = (root / "ENGINES.md").read_text(encoding="utf-8")
+    assert f"llama-cpp-python {receipt['llama_cpp_python']}, {receipt['cores']} cores, {receipt['date']}" in page
+    for row in receipt["rows"]:
+        tensors = ", ".join(f"{n} {kind}" for kind, n in sorted(row.get("tensors", {}).items(), key=lambda t: -t[1]))
+        size = f"{row['mb']:.1f} MB" if "mb" in row else "-"
+        assert row["same_prompts"] == row["n"] >= 500
+        cells = (row["tool"], row["weights"], size, tensors or "-", row["right"], row["same_answers"])
+        assert f"| {' | '.join(map(str, cells))} |" in page
