@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+LLAMACPP := .venv-llamacpp
 CONSTRAINTS := constraints.txt
 DEMO := demo
 RUN := .lessons
@@ -30,7 +31,7 @@ BUILD := build
 # Of the Chinese edition, whose code is the English one's, those that show most of what speaks: tests/lessons/test_zh.py.
 ZH := 00_start_here 01_environment 02_download 11_serving
 
-.PHONY: help demo quick test test-vllm lint ruff lab gpu clean lessons pages lowest
+.PHONY: help demo quick test test-vllm test-llamacpp lint ruff lab gpu clean lessons pages lowest
 
 help:
 	@echo "make demo   download, cast, convert, generate on 2 processes, with tiny-r1"
@@ -39,6 +40,7 @@ help:
 	@echo "make test   lint and all tests: an hour"
 	@echo "make lowest  the demo with the oldest versions that are admitted, in an environment of its own (2.8 GB)"
 	@echo "make test-vllm  install vLLM's CPU build in an environment of its own (3.6 GB), and test that it serves tiny-r1"
+	@echo "make test-llamacpp  build llama-cpp-python in an environment of its own (5 to 15 minutes), and test that it serves tiny-r1"
 	@echo "make lint   ruff, check and format; mypy"
 	@echo "make lessons  run all lessons from clean kernels and keep their outputs"
 	@echo "make pages  the lessons as web pages and as slides, into build/"
@@ -119,6 +121,21 @@ $(VLLM)/vllm.done: $(BIN)/python
 test-vllm: $(VENV)/dev.done $(VLLM)/vllm.done
 	$(call part,vLLM,$(PYTEST) tests/vllm)
 
+# llama.cpp's converter is in no wheel, so the source archive is kept, too; its Python is the course's.
+$(LLAMACPP)/llamacpp.done: $(BIN)/python
+	$(PYTHON) -m venv $(LLAMACPP)
+	@touch $(LLAMACPP)/$(MARK)
+	$(LLAMACPP)/bin/python -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest $(LLAMACPP)/archive \
+	  llama-cpp-python==0.3.36
+	mkdir -p $(LLAMACPP)/source
+	tar -xzf $(LLAMACPP)/archive/llama_cpp_python-0.3.36.tar.gz -C $(LLAMACPP)/source --strip-components=1
+	rm -r $(LLAMACPP)/archive
+	$(LLAMACPP)/bin/python -m pip install --quiet 'llama-cpp-python[server]==0.3.36'
+	@touch $@
+
+test-llamacpp: $(VENV)/dev.done $(LLAMACPP)/llamacpp.done
+	$(call part,llama.cpp,$(PYTEST) tests/llamacpp)
+
 lessons: $(VENV)/dev.done
 	$(BIN)/python -m tools.lessons run
 
@@ -135,6 +152,6 @@ gpu:
 	$(PYTHON) -m benchmarks.gpu
 
 clean:
-	@for made in $(VENV) $(VLLM) .venv-lowest $(DEMO) $(RUN) $(BUILD); do \
+	@for made in $(VENV) $(VLLM) $(LLAMACPP) .venv-lowest $(DEMO) $(RUN) $(BUILD); do \
 	  if [ -f "$$made/$(MARK)" ] && [ ! -L "$$made" ]; then rm -rf "$$made"; \
 	  elif [ -e "$$made" ]; then echo "$$made is not from make, and stays"; fi; done

@@ -22,6 +22,7 @@ VERBS = {
     "ask": "ask a model that a server serves",
     "generate": "answer prompts; under torchrun on several ranks",
     "torchrun": "torchrun, with its flags, that says in one line what went wrong",
+    "gguf": "folder -> GGUF file, by llama.cpp's own converter",
     "serve": "start an inference engine on a checkpoint, or print its command",
     "launch": "print the Slurm or ssh script that starts generation on given hosts",
     "compile": "a kernel's machine code for a named GPU, without one",

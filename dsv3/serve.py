@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .engines import checks, speech, vllm
+from .engines import checks, llamacpp, speech, vllm
 from .engines.command import Engine, comment
 from .engines.options import Serve
 from .engines.parsers import FAMILIES
@@ -102,6 +102,8 @@ def main(argv: list[str]) -> None:
         raise ValueError("--cpu: vLLM's build for CPUs and llama.cpp run this model: --engine vllm, --engine llamacpp")
     if args.cpu and not engine.gguf:
         engine = vllm.CPU_ENGINE
+    if engine is llamacpp.ENGINE:
+        engine = llamacpp.found(args.python)
     wanted = replace(
         asked(args, _id_of(args.model)),
         python=args.python,
@@ -149,7 +151,12 @@ def run(engine: Engine, serve: Serve, gpu: GPU | None, folder: Path, notes: Sequ
     command = engine.build(serve)
     refuse("serve", checks.of_machine(engine, serve, command, m, gpu))
     version = checks.installed(engine, serve, command)[0]
-    for note in [*notes, *checks.advice(serve, gpu or checks.seen_gpu(m)), checks.version_note(engine, version)]:
+    for note in [
+        *command.notes,
+        *notes,
+        *checks.advice(serve, gpu or checks.seen_gpu(m)),
+        checks.version_note(engine, version),
+    ]:
         if note:
             print(printable(note), file=sys.stderr)
     answers = serve.node_rank == 0

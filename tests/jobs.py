@@ -32,6 +32,25 @@ def fails(done: subprocess.CompletedProcess, verb: str, *words: str) -> None:
     assert done.stdout == ""
 
 
+def alive(mark: str) -> list[int]:
+    """Processes that have ``mark`` in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (process / "environ").read_text(errors="replace"):
+                found.append(int(process.name))
+        except OSError:  # gone, or not ours
+            continue
+    return found
+
+
+def until(true, seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
 class Nodes(Job):
     """Launchers and their ranks. ``launcher`` is ``dsv3.torchrun`` or ``torch.distributed.run``."""
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
-from . import vllm
+from . import llamacpp, vllm
 from .command import PYTHON, Engine, beside
 from .options import Serve
 from .parsers import FAMILIES
@@ -67,6 +67,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--cpu", action="store_true", help="vLLM's build for CPUs")
     args = parser.parse_args(argv)
     engine = vllm.CPU_ENGINE if args.cpu else find(args.engine)
+    if engine is llamacpp.ENGINE:
+        engine = llamacpp.found(args.python)
     flags, known = written(engine), defined(ask(engine, args.python, args.cpu))
     for flag in sorted(flags - known):
         print(f"{flag}: {engine.title} does not have it")

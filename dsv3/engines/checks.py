@@ -42,7 +42,7 @@ def _kind(engine: Engine, serve: Serve, served: Served) -> Iterator[str]:
     if engine.gguf and Path(serve.model).is_dir():
         yield (
             f"{serve.model}: a folder, and {engine.title} reads GGUF files; its own converter makes one: "
-            "python3 llama.cpp/convert_hf_to_gguf.py FOLDER --outfile FILE.gguf --outtype bf16"
+            f"dsv3 gguf {serve.model} --llama-cpp DIR --outfile FILE.gguf"
         )
     if engine.here is None and (serve.threads or serve.numa > 1 or serve.cpu_moe is not None):
         yield f"--threads, --numa, --n-cpu-moe: for experts in RAM, which {engine.title} does not keep there"

@@ -1,25 +1,34 @@
-"""llama.cpp's ``llama-server``: a GGUF file, its routed experts in RAM and everything else on the card."""
+"""llama.cpp: a GGUF file, its routed experts in RAM and everything else on the card, by ``llama-server``.
 
+Where that is not, and the package llama-cpp-python is: its server, which keeps everything in RAM.
+"""
+
+import shutil
+import subprocess
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ..checkpoint.gguf import SPLIT
 from ..sizing.machine import Machine, memory
 from .checkpoints import Served
-from .command import REASONING, Command, Engine, Flag, beside, on_machines
+from .command import PYTHON, REASONING, Command, Engine, Flag, beside, on_machines
 from .options import Serve
 from .parsers import FAMILIES
 
 VERSION = "0c1e570"
 ARG = "common/arg.cpp"
 SYSTEM = 4e9  # bytes of RAM that the system and the engine's buffers want
+PACKAGE_VERSION = "0.3.36"
+SETTINGS = "llama_cpp/server/settings.py"
+PATIENCE = 60  # seconds; an interpreter on a network disk starts slowly
 
 
 def build(serve: Serve) -> Command:
     """``llama-server``; of a split file it is given the first part."""
     return Command(
         checked=f"llama.cpp {VERSION}",
-        program=(beside(serve.python, ENGINE.console),),
+        program=(_server(serve.python),),
         flags=tuple(_flags(serve)),
         key=("LLAMA_API_KEY", serve.api_key_env) if serve.api_key_env else None,
         notes=NOTES,
@@ -32,10 +41,20 @@ NOTES = (
 )
 
 
+def _server(python: str | None) -> str:
+    """``llama-server`` beside the interpreter, else the PATH's."""
+    own = beside(python, "llama-server")
+    return own if shutil.which(own) or not shutil.which("llama-server") else "llama-server"
+
+
+def _first(model: str) -> str:
+    """The file that is named; of a split one its first part."""
+    split = SPLIT.fullmatch(Path(model).name)
+    return str(Path(model).with_name(f"{split[1]}-00001-of-{split[3]}.gguf")) if split else model
+
+
 def _flags(serve: Serve) -> Iterator[Flag]:
-    split = SPLIT.fullmatch(Path(serve.model).name)
-    first = f"{split[1]}-00001-of-{split[3]}.gguf" if split else Path(serve.model).name
-    yield Flag(("--model", str(Path(serve.model).with_name(first))), "what to serve, a split file's first part", ARG)
+    yield Flag(("--model", _first(serve.model)), "what to serve, a split file's first part", ARG)
     if serve.cpu:
         yield Flag(("--n-gpu-layers", "0"), "no card", ARG)
     else:
@@ -103,6 +122,87 @@ def here(serve: Serve, served: Served, m: Machine) -> Iterable[str]:
         )
 
 
+# ------------------------------------------------------------------------------------------ the package's server
+
+
+def found(python: str | None) -> Engine:
+    """``llama-server``, where it is or where neither is; else the server of the package in ``python``'s environment."""
+    code = "import importlib.util, sys; sys.exit(not importlib.util.find_spec('llama_cpp'))"
+    return ENGINE if shutil.which(_server(python)) or _says(python, code) is None else PACKAGE
+
+
+def _says(python: str | None, code: str) -> str | None:
+    """What ``code`` prints in that Python; None: it fails, or there is no such Python."""
+    try:
+        done = subprocess.run([python or PYTHON, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def build_package(serve: Serve) -> Command:
+    """``python -m llama_cpp.server``. The address and the key are read from the environment before any flag."""
+    return Command(
+        checked=f"llama-cpp-python {PACKAGE_VERSION}",
+        program=(serve.python or PYTHON, "-m", "llama_cpp.server"),
+        flags=tuple(_package_flags(serve)),
+        env={"HOST": serve.host, "PORT": str(serve.port or PACKAGE.port)},
+        key=("API_KEY", serve.api_key_env) if serve.api_key_env else None,
+        notes=(
+            "llama-server is not here, so the server of llama-cpp-python runs: all experts stay in RAM, and thinking "
+            "comes in one piece with the answer; dsv3 ask tells them apart.",
+            NOTES[0],
+        ),
+    )
+
+
+def _package_flags(serve: Serve) -> Iterator[Flag]:
+    yield Flag(("--model", _first(serve.model)), "what to serve, a split file's first part", SETTINGS)
+    context = str(serve.context or 0)
+    yield Flag(
+        ("--n_ctx", context), "tokens of prompt and answer together; 0: as the file says; by itself 2048", SETTINGS
+    )
+    why = "by itself it keeps a row of logits, as long as the vocabulary, for each token of the context"
+    yield Flag(("--logits_all", "false"), why, SETTINGS)
+    why = "no penalty on what was said already, which by itself is 1.1 and spoils sums (server/types.py)"
+    yield Flag(("--last_n_tokens_size", "0"), why, SETTINGS)
+    yield Flag(
+        ("--interrupt_requests", "false"), "a request waits, and does not cut off the answer before it", SETTINGS
+    )
+    if serve.threads:
+        yield Flag(("--n_threads", str(serve.threads)), "for the answer", SETTINGS)
+        yield Flag(("--n_threads_batch", str(serve.threads)), "for the prompt", SETTINGS)
+    if serve.numa > 1:
+        yield Flag(("--numa", "true"), f"weights and threads spread over {serve.numa} sockets' memory", SETTINGS)
+    yield Flag(("--host", serve.host), "who can reach it", SETTINGS)
+    yield Flag(("--port", str(serve.port or PACKAGE.port)), "of the server", SETTINGS)
+
+
+def package_limits(serve: Serve, served: Served) -> Iterable[str]:
+    """What llama.cpp cannot, and its package's server less."""
+    yield from limits(replace(serve, cpu_moe=None), served)
+    if not serve.cpu:
+        yield "llama_cpp.server keeps no experts in RAM beside a card: say --cpu, or build llama-server (ENGINES.md)"
+    if serve.cpu_moe is not None:
+        yield "--n-cpu-moe: llama_cpp.server has no such flag; llama-server has"
+
+
+def package_here(serve: Serve, served: Served, m: Machine) -> Iterable[str]:
+    """What is missing in the environment, or set there and would be read; and the memory."""
+    code = "import llama_cpp.server.app, uvicorn; print(*llama_cpp.server.app.Settings.model_fields)"
+    names = _says(serve.python, code)
+    if names is None:
+        cure = f"{serve.python or PYTHON} -m pip install 'llama-cpp-python[server]=={PACKAGE_VERSION}'"
+        yield f"llama-cpp-python is there without what its server imports: {cure}"
+        return
+    said = {word.removeprefix("--") for flag in _package_flags(serve) for word in flag.words}
+    read = {*names.split(), "config_file"} - said - ({"api_key"} if serve.api_key_env else set())
+    if ambient := sorted(name for name in m.env if name.lower() in read):
+        cure = f"unset {' '.join(ambient)}"
+        yield f"{', '.join(ambient)}: set in the environment, where llama_cpp.server reads its settings: {cure}"
+    yield from here(serve, served, m)
+
+
 ENGINE = Engine(
     name="llamacpp",
     title="llama.cpp",
@@ -125,4 +225,21 @@ ENGINE = Engine(
     split=lambda serve, machines: on_machines(serve, machines, tp=1),
     gguf=True,
     here=here,
+    splits=True,
+)
+PACKAGE = replace(
+    ENGINE,
+    title="llama-cpp-python",
+    package="llama_cpp_python",
+    version=PACKAGE_VERSION,
+    known="run on a CPU with tiny-r1",
+    install=("python3 -m venv llama", f"llama/bin/pip install 'llama-cpp-python[server]=={PACKAGE_VERSION}'"),
+    console="python",
+    port=8000,
+    health="/docs",  # answers once the model is loaded; /v1/models wants the key
+    build=build_package,
+    limits=package_limits,
+    help=("-m", "llama_cpp.server", "--help"),
+    here=package_here,
+    splits=False,
 )

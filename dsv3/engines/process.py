@@ -24,13 +24,23 @@ class Process:
         folder: where it runs, made if need be; relative paths in ``argv`` start there, the program's own from here.
         log: name of the file in ``folder`` that takes its output; where one is there, ``NAME-2`` and so on.
         env: the variables that it sees, all of them.
+        what: it is, for messages.
 
     Raises:
         FileNotFoundError: no such program.
         OSError: ``folder`` cannot be written to.
     """
 
-    def __init__(self, argv: Sequence[str], folder: Path, log: str, env: Mapping[str, str], grace: float = GRACE):
+    def __init__(
+        self,
+        argv: Sequence[str],
+        folder: Path,
+        log: str,
+        env: Mapping[str, str],
+        grace: float = GRACE,
+        what: str = "the engine",
+    ):
+        self.what = what
         program = shutil.which(argv[0], path=env.get("PATH"))
         if program is None:
             raise FileNotFoundError(f"{argv[0]}: no such program; install the engine, or name its Python with --python")
@@ -55,7 +65,7 @@ class Process:
         try:
             return self._guard.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise TimeoutError(f"the engine still runs after {seconds:.0f} s; log: {self.log}") from None
+            raise TimeoutError(f"{self.what} still runs after {seconds:.0f} s; log: {self.log}") from None
 
     def stop(self) -> None:
         """End the program and everything that it started; does nothing if it has ended."""
@@ -78,7 +88,7 @@ class Process:
                 ended += " (the kernel does that when memory runs out)"
         known = explain(self._end_of_log())
         cause = f": {known.text()} Try: {known.command}" if known and known.sort != "harmless" else ""
-        return f"the engine {ended}{cause}; log: {self.log}"
+        return f"{self.what} {ended}{cause}; log: {self.log}"
 
     def _end_of_log(self) -> str:
         with self.log.open("rb") as file:

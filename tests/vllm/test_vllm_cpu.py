@@ -8,14 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from jobs import dsv3, fails
+from jobs import alive, dsv3, fails, until
 
 from dsv3.engines import vllm
 from dsv3.engines.client import Client
@@ -103,25 +102,6 @@ def tokens(server: Server, question: str) -> tuple[list[int], list[int]]:
         extra_body={"return_token_ids": True},
     )
     return reply.prompt_token_ids, reply.choices[0].token_ids
-
-
-def alive(mark: str) -> list[int]:
-    """Processes that have ``mark`` in their environment."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (process / "environ").read_text(errors="replace"):
-                found.append(int(process.name))
-        except OSError:  # gone, or not ours
-            continue
-    return found
-
-
-def until(true, seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.2)
 
 
 # ---- a server in float32

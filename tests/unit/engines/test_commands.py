@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dsv3.engines import check_flags, vllm
+from dsv3.engines import check_flags, llamacpp, vllm
 from dsv3.engines.checkpoints import READERS
 from dsv3.engines.command import Command, Flag
 from dsv3.engines.options import Serve
@@ -195,7 +195,7 @@ def test_the_page_says_what_the_code_does():
     for e in ENGINES:
         assert table[e.title] == [f"`{e.name}`", e.version, str(e.port), f"`{e.health}`", e.known]
     assert f"`--engine vllm --cpu`, version {vllm.CPU_VERSION}." in PAGE
-    for e in (*ENGINES, vllm.CPU_ENGINE):
+    for e in (*ENGINES, vllm.CPU_ENGINE, llamacpp.PACKAGE):
         assert e.name == "ascend" or " && ".join(e.install) + "\n" in PAGE
 
 

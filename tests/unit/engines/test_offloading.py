@@ -16,10 +16,18 @@ from tests.unit.engines.test_checks import machine, says
 GOLDEN = Path(__file__).parents[2] / "golden" / "engines"
 FILE = Serve(model="/data/it's R1-00002-of-00009.gguf", family="r1", context=16384)
 CASES = {
-    "offload.llamacpp.one": (llamacpp, replace(FILE, cpu_moe=57, threads=32, numa=2)),
-    "offload.llamacpp.cpu": (llamacpp, replace(FILE, cpu=True, family="v3")),
-    "offload.llamacpp.key": (llamacpp, replace(FILE, host="0.0.0.0", api_key_env="DSV3_API_KEY")),
-    "offload.ktransformers.one": (ktransformers, Serve(model="/data/R1", family="r1", threads=58, numa=2)),
+    "offload.llamacpp.one": (llamacpp.build, replace(FILE, cpu_moe=57, threads=32, numa=2)),
+    "offload.llamacpp.cpu": (llamacpp.build, replace(FILE, cpu=True, family="v3")),
+    "offload.llamacpp.key": (llamacpp.build, replace(FILE, host="0.0.0.0", api_key_env="DSV3_API_KEY")),
+    "offload.llamacpp.package": (
+        llamacpp.build_package,
+        replace(FILE, cpu=True, threads=32, numa=2, python="v/python"),
+    ),
+    "offload.llamacpp.package.key": (
+        llamacpp.build_package,
+        replace(FILE, cpu=True, context=None, host="0.0.0.0", api_key_env="DSV3_API_KEY"),
+    ),
+    "offload.ktransformers.one": (ktransformers.build, Serve(model="/data/R1", family="r1", threads=58, numa=2)),
 }
 WEIGHTS = (("token_embd.weight", (256, 2), 12, 0), ("blk.3.ffn_up_exps.weight", (256, 4, 2), 12, 288))
 
@@ -35,25 +43,42 @@ def file(tmp_path):
 
 @pytest.mark.parametrize("case", CASES)
 def test_golden(case):
-    module, serve = CASES[case]
-    said = module.build(serve).text()
+    build, serve = CASES[case]
+    said = build(serve).text()
     assert said == (GOLDEN / f"{case}.sh").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_flag_has_its_reason(case):
-    module, serve = CASES[case]
-    flags = module.build(serve).flags
+    build, serve = CASES[case]
+    flags = build(serve).flags
     assert all(flag.why and flag.source for flag in flags)
     assert len({flag.words[0] for flag in flags}) == len(flags)
 
 
-@pytest.mark.parametrize("engine", OFFLOADING, ids=lambda e: e.name)
+@pytest.mark.parametrize("engine", [*OFFLOADING, llamacpp.PACKAGE], ids=lambda e: e.title)
 def test_the_key_stands_in_no_command_and_the_server_is_not_open(engine):
     built = engine.build(Serve(model="M", host="0.0.0.0", api_key_env="K", threads=2))
     assert built.environment({"K": "secret"})[built.key[0]] == "secret"
     assert "secret" not in built.text()
     assert "127.0.0.1" in engine.build(Serve(model="M", threads=2)).argv
+
+
+def test_the_packages_server_listens_where_it_was_told_to():
+    """It reads HOST and PORT from the environment before its flags."""
+    env = llamacpp.build_package(Serve(model="M", cpu=True)).environment({"HOST": "0.0.0.0", "PORT": "1"})
+    assert (env["HOST"], env["PORT"]) == ("127.0.0.1", "8000")
+
+
+def test_what_the_packages_server_cannot(file):
+    def refused(**fields):
+        serve = Serve(model=str(file), **fields)
+        return checks.of_arguments(llamacpp.PACKAGE, serve)
+
+    assert refused(cpu=True) == []
+    assert says(refused(), "keeps no experts in RAM beside a card: say --cpu, or build llama-server")
+    assert says(refused(cpu=True, cpu_moe=2), "no such flag; llama-server has")
+    assert says(refused(cpu=True, mtp=1), "the MTP layer is not in a GGUF file")
 
 
 def refused(engine, model, **fields):
@@ -64,7 +89,7 @@ def test_a_file_is_for_llama_cpp_and_a_folder_is_not(file):
     assert refused("llamacpp", file) == []
     for engine in (*ENGINES, ktransformers.ENGINE):
         assert says(refused(engine.name, file, threads=2), "reads Hugging Face folders; --engine llamacpp")
-    assert says(refused("llamacpp", TINY_R1), "convert_hf_to_gguf.py FOLDER --outfile")
+    assert says(refused("llamacpp", TINY_R1), f"dsv3 gguf {TINY_R1} --llama-cpp DIR --outfile FILE.gguf")
 
 
 def test_a_file_that_is_not_whole_or_no_model(file, tmp_path):
@@ -121,5 +146,21 @@ def test_a_machine_without_room_or_instructions(file, tmp_path):
 
 def test_how_a_file_talks_is_told_by_its_template(file, tmp_path):
     assert speech.of(str(file)).family == "r1"
+    serve, heard = Serve(model=str(file)), speech.of(str(file))
+    assert not list(speech.notes(llamacpp.ENGINE, serve, heard))
+    assert says(list(speech.notes(llamacpp.PACKAGE, serve, heard)), "a thought stands in the answer, up to </think>")
     (tmp_path / "plain.gguf").write_bytes(made([("general.architecture", STRING, text("llama"))], WEIGHTS, 288 + 1152))
     assert speech.of(str(tmp_path / "plain.gguf")).why == "the file has no chat template"
+
+
+def test_the_page_has_what_was_measured():
+    root = GOLDEN.parents[2]
+    receipt = json.loads((root / "benchmarks" / "results" / "llamacpp.json").read_text())
+    page = (root / "ENGINES.md").read_text(encoding="utf-8")
+    assert f"llama-cpp-python {receipt['llama_cpp_python']}, {receipt['cores']} cores, {receipt['date']}" in page
+    for row in receipt["rows"]:
+        tensors = ", ".join(f"{n} {kind}" for kind, n in sorted(row.get("tensors", {}).items(), key=lambda t: -t[1]))
+        size = f"{row['mb']:.1f} MB" if "mb" in row else "-"
+        assert row["same_prompts"] == row["n"] >= 500
+        cells = (row["tool"], row["weights"], size, tensors or "-", row["right"], row["same_answers"])
+        assert f"| {' | '.join(map(str, cells))} |" in page

@@ -1,0 +1,64 @@
+"""Which of llama.cpp's two servers is taken, and what its package lacks, by looking at real environments."""
+
+import shutil
+import sys
+
+import pytest
+
+from dsv3.engines import checks, llamacpp
+from dsv3.engines.options import Serve
+from dsv3.sizing.machine import Machine
+
+
+def environment(folder, *names, code=""):
+    """A folder with an interpreter of its own name that finds these modules, and no llama-server."""
+    for name in names:
+        (folder / "site" / name).mkdir(parents=True)
+        (folder / "site" / name / "__init__.py").write_text(code)
+    folder.mkdir(exist_ok=True)
+    (folder / "python").write_text(f'#!/bin/sh\nPYTHONPATH="{folder}/site" exec "{sys.executable}" "$@"\n')
+    (folder / "python").chmod(0o755)
+    return str(folder / "python")
+
+
+def test_which_of_the_two_servers_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    if shutil.which("llama-server"):
+        pytest.skip("llama-server is on the PATH here")
+    package, neither = environment(tmp_path / "a", "llama_cpp"), environment(tmp_path / "b")
+    assert llamacpp.found(package) is llamacpp.PACKAGE
+    assert llamacpp.found(neither) is llamacpp.ENGINE
+    assert llamacpp.found(str(tmp_path / "none")) is llamacpp.ENGINE
+    own = tmp_path / "a" / "llama-server"
+    own.write_text("#!/bin/sh\n")
+    own.chmod(0o755)
+    assert llamacpp.found(package) is llamacpp.ENGINE
+    assert llamacpp.build(Serve(model="M", python=package)).program == (str(own),)
+    monkeypatch.setenv("PATH", f"/usr/bin:/bin:{own.parent}")
+    assert llamacpp.found(neither) is llamacpp.ENGINE
+    assert llamacpp.build(Serve(model="M", python=neither)).program == ("llama-server",)
+
+
+def test_a_package_without_its_server(tmp_path):
+    python = environment(tmp_path / "bare", "llama_cpp")
+    serve = Serve(model="M.gguf", cpu=True, python=python)
+    (found,) = llamacpp.package_here(serve, checks.look(serve.model), Machine())
+    assert f"without what its server imports: {python} -m pip install 'llama-cpp-python[server]==" in found
+
+
+SERVER = "class Settings:\n    model_fields = {'model': 0, 'host': 0, 'seed': 0, 'api_key': 0}\n"
+
+
+def test_settings_in_the_environment_are_refused(tmp_path):
+    """The server would read them, in any case; those that the command sets are not in the way."""
+    python = environment(tmp_path / "a", "llama_cpp", "uvicorn")
+    (tmp_path / "a" / "site" / "llama_cpp" / "server").mkdir()
+    (tmp_path / "a" / "site" / "llama_cpp" / "server" / "__init__.py").write_text("")
+    (tmp_path / "a" / "site" / "llama_cpp" / "server" / "app.py").write_text(SERVER)
+    env = {"Seed": "3", "MODEL": "other", "HOST": "0.0.0.0", "CONFIG_FILE": "x", "API_KEY": "k"}
+    serve = Serve(model="M.gguf", cpu=True, python=python)
+    (found,) = llamacpp.package_here(serve, checks.look("M.gguf"), Machine(env=env))
+    assert found.startswith("API_KEY, CONFIG_FILE, Seed: set in the environment")
+    keyed = Serve(model="M.gguf", cpu=True, python=python, api_key_env="K")
+    (found,) = llamacpp.package_here(keyed, checks.look("M.gguf"), Machine(env=env))
+    assert found.endswith("unset CONFIG_FILE Seed")
