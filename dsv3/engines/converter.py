@@ -173,7 +173,7 @@ def nbytes(order: Order, cfg: ModelConfig) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Understood:
+class Verdict:
     """What the converter makes of a folder.
 
     Attributes:
@@ -187,7 +187,7 @@ class Understood:
     wrong: tuple[str, ...] = ()
 
 
-def asked(order: Order) -> Understood:
+def asked(order: Order) -> Verdict:
     """Let the converter look at the folder: its architecture, and its tokenizer by the hash of what it makes of a text.
 
     Its own functions answer, in its own Python; no weights are read.
@@ -199,42 +199,46 @@ def asked(order: Order) -> Understood:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (OSError, subprocess.TimeoutExpired) as error:
         why = f"after {PATIENCE} s no answer" if isinstance(error, subprocess.TimeoutExpired) else error.strerror
-        return Understood(wrong=(f"--python {order.python}: {why}; name one that has torch and transformers",))
+        return Verdict(wrong=(f"--python {order.python}: {why}; name one that has torch and transformers",))
     except (ValueError, IndexError):
         last = printable((done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1])
-        return Understood(wrong=(f"--python {order.python}: the converter does not start: {last}",))
+        return Verdict(wrong=(f"--python {order.python}: the converter does not start: {last}",))
     return _understood(order, answer)
 
 
-def _understood(order: Order, answer: dict[str, Any]) -> Understood:
+def _understood(order: Order, answer: dict[str, Any]) -> Verdict:
     """The answer of ``converter_worker``."""
     if lost := answer.get("missing"):
         packages = " ".join(lost).replace("yaml", "pyyaml")
         cure = f"{order.python} -m pip install {packages}, or name another with --python"
-        return Understood(wrong=(f"--python {order.python}: lacks {', '.join(lost)}, which the converter imports: {cure}",))
+        return Verdict(
+            wrong=(f"--python {order.python}: lacks {', '.join(lost)}, which the converter imports: {cure}",)
+        )
     if "error" in answer:
-        return Understood(wrong=(f"{order.folder}: the converter cannot read it: {printable(answer['error'])}",))
+        return Verdict(wrong=(f"{order.folder}: the converter cannot read it: {printable(answer['error'])}",))
     if answer["architecture"] != ARCHITECTURE:
         what = answer["architecture"] or "nothing that it knows"
-        return Understood(wrong=(f"{order.folder}: for this converter {what}, not {ARCHITECTURE}; take a newer llama.cpp",))
+        return Verdict(
+            wrong=(f"{order.folder}: for this converter {what}, not {ARCHITECTURE}; take a newer llama.cpp",)
+        )
     served = look(str(order.folder))
     cfg = served.cfg
     if cfg and answer["last_id"] >= cfg.vocab_size:
-        return Understood(
+        return Verdict(
             wrong=(f"{order.folder}: the tokenizer has id {answer['last_id']}, and vocab_size is {cfg.vocab_size}",)
         )
     notes = list(_notes(served, answer))
     if answer["pre_tokenizer"]:
-        return Understood(notes=(*notes, f"tokenizer: known to the converter, as {answer['pre_tokenizer']}"))
+        return Verdict(notes=(*notes, f"tokenizer: known to the converter, as {answer['pre_tokenizer']}"))
     if (name := PRE_TOKENIZERS.get(splits(order.folder))) is None:
-        return Understood(
+        return Verdict(
             wrong=(
                 f"{order.folder}: llama.cpp does not know this tokenizer, and it splits texts neither as DeepSeek-V3's "
                 "nor as tiny-r1's, so other tokens would come of them; a newer llama.cpp may know it",
             )
         )
     notes.append(f"tokenizer: not known to the converter; by its splits it is told that it is {name}")
-    return Understood(pre_tokenizer=name, notes=tuple(notes))
+    return Verdict(pre_tokenizer=name, notes=tuple(notes))
 
 
 def _notes(served: Served, answer: dict[str, Any]) -> Iterator[str]:

@@ -19,7 +19,7 @@ FLOORS = """
     llm
     generate engines tiny
     fp8_cast_bf16 serve
-    ask bf16_cast_fp8 compile convert doctor download launch slice torchrun
+    ask bf16_cast_fp8 compile convert doctor download gguf launch slice torchrun
     verify
     lab
     show
