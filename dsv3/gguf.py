@@ -30,8 +30,8 @@ def make(order: Order, pre_tokenizer: str | None) -> str:
     log = order.outfile.name + ".log"
     command = converter.command(order, part, pre_tokenizer)
     process = Process(command.argv, order.outfile.absolute().parent, log, os.environ, what="the converter")
-    print(printable(f"{command.checked}'s converter runs: log in {process.log}"), file=sys.stderr, flush=True)
     try:
+        print(printable(f"{command.checked}'s converter runs: log in {process.log}"), file=sys.stderr, flush=True)
         if process.wait():
             raise process.failed()
         said = converter.read_back(part, order)
