@@ -28,7 +28,7 @@ INSTALL := $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) \
   $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/cpu)
 
 BUILD := build
-# Of the Chinese edition, whose code is the English one's, those that show most of what speaks: tests/lessons/test_zh.py.
+# Of the Chinese edition these are run, too; tests/lessons/test_zh.py says why not all: its code is the English one's.
 ZH := 00_start_here 01_environment 02_download 11_serving
 
 .PHONY: help demo quick test test-vllm test-llamacpp lint ruff lab gpu clean lessons pages lowest

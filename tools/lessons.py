@@ -7,6 +7,7 @@ python -m tools.lessons export html|slides --output-dir DIR
 python -m tools.lessons zh write [NAME ...]   # the Chinese edition: code, stubs, solutions; translations stay
 python -m tools.lessons zh new|stale          # what has no Chinese yet; whose English has changed
 python -m tools.lessons zh done NAME [CELL ...]  # translated from the English as it is now; a document: README.md
+python -m tools.lessons zh run [NAME ...]     # as run, for the Chinese edition
 """
 
 import argparse
@@ -228,6 +229,8 @@ def translated(what: str, names: list[str]) -> None:
     if what == "done":
         if not names:
             raise ValueError(f"zh done: which lesson, or which of {', '.join(zh.DOCUMENTS)}?")
+        if names[0] in zh.DOCUMENTS and len(names) > 1:
+            raise ValueError(f"zh done: {names[0]} has no cells; name one document")
         if names[0] in zh.DOCUMENTS:
             zh.done_document(names[0])
         else:

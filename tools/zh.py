@@ -16,8 +16,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from dsv3.lab import mutants
-from dsv3.lessons.lesson import LESSONS as LESSONS_TITLES
-from dsv3.lessons.lesson import parts_of
+from dsv3.lessons import lesson
 from dsv3.said import chinese
 from dsv3.sizing.offload import reports
 
@@ -100,7 +99,7 @@ def faults(text: str) -> list[str]:
 # --------------------------------------------------------------------------------------------------------- lessons
 
 
-def in_chinese(source: str) -> str:
+def with_language(source: str) -> str:
     """The preflight cell, with the language after the lesson's name."""
     return re.sub(r'(preflight\(\s*"\w+",)', rf"\1 {ARGUMENT},", source)
 
@@ -125,7 +124,7 @@ def edition(path: Path, english: NotebookNode, facts: str) -> NotebookNode:
         before = old.get(cell["id"])
         if cell.cell_type == "code":
             if cell["id"] == "preflight":
-                cell.source = in_chinese(cell.source)
+                cell.source = with_language(cell.source)
             cell.outputs, cell.execution_count = [], None
             if before and before.source == cell.source:
                 cell.outputs, cell.execution_count = before.outputs, before.execution_count
@@ -149,10 +148,10 @@ def facts_line(of: dict) -> str:
     after, seen = of["after"], of.get("verified")
     parts = [
         f"{of['minutes']} 分钟",
-        FACTS.get(of["hardware"], of["hardware"]),
+        FACTS[of["hardware"]],
         f"内存 {of['ram_gb']:g} GB",
         f"磁盘 {of['disk_gb']:g} GB",
-        f"网络：{FACTS.get(of['network'], of['network'])}",
+        f"网络：{FACTS[of['network']]}",
         f"先学第 {'、'.join(after)} 课" if after else "可以从这一课开始",
     ]
     if seen:
@@ -188,7 +187,7 @@ def _hash(cell: NotebookNode) -> str:
 
 
 def done(path: Path, names: list[str]) -> None:
-    """Mark cells as translated from the English as it is now; all that differ from it, if none is named.
+    """Mark cells as translated from the English as it is now; if none is named, those that were in English before.
 
     Raises:
         ValueError: there is no such cell; it is still in English.
@@ -196,9 +195,12 @@ def done(path: Path, names: list[str]) -> None:
     english = {cell["id"]: cell for cell in nbformat.read(path, 4).cells if by_hand(cell)}
     notebook = nbformat.read(ZH / path.name, 4)
     cells = {cell["id"]: cell for cell in notebook.cells if cell["id"] in english}
-    for name in names or [name for name in untranslated(path) if cells[name].source != english[name].source]:
-        if name not in cells:
+    new = [name for name in untranslated(path) if name in cells and cells[name].source != english[name].source]
+    for name in names or new:
+        if name not in english:
             raise ValueError(f"{path.stem} has no cell {name!r} to translate")
+        if name not in cells:
+            raise ValueError(f"{path.stem} has no cell {name!r} in Chinese yet: python -m tools.lessons zh write")
         if cells[name].source == english[name].source:
             raise ValueError(f"{path.stem}, cell {name}: it is still in English")
         cells[name].metadata["dsv3"] = {"en": digest(english[name].source)}
@@ -264,13 +266,17 @@ def messages() -> dict[str, set[str]]:
     for file in sorted((ROOT / "dsv3").rglob("*.py")):
         name = ".".join(file.relative_to(ROOT / "dsv3").with_suffix("").parts)
         found[name] = set(_said(ast.parse(file.read_text(encoding="utf-8"))))
-    for number in LESSONS_TITLES:
+    for number in lesson.LESSONS:
         found[f"lessons.lesson_{number}"] |= set(_of_parts(number))
-    found["lessons.lesson"] |= set(LESSONS_TITLES.values())
+    found["lessons.lesson"] |= set(lesson.LESSONS.values())
     found["lab.mutants"] |= {each.story for each in (*mutants.ATTENTION, *mutants.ROUTER, *mutants.KERNELS)}
     found["sizing.offload"] |= {report.machine for report in reports()}
     found["notebooks"] = {unit for path in sorted(LESSONS.glob("*.ipynb")) for unit in _units(path)}
     return {name: said for name, said in found.items() if said}
+
+
+# Said with what ``messages`` knows as data (hints, titles, units, machines), or hands on (``said`` itself, ``wire``).
+DATA = {"part.witnesses[first].hint", "fault.hint", "title", "unit", "r.machine", "template", "rest[0]"}
 
 
 def _said(tree: ast.Module) -> Iterator[str]:
@@ -280,9 +286,15 @@ def _said(tree: ast.Module) -> Iterator[str]:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             variables.setdefault(node.targets[0].id, []).extend(_texts(node.value))
     for call in ast.walk(tree):
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in ("Said", "say"):
-            first = call.args[call.func.id == "say"]
-            yield from variables.get(first.id, []) if isinstance(first, ast.Name) else _texts(first)
+        name = ast.unparse(call.func).removeprefix("said.") if isinstance(call, ast.Call) else ""
+        if isinstance(call, ast.Call) and name in ("Said", "say"):
+            first = call.args[name == "say"]
+            found = variables.get(first.id, []) if isinstance(first, ast.Name) else list(_texts(first))
+            if not found and ast.unparse(first) not in DATA:
+                raise ValueError(
+                    f"line {call.lineno}: {ast.unparse(first)!r} is no literal, so nobody sees its Chinese"
+                )
+            yield from found
 
 
 def _texts(node: ast.expr) -> Iterator[str]:
@@ -295,7 +307,7 @@ def _texts(node: ast.expr) -> Iterator[str]:
 
 
 def _of_parts(number: str) -> Iterator[str]:
-    for part in sum(parts_of(number), []):
+    for part in sum(lesson.parts_of(number), []):
         yield part.hint
         yield from (each.hint for each in (*part.witnesses, *part.faults))
 

@@ -65,8 +65,8 @@ def _where(error: BaseException, answer: Any) -> str:
     """The error's text, bounded, with the learner's line."""
     code = getattr(plain(answer), "__code__", None)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if code and f.filename == code.co_filename]
-    text = (str(error).strip().splitlines() or [Said("no words")])[0]
-    text = text if isinstance(text, Said) else text[:200]
+    lines = str(error).strip().splitlines()
+    text = lines[0][:200] if lines else Said("no words")
     if not frames:
         return text
     return Said("{text} (line {number}: {line})", text=text, number=frames[-1].lineno, line=frames[-1].line)

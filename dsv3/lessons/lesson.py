@@ -84,8 +84,8 @@ class Parts:
         verdict, hint = judge(part, answer)
         if verdict == "right":
             self.state[name], self.used[name] = "yours", answer
-            came_of_it = mine.keep(self.number, part, answer)
-            if came_of_it.startswith("Kept"):  # with its own helpers, whatever the notebook calls so later
+            kept, came_of_it = mine.keep(self.number, part, answer)
+            if kept:  # with its own helpers, whatever the notebook calls so later
                 self.used[name] = mine.kept(self.number, part) or answer
             says = "{green}{name}: right{plain} on {n} inputs. {came_of_it}"
             found = Said(says, green=GREEN, name=name, plain=PLAIN, n=len(part.witnesses), came_of_it=came_of_it)

@@ -45,8 +45,8 @@ def file_of(lesson: str, part: Part) -> Path:
     return folder() / f"lesson_{lesson}" / f"{part.name}.py"
 
 
-def keep(lesson: str, part: Part, answer: Any) -> Said:
-    """Write an answer's source if it is right by itself, without the notebook; a sentence that says what came of it."""
+def keep(lesson: str, part: Part, answer: Any) -> tuple[bool, Said]:
+    """Write an answer's source if it is right by itself, without the notebook -> whether it was, and what to say."""
     try:
         source = source_of(answer)
         with contextlib.redirect_stdout(io.StringIO()):  # what it prints was seen when the answer itself was judged
@@ -54,12 +54,12 @@ def keep(lesson: str, part: Part, answer: Any) -> Said:
     except Exception as error:  # it has no source, or needs what only the notebook has
         verdict, hint = "wrong", Said("it raises {kind}: {says}", kind=type(error).__name__, says=str(error))
     if verdict != "right":
-        return Said("Not kept for later lessons: outside this notebook {hint}.", hint=hint)
+        return False, Said("Not kept for later lessons: outside this notebook {hint}.", hint=hint)
     file, here = file_of(lesson, part), folder()
     inputs = f"{len(part.witnesses)} inputs ({_sum(source)}, {_sum(_inputs(part))})"
     first = f"# Kept from lesson {lesson}: {part.name}, right on {inputs}\n"
     if here.is_dir() and not os.environ.get("DSV3_MINE") and not ours.is_plain(here / MARK) and any(here.iterdir()):
-        return Said(
+        return False, Said(
             "Not kept for later lessons: {folder} is not the course's; move it, or set DSV3_MINE.", folder=short(here)
         )
     try:
@@ -68,11 +68,12 @@ def keep(lesson: str, part: Part, answer: Any) -> Said:
             os.close(ours.create(here / MARK, False))
         write_result(file, (first + source).encode(), _is_ours)
     except FileExistsError:
-        return Said("{file} was changed by hand and stays as it is; move it away to keep this one.", file=short(file))
+        says = "{file} was changed by hand and stays as it is; move it away to keep this one."
+        return False, Said(says, file=short(file))
     except OSError as error:
         says = error.strerror or str(error)
-        return Said("Not kept for later lessons: {file}: {says}.", file=short(file), says=says)
-    return Said("Kept in {file}.", file=shown(file))
+        return False, Said("Not kept for later lessons: {file}: {says}.", file=short(file), says=says)
+    return True, Said("Kept in {file}.", file=shown(file))
 
 
 def kept(lesson: str, part: Part) -> Any | None:
