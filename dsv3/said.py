@@ -29,7 +29,13 @@ class Said(str):
 
 
 def told(text: str, language: Language) -> str:
-    """A sentence in a language; any other text, such as the words of an error of Python's, stays as it is."""
+    """A sentence in a language; any other text, such as the words of an error of Python's, stays as it is.
+
+    Raises:
+        ValueError: no language of ``LANGUAGES``.
+    """
+    if language not in LANGUAGES:
+        raise ValueError(f"language {str(language)[:40]!r}: there are {' and '.join(LANGUAGES)}")
     if language == "en" or not isinstance(text, Said):
         return str(text)
     template = chinese().get(text.template, text.template)

@@ -234,7 +234,8 @@ def translated(what: str, names: list[str]) -> None:
         if names[0] in zh.DOCUMENTS:
             zh.done_document(names[0])
         else:
-            zh.done(paths(names[:1])[0], names[1:])
+            marked = zh.done(paths(names[:1])[0], names[1:])
+            print(f"marked: {', '.join(marked) or 'none was new; name a cell that is stale'}")
         return
     documents = {} if names else {document: zh.stale_sections(document) for document in zh.DOCUMENTS}
     for path in paths(names):

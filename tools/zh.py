@@ -99,6 +99,18 @@ def faults(text: str) -> list[str]:
 # --------------------------------------------------------------------------------------------------------- lessons
 
 
+def opened(path: Path) -> NotebookNode:
+    """A notebook.
+
+    Raises:
+        ValueError: the file is none.
+    """
+    try:
+        return nbformat.read(path, 4)
+    except nbformat.reader.NotJSONError:
+        raise ValueError(f"{path}: not a notebook") from None
+
+
 def with_language(source: str) -> str:
     """The preflight cell, with the language after the lesson's name."""
     return re.sub(r'(preflight\(\s*"\w+",)', rf"\1 {ARGUMENT},", source)
@@ -118,7 +130,7 @@ def edition(path: Path, english: NotebookNode, facts: str) -> NotebookNode:
         facts: the line below its title.
     """
     file = ZH / path.name
-    old = {cell["id"]: cell for cell in nbformat.read(file, 4).cells} if file.is_file() else {}
+    old = {cell["id"]: cell for cell in opened(file).cells} if file.is_file() else {}
     notebook = copy.deepcopy(english)
     for cell in notebook.cells:
         before = old.get(cell["id"])
@@ -164,13 +176,13 @@ def facts_line(of: dict) -> str:
 def untranslated(path: Path) -> list[str]:
     """Ids of a lesson's cells that have no Chinese."""
     have = _hashes(path)
-    return [cell["id"] for cell in nbformat.read(path, 4).cells if by_hand(cell) and cell["id"] not in have]
+    return [cell["id"] for cell in opened(path).cells if by_hand(cell) and cell["id"] not in have]
 
 
 def stale(path: Path) -> list[str]:
     """Ids of a lesson's cells whose English has changed since they were translated."""
     have = _hashes(path)
-    cells = [cell for cell in nbformat.read(path, 4).cells if by_hand(cell)]
+    cells = [cell for cell in opened(path).cells if by_hand(cell)]
     return [cell["id"] for cell in cells if have.get(cell["id"], digest(cell.source)) != digest(cell.source)]
 
 
@@ -178,7 +190,7 @@ def _hashes(path: Path) -> dict[str, str]:
     """Cell -> hash of the English that its Chinese was made from."""
     if not (ZH / path.name).is_file():
         return {}
-    cells = nbformat.read(ZH / path.name, 4).cells
+    cells = opened(ZH / path.name).cells
     return {cell["id"]: _hash(cell) for cell in cells if _hash(cell)}
 
 
@@ -186,14 +198,17 @@ def _hash(cell: NotebookNode) -> str:
     return cell.metadata.get("dsv3", {}).get("en", "")
 
 
-def done(path: Path, names: list[str]) -> None:
+def done(path: Path, names: list[str]) -> list[str]:
     """Mark cells as translated from the English as it is now; if none is named, those that were in English before.
+
+    Returns:
+        Which were marked.
 
     Raises:
         ValueError: there is no such cell; it is still in English.
     """
-    english = {cell["id"]: cell for cell in nbformat.read(path, 4).cells if by_hand(cell)}
-    notebook = nbformat.read(ZH / path.name, 4)
+    english = {cell["id"]: cell for cell in opened(path).cells if by_hand(cell)}
+    notebook = opened(ZH / path.name)
     cells = {cell["id"]: cell for cell in notebook.cells if cell["id"] in english}
     new = [name for name in untranslated(path) if name in cells and cells[name].source != english[name].source]
     for name in names or new:
@@ -205,6 +220,7 @@ def done(path: Path, names: list[str]) -> None:
             raise ValueError(f"{path.stem}, cell {name}: it is still in English")
         cells[name].metadata["dsv3"] = {"en": digest(english[name].source)}
     nbformat.write(notebook, ZH / path.name)
+    return names or new
 
 
 # ------------------------------------------------------------------------------------------------------- documents
@@ -314,7 +330,7 @@ def _of_parts(number: str) -> Iterator[str]:
 
 def _units(path: Path) -> Iterator[str]:
     """The units of a lesson's guesses."""
-    for cell in nbformat.read(path, 4).cells:
+    for cell in opened(path).cells:
         if cell.cell_type == "code" and "lesson.guess(" in cell.source:
             for call in ast.walk(ast.parse(cell.source)):
                 if isinstance(call, ast.Call) and ast.unparse(call.func) == "lesson.guess":

@@ -47,7 +47,13 @@ CURES = {
 
 
 def parts_of(number: str) -> tuple[list[Part], list[Part]]:
-    """The parts of lesson ``"05"``, in its order, and the transfers at its end."""
+    """The parts of lesson ``"05"``, in its order, and the transfers at its end.
+
+    Raises:
+        ValueError: there is no such lesson.
+    """
+    if number not in LESSONS:
+        raise ValueError(f"no lesson {number!r}; there are {', '.join(LESSONS)}")
     module = importlib.import_module(f"{__package__}.lesson_{number}")
     return list(module.PARTS), list(module.TRANSFERS)
 

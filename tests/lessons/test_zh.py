@@ -13,6 +13,7 @@ import string
 import nbformat
 import pytest
 
+from dsv3.lessons import preflight
 from dsv3.said import Said, chinese, told
 from tools import lessons, zh
 
@@ -182,3 +183,25 @@ def test_what_is_not_the_house_s_chinese_is_found(text):
 @pytest.mark.parametrize("text", ["低秩分解，`a,b` 用 GPU 算（先算，再除）。", "满秩矩阵", "[链接](a,b)，$x(y)$ 成立"])
 def test_what_is_good_chinese_passes(text):
     assert zh.faults(text) == []
+
+
+def test_an_unknown_language_or_lesson_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("DSV3_HOME", str(tmp_path))
+    for language in ("fr", "ZH", "", None, 1):
+        with pytest.raises(ValueError, match="there are en and zh"):
+            preflight("05_attention_mla", language=language)
+    with pytest.raises(ValueError, match="no lesson '99'; there are 00, 01"):
+        preflight("99_unknown")
+
+
+def test_done_without_a_name_says_what_it_marked_and_a_damaged_notebook_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(zh, "ZH", tmp_path)
+    (path,) = lessons.paths(["01_environment"])
+    nbformat.write(lessons.in_chinese(path), tmp_path / path.name)
+    lessons.main(["zh", "done", path.stem])
+    assert "none was new; name a cell that is stale" in capsys.readouterr().out
+    (tmp_path / path.name).write_text("{\n")
+    with pytest.raises(ValueError, match=f"{path.name}: not a notebook"):
+        lessons.main(["zh", "stale", path.stem])
+    with pytest.raises(ValueError, match="which lesson, or which of README.md"):
+        lessons.main(["zh", "done"])
