@@ -24,7 +24,12 @@ ROOT = Path(__file__).parents[1]
 LESSONS = ROOT / "notebooks"
 ZH = LESSONS / "zh"
 ARGUMENT = 'language="zh"'
-DOCUMENTS = ("README.md", "ENGINES.md", "GLOSSARY.md", "dsv3/assets/tiny-r1/README.md")
+DOCUMENTS = {  # the model card's stands beside tiny-r1's folder, which has DeepSeek's files and no others
+    "README.md": "README.zh.md",
+    "ENGINES.md": "ENGINES.zh.md",
+    "GLOSSARY.md": "GLOSSARY.zh.md",
+    "dsv3/assets/tiny-r1/README.md": "dsv3/assets/tiny-r1.zh.md",
+}
 MARK = re.compile(r"<!-- en ([0-9a-f]{12}) -->")
 HEADING = re.compile(r"^#{1,3} ")
 
@@ -240,15 +245,10 @@ def sections(text: str) -> Iterator[tuple[str, str]]:
     yield heading, "\n".join(lines).strip()
 
 
-def translation(document: str) -> Path:
-    """``README.md`` -> ``README.zh.md``."""
-    return (ROOT / document).with_suffix(".zh.md")
-
-
 def stale_sections(document: str) -> list[str]:
     """English headings whose Chinese is missing, or was made from another text."""
     english = list(sections((ROOT / document).read_text(encoding="utf-8")))
-    file = translation(document)
+    file = ROOT / DOCUMENTS[document]
     marks = [MARK.search(body) for _, body in sections(file.read_text(encoding="utf-8"))] if file.is_file() else []
     made_from = [mark[1] if mark else "" for mark in marks] + [""] * len(english)
     wrong = [h for (h, body), mark in zip(english, made_from, strict=False) if mark != digest(f"{h}\n{body}")]
@@ -262,7 +262,7 @@ def done_document(document: str) -> None:
         ValueError: the numbers of sections differ.
     """
     english = list(sections((ROOT / document).read_text(encoding="utf-8")))
-    file = translation(document)
+    file = ROOT / DOCUMENTS[document]
     ours = list(sections(file.read_text(encoding="utf-8")))
     if len(ours) != len(english):
         raise ValueError(f"{file.name} has {len(ours)} sections, {document} {len(english)}")
