@@ -45,7 +45,6 @@ pytestmark = pytest.mark.skipif(
 PROBLEMS = held_out_set(50)
 QUESTIONS = [question for _, question in PROBLEMS]
 CONTEXT, LIMIT = 512, 300
-FAILING = converter.FILES[0]
 
 
 @pytest.fixture(scope="module")
@@ -176,11 +175,13 @@ def test_stopped_midway_nothing_has_the_files_name(folder, tmp_path, how):
 
 def test_a_converter_that_fails_leaves_its_log(folder, tmp_path):
     broken = tmp_path / "llama.cpp"
-    subprocess.run(["cp", "-r", SOURCE / "conversion", SOURCE / "gguf-py", SOURCE / FAILING, tmp_path], check=True)
+    subprocess.run(
+        ["cp", "-r", SOURCE / "conversion", SOURCE / "gguf-py", SOURCE / converter.SCRIPT, tmp_path], check=True
+    )
     broken.mkdir()
-    for name in ("conversion", "gguf-py", FAILING):
+    for name in ("conversion", "gguf-py", converter.SCRIPT):
         (tmp_path / name).rename(broken / name)
-    with (broken / FAILING).open("a") as script:
+    with (broken / converter.SCRIPT).open("a") as script:
         script.write("\n\ndef main():\n    raise ValueError('no main')\n")
     done = dsv3("gguf", folder, "--llama-cpp", broken, "--outfile", tmp_path / "x.gguf")
     assert done.returncode == 1
