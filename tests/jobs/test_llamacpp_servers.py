@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from benchmarks.llamacpp import WORKER, theirs
 from dsv3.engines import checks, llamacpp
 from dsv3.engines.options import Serve
 from dsv3.sizing.machine import Machine
@@ -78,6 +79,13 @@ def test_a_package_that_does_not_load_says_why(tmp_path, monkeypatch):
     slow = environment(tmp_path / "slow", "llama_cpp", code="import time; time.sleep(60)")
     monkeypatch.setattr(llamacpp, "PATIENCE", 1)
     assert lacks(slow) == f"--python {slow}: llama_cpp.server does not start there: no answer after 1 s"
+
+
+def test_a_worker_of_the_benchmark_that_fails_is_one_line(tmp_path):
+    with pytest.raises(ChildProcessError) as error:
+        theirs(environment(tmp_path / "a"), tmp_path / "x.gguf", ["1 + 1 = ?"], 1)
+    said = f"{tmp_path / 'a' / 'python'} {WORKER} answer ended with exit code 1: ModuleNotFoundError: No module named"
+    assert str(error.value) == f"{said} 'llama_cpp'"
 
 
 SERVER = "class Settings:\n    model_fields = {'model': 0, 'host': 0, 'seed': 0, 'api_key': 0}\n"

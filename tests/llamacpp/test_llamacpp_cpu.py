@@ -18,7 +18,7 @@ import pytest
 import torch
 from jobs import alive, dsv3, fails, until
 
-from benchmarks.llamacpp import WORKER, ours, theirs
+from benchmarks.llamacpp import WORKER, ours, program, theirs
 from dsv3.checkpoint.gguf import open_gguf
 from dsv3.engines import checks, converter, llamacpp
 from dsv3.engines.client import Client
@@ -142,19 +142,13 @@ def test_python_of_the_folder_is_not_run(folder, tmp_path):
     settings = json.loads((own / "tokenizer_config.json").read_text(encoding="utf-8"))
     settings |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["tokenization_own.Own", None]}}
     (own / "tokenizer_config.json").write_text(json.dumps(settings))
-    gguf(own, tmp_path / "x.gguf")
-    run = [
-        sys.executable,
-        converter.converter_worker.__file__,
-        SOURCE,
-        "convert",
-        "-",
-        own,
-        "--outfile",
-        tmp_path / "y",
-    ]
-    assert subprocess.run(run, capture_output=True).returncode
-    assert not (tmp_path / "run").exists()
+    fails(gguf(own, tmp_path / "x.gguf"), "gguf", "the converter cannot read it")
+    guarded = Path(converter.converter_worker.__file__)
+    (tmp_path / "open.py").write_text(guarded.read_text().replace("    closed()\n", ""))
+    for worker in (guarded, tmp_path / "open.py"):
+        run = [sys.executable, worker, SOURCE, "convert", "-", own, "--outfile", tmp_path / "y"]
+        assert subprocess.run(run, capture_output=True).returncode
+        assert (tmp_path / "run").exists() == (worker != guarded)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -220,8 +214,7 @@ def test_prompts_and_fifty_greedy_answers_are_those_of_generate(files, reference
 def test_four_bits_still_calculate(llm, files, tmp_path):
     for name in ("Q4_0", "Q4_K_M"):
         file = tmp_path / f"{name}.gguf"
-        run = [PYTHON, WORKER, "quantize", files["bf16"], file, name]
-        subprocess.run(run, check=True, capture_output=True)
+        program(PYTHON, WORKER, "quantize", files["bf16"], file, name)
         replies = [llm._reply(*both) for both in theirs(PYTHON, file, QUESTIONS, LIMIT)]
         right = sum(answer(r.answer) == p.answer for r, (p, _) in zip(replies, PROBLEMS, strict=True))
         assert right >= 40

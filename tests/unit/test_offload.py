@@ -154,7 +154,7 @@ def test_machines_with_ram_stand_below_the_gpus_where_nothing_else_was_asked(cap
         assert head not in said(*other)
 
 
-# Two layers, one with experts, each larger than any GPU; and 127 heads, so a layer is not cut.
+# Two layers; the one with experts is larger than any GPU, and with 127 heads it is not cut.
 UNCUT = {
     "hidden_size": 7168,
     "intermediate_size": 18_432,
