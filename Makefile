@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
 LLAMACPP := .venv-llamacpp
+LLAMACPP_VERSION := 0.3.36
 CONSTRAINTS := constraints.txt
 DEMO := demo
 RUN := .lessons
@@ -121,16 +122,16 @@ $(VLLM)/vllm.done: $(BIN)/python
 test-vllm: $(VENV)/dev.done $(VLLM)/vllm.done
 	$(call part,vLLM,$(PYTEST) tests/vllm)
 
-# llama.cpp's converter is in no wheel, so the source archive is kept, too; its Python is the course's.
+# llama.cpp's converter is in no wheel, so the source is kept, too; the converter runs in the course's Python.
 $(LLAMACPP)/llamacpp.done: $(BIN)/python
 	$(PYTHON) -m venv $(LLAMACPP)
 	@touch $(LLAMACPP)/$(MARK)
 	$(LLAMACPP)/bin/python -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest $(LLAMACPP)/archive \
-	  llama-cpp-python==0.3.36
+	  llama-cpp-python==$(LLAMACPP_VERSION)
 	mkdir -p $(LLAMACPP)/source
-	tar -xzf $(LLAMACPP)/archive/llama_cpp_python-0.3.36.tar.gz -C $(LLAMACPP)/source --strip-components=1
+	tar -xzf $(LLAMACPP)/archive/llama_cpp_python-$(LLAMACPP_VERSION).tar.gz -C $(LLAMACPP)/source --strip-components=1
 	rm -r $(LLAMACPP)/archive
-	$(LLAMACPP)/bin/python -m pip install --quiet 'llama-cpp-python[server]==0.3.36'
+	$(LLAMACPP)/bin/python -m pip install --quiet 'llama-cpp-python[server]==$(LLAMACPP_VERSION)'
 	@touch $@
 
 test-llamacpp: $(VENV)/dev.done $(LLAMACPP)/llamacpp.done

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -28,14 +29,28 @@ from dsv3.fp8_cast_bf16 import cast
 from dsv3.gguf import make
 from dsv3.inference.sampling import Sampling
 from dsv3.llm import LLM, load
+from dsv3.outside import printable
 from dsv3.paths import TINY_R1
 from dsv3.tiny.data import Problem, held_out_set
-from dsv3.tiny.evaluate import answer
+from dsv3.tiny.evaluate import LIMIT, answer
 
 WORKER = Path(__file__).with_name("llama_worker.py")
-LIMIT = 200  # tokens of an answer, as dsv3.tiny.evaluate has it
 CONVERTED, QUANTISED = ("BF16", "Q8_0"), ("Q4_0", "Q4_K_M")
 Answers = list[tuple[list[int], list[int]]]  # prompt and completion
+
+
+def program(*words: object) -> str:
+    """What a program prints.
+
+    Raises:
+        ChildProcessError: it fails; the last line of its errors says why.
+    """
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        what = shlex.join(map(str, words[:3]))
+        raise ChildProcessError(printable(": ".join([f"{what} ended with exit code {done.returncode}", *last])))
+    return done.stdout
 
 
 def files(work: Path, folder: Path, llama: str, source: Path) -> dict[str, Path]:
@@ -44,21 +59,25 @@ def files(work: Path, folder: Path, llama: str, source: Path) -> dict[str, Path]
     for name, file in made.items():
         if not file.is_file():
             order = Order(folder=folder, llama_cpp=source, outfile=file, outtype=name.lower())
-            make(order, asked(order).pre_tokenizer)
+            verdict = asked(order)
+            if verdict.wrong:
+                raise ValueError(verdict.wrong[0])
+            make(order, verdict.pre_tokenizer)
     for name in QUANTISED:
         file = made[name] = work / f"tiny-r1-{name}.gguf"
-        words = [llama, WORKER, "quantize", made["BF16"], file, name]
-        subprocess.run(words, check=True, capture_output=True)
+        if not file.is_file():
+            part = file.with_suffix(".part")
+            program(llama, WORKER, "quantize", made["BF16"], part, name)
+            part.replace(file)
     return made
 
 
 def theirs(llama: str, file: Path, questions: list[str], limit: int, cache: str = "F16") -> Answers:
     """What llama.cpp answers: token ids."""
     request, target = file.with_suffix(".request.json"), file.with_suffix(".answer.json")
-    asked = {"questions": questions, "limit": limit, "cache": cache}
-    request.write_text(json.dumps(asked), encoding="utf-8")
-    words = [llama, WORKER, "answer", file, request, target]
-    subprocess.run(words, check=True, capture_output=True)
+    wanted = {"questions": questions, "limit": limit, "cache": cache}
+    request.write_text(json.dumps(wanted), encoding="utf-8")
+    program(llama, WORKER, "answer", file, request, target)
     return [(prompt, tokens) for prompt, tokens in json.loads(target.read_text(encoding="utf-8"))]
 
 
@@ -81,7 +100,7 @@ def main(argv: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--llama", required=True, metavar="PYTHON", help="the Python of one with llama-cpp-python")
+    parser.add_argument("--llama", required=True, metavar="PYTHON", help="a Python that has llama-cpp-python")
     parser.add_argument("--llama-cpp", type=Path, required=True, metavar="SOURCE", help="llama.cpp's source")
     parser.add_argument("--n", type=int, default=500, help="held-out sums")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
@@ -109,9 +128,8 @@ def main(argv: list[str]) -> None:
         print(json.dumps(row), flush=True)
     if args.json:
         package = "import importlib.metadata as m; print(m.version('llama_cpp_python'))"
-        asked_version = subprocess.run([args.llama, "-c", package], check=True, capture_output=True, text=True)
         head = {"device": "cpu", "cores": os.cpu_count(), "machine": platform.machine()}
-        head |= {"llama_cpp_python": asked_version.stdout.strip(), "torch": torch.__version__}
+        head |= {"llama_cpp_python": program(args.llama, "-c", package).strip(), "torch": torch.__version__}
         head |= {"transformers": version("transformers"), "python": platform.python_version()}
         head |= {"date": date.today().isoformat()}
         args.json.write_text(json.dumps(head | {"rows": rows}, indent=2) + "\n", encoding="utf-8")

@@ -165,6 +165,11 @@ class ModelConfig:
         return BLOCK if self.fp8 else 1
 
     @property
+    def dense(self) -> bool:
+        """Whether no layer has routed experts, the MTP layers apart."""
+        return self.n_dense_layers >= self.n_layers
+
+    @property
     def route_bias(self) -> bool:
         """Whether the gate has a bias for balancing (report, section 2.1.2); it steers the choice, not the weight."""
         return self.topk_method == "noaux_tc"

@@ -5,9 +5,8 @@ The MTP layer is left out, as the converter does; no Python of the folder is run
 
 import argparse
 import os
-import secrets
 import sys
-from contextlib import suppress
+from pathlib import Path
 
 from .checkpoint import ours
 from .engines import converter
@@ -24,31 +23,61 @@ def make(order: Order, pre_tokenizer: str | None) -> str:
     Raises:
         ChildProcessError: the converter failed; its log stays beside the file's place, and is named.
         ValueError: what it made is not the folder's model.
-        FileExistsError: meanwhile something took the file's name.
+        FileExistsError: the unfinished file of another run is there; or meanwhile something took the file's name, and
+            what was made stays beside it.
     """
-    part = order.outfile.with_name(f".dsv3-{secrets.token_hex(8)}.gguf.part")
-    log = order.outfile.name + ".log"
-    command = converter.command(order, part, pre_tokenizer)
-    process = Process(command.argv, order.outfile.absolute().parent, log, os.environ, what="the converter")
+    part = converter.part_of(order.outfile)
     try:
-        print(printable(f"{command.checked}'s converter runs: log in {process.log}"), file=sys.stderr, flush=True)
+        part.open("xb").close()  # of two runs that began together only one gets it
+    except FileExistsError:
+        raise FileExistsError(converter.taken(part)) from None
+    try:
+        said = _convert(order, part, pre_tokenizer)
+    except BaseException:  # Ctrl-C, too
+        part.unlink(missing_ok=True)
+        raise
+    _give_name(part, order.outfile)
+    return said
+
+
+def _convert(order: Order, part: Path, pre_tokenizer: str | None) -> str:
+    """Let the converter write ``part`` -> what it says of itself."""
+    command = converter.command(order, part, pre_tokenizer)
+    folder, log = order.outfile.absolute().parent, f"{order.outfile.name}.log"
+    process = Process(command.argv, folder, log, os.environ, what="the converter")
+    try:
+        said = f"{command.checked}'s converter runs and writes {part}; log in {process.log}"
+        print(printable(said), file=sys.stderr, flush=True)
         if process.wait():
             raise process.failed()
-        said = converter.read_back(part, order)
-        if os.path.lexists(order.outfile):
-            raise FileExistsError(f"{order.outfile}: came meanwhile; move it away and start again")
-        os.replace(part, order.outfile)
+        found = converter.read_back(part, order)
     except ChildProcessError:
         raise
-    except BaseException:  # Ctrl-C, too
+    except BaseException:
         process.stop()
         process.log.unlink(missing_ok=True)
         raise
-    finally:
-        with suppress(FileNotFoundError):
-            part.unlink()
     process.log.unlink()
-    return said
+    return found
+
+
+def _give_name(part: Path, file: Path) -> None:
+    """Call ``part`` ``file``, which replaces nothing.
+
+    Raises:
+        FileExistsError: something is there.
+    """
+    came = f"{file}: came meanwhile; what was made is {part}: give it another name"
+    try:
+        os.link(part, file)
+    except FileExistsError:
+        raise FileExistsError(came) from None
+    except OSError:  # a file system without links: what comes between the next two lines is replaced
+        if os.path.lexists(file):
+            raise FileExistsError(came) from None
+        os.rename(part, file)
+    else:
+        part.unlink()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--llama-cpp", type=ours.path, required=True, metavar="DIR", help="llama.cpp's source")
     parser.add_argument("--outfile", type=ours.path, required=True, metavar="X.gguf", help="what to write; a new file")
     parser.add_argument("--outtype", choices=OUTTYPES, default=Order.outtype, help="of matrices; default: %(default)s")
-    parser.add_argument("--python", default=Order.python, metavar="PATH", help="one with torch and transformers; this")
+    parser.add_argument(
+        "--python", default=Order.python, metavar="PATH", help="one with torch and transformers; default: this one"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check, print the command, start nothing")
     return parser
 

@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from .said import Said
+
 # C0, DEL and C1; line and paragraph separators; overrides of direction; halves of characters; no characters at all.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")
 UNSHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -84,8 +86,8 @@ def printable(text: object, most: int = LONGEST) -> str:
 
 def some(names: list[str]) -> str:
     """``a, b, c and 7 more``."""
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+    first, more = ", ".join(names[:3]), len(names) - 3
+    return Said("{first} and {more} more", first=first, more=more) if more > 0 else first
 
 
 def without_logins(text: str) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shlex
 import sys
 from dataclasses import asdict
 
@@ -46,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="dsv3 plan",
         description=__doc__,
         epilog="Without --gpus: the smallest number of each kind that fits; without --gpu, too: the largest GGUF file "
-        "beside one card and so much RAM. Exit code 1: it does not fit.",
+        "beside one card and so much RAM, which --json leaves out. Exit code 1: nothing that is said fits.",
     )
     parser.add_argument("model", help="R1, V3.1, Kimi-K2-Base ... (dsv3 download --list), a folder, or a config.json")
     parser.add_argument(
@@ -115,9 +116,19 @@ def _with_ram(parser: argparse.ArgumentParser, args: argparse.Namespace, model: 
 
 def _usual(args: argparse.Namespace, model: Subject, workload: Workload) -> list[offload.Offload]:
     """Usual machines of one card and much RAM, where nothing was said about the GPU or how the weights are stored."""
-    if args.gpu or args.precision or args.mtp or model.quantized or model.cfg.n_dense_layers == model.cfg.n_layers:
+    if args.gpu or args.precision or args.mtp or model.quantized or model.cfg.dense:
         return []
     return offload.usual(model.name, model.cfg, workload)
+
+
+def _more(args: argparse.Namespace, p: offload.Offload) -> str:
+    """The command that says all of one of the usual machines."""
+    words = ["dsv3", "plan", args.model, "--gpu", offload.CARD, "--ram", f"{p.machine.ram_gb:g}"]
+    if args.context is not None:
+        words += ["--context", str(args.context)]
+    if args.batch != WORKLOAD.batch:
+        words += ["--batch", str(args.batch)]
+    return f"every file, the formulas, and what owners report: {shlex.join(words)}"
 
 
 def main(argv: list[str]) -> None:
@@ -140,6 +151,7 @@ def main(argv: list[str]) -> None:
     workload = Workload(context=context, batch=args.batch, mtp=args.mtp)
     if args.gpus is None:
         kinds = [find_gpu(args.gpu)] if args.gpu else gpus()
+        beside: list[offload.Offload] = []
         found = [(p, _runners(p)) for p in smallest(model, kinds, precision, workload)]
         if args.json:
             print(json.dumps([as_json(p, runs, args.rate, args.price) for p, runs in found]))
@@ -149,8 +161,8 @@ def main(argv: list[str]) -> None:
             print(comparison(model, precision, workload, found, kinds, args.rate))
             beside = _usual(args, model, workload)
             if beside:
-                print(f"\n{offload.comparison(beside)}")
-        sys.exit(0 if found else 1)
+                print(f"\n{offload.comparison(beside)}\n{_more(args, beside[-1])}")
+        sys.exit(0 if found or beside else 1)
     answer = plan(model, find_gpu(args.gpu), _split(args, model, precision), precision, workload)
     if args.figure:
         from .show.plan import save

@@ -1,5 +1,6 @@
 """What cannot work, said before anything starts, each with its reason."""
 
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
@@ -39,13 +40,18 @@ def _kind(engine: Engine, serve: Serve, served: Served) -> Iterator[str]:
     """A GGUF file for an engine of folders, or the other way round; options that are other engines'."""
     if served.gguf and not engine.gguf:
         yield f"{served.name}: a GGUF file, and {engine.title} reads Hugging Face folders; --engine llamacpp"
-    if engine.gguf and Path(serve.model).is_dir():
+    if _to_convert(engine, serve):
         yield (
             f"{serve.model}: a folder, and {engine.title} reads GGUF files; its own converter makes one: "
-            f"dsv3 gguf {serve.model} --llama-cpp DIR --outfile FILE.gguf"
+            f"dsv3 gguf {shlex.quote(serve.model)} --llama-cpp DIR --outfile FILE.gguf"
         )
     if engine.here is None and (serve.threads or serve.numa > 1 or serve.cpu_moe is not None):
         yield f"--threads, --numa, --n-cpu-moe: for experts in RAM, which {engine.title} does not keep there"
+
+
+def _to_convert(engine: Engine, serve: Serve) -> bool:
+    """Whether it is a folder, of which the engine wants a GGUF file first."""
+    return engine.gguf and Path(serve.model).is_dir()
 
 
 def _shape(serve: Serve, served: Served, cfg: ModelConfig) -> Iterator[str]:
@@ -67,7 +73,7 @@ def _shape(serve: Serve, served: Served, cfg: ModelConfig) -> Iterator[str]:
 def _quantization(engine: Engine, serve: Serve, served: Served) -> Iterator[str]:
     wanted, stored = serve.quantization, served.stored
     readers = READERS.get(stored.method, ()) if stored else ()
-    if stored and readers and engine.name not in readers:
+    if stored and readers and engine.name not in readers and not _to_convert(engine, serve):
         others = ", ".join(readers)
         yield f"{served.name} is stored as {stored.words}, which {engine.title} does not read; --engine: {others}"
     if wanted == "fp8" and served.precision == "fp8":
@@ -118,7 +124,7 @@ def _memory(serve: Serve, cfg: ModelConfig, gpu: GPU, held: Held, unfit: str) ->
         return
     fullest = max(n.total for n in wanted) / 1e9
     most = largest(context, lambda n: fits(held(gpu, n), gpu))
-    cure = f"say --context {most} or less" if most else f"dsv3 plan {serve.model} shows what is enough"
+    cure = f"say --context {most} or less" if most else f"dsv3 plan {shlex.quote(serve.model)} shows what is enough"
     yield (
         f"{unfit}: {fullest:.1f} of {gpu.nbytes / 1e9:.1f} GB on the fullest, for one sequence of {context} tokens; "
         f"{cure}"
@@ -205,8 +211,8 @@ def installed(engine: Engine, serve: Serve, command: Command) -> tuple[str | Non
 def _cpu(serve: Serve, m: Machine) -> Iterable[str]:
     if look(serve.model).precision != "bf16" and "amx_tile" not in (m.read("proc/cpuinfo") or ""):
         yield (
-            "--cpu: vLLM multiplies FP8 and 4-bit weights on CPUs with Intel AMX only, which this one lacks: "
-            f"dsv3 fp8_cast_bf16 --input-fp8-hf-path {serve.model} --output-bf16-hf-path BF16, and serve that"
+            "--cpu: vLLM multiplies FP8 and 4-bit weights on CPUs with Intel AMX only, which this one lacks: dsv3 "
+            f"fp8_cast_bf16 --input-fp8-hf-path {shlex.quote(serve.model)} --output-bf16-hf-path BF16, and serve that"
         )
 
 

@@ -134,7 +134,7 @@ class Engine:
             (``offline``); None: not known here.
         gguf: whether it reads GGUF files, and no Hugging Face folders.
         here: what this machine rules out, beside its GPUs, each with the reason.
-        splits: whether it tells thought from answer itself, by one rule for all families.
+        tells_thinking: whether it tells thought from answer itself, by one rule for all families.
     """
 
     name: str
@@ -156,7 +156,7 @@ class Engine:
     arguments: Callable[[Serve], dict[str, Any]] | None = None
     gguf: bool = False
     here: Callable[[Serve, "Served", Machine], Iterable[str]] | None = None
-    splits: bool = False
+    tells_thinking: bool = False
 
 
 REASONING, TOOLS = "thinking and answer apart", "calls of tools apart from the text"  # what the parsers are for

@@ -10,22 +10,30 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from ..checkpoint.gguf import SPLIT, open_gguf
 from ..checkpoint.write import free_bytes
 from ..config import ModelConfig
 from ..layout import layout
-from ..outside import TOKENIZER, parse_json, printable, small
+from ..outside import TOKENIZER, parse_json, printable, small, small_json
 from ..paths import can_write
 from . import converter_worker
 from .checkpoints import Served, look
 from .command import Command, Flag
 
 VERSION = "0c1e570"
-FILES = ("convert_hf_to_gguf.py", "conversion/base.py", "gguf-py/gguf/__init__.py")
+SCRIPT = "convert_hf_to_gguf.py"
+FILES = (SCRIPT, "conversion/base.py", "gguf-py/gguf/__init__.py")
 ARCHITECTURE = "deepseek2"  # V2, V3, R1 and Kimi-K2, as llama.cpp calls them all
 OUTTYPES = {"bf16": 2.0, "f16": 2.0, "q8_0": 34 / 32, "f32": 4.0}  # bytes of a matrix's number
+# What ``converter_worker`` answers: one of these, with all of its keys.
+ANSWERS: tuple[dict[str, tuple[type, ...]], ...] = (
+    {"missing": (list,)},
+    {"error": (str,)},
+    {"architecture": (str, NoneType), "drops_mtp": (bool,), "pre_tokenizer": (str, NoneType), "last_id": (int,)},
+)
 PATIENCE = 300  # seconds; torch and transformers are imported, from a network disk slowly
 MOST_EXPERTS = 1024  # LLAMA_MAX_EXPERTS, src/llama-hparams.h
 LITE_LAYERS = (26, 27)  # src/models/deepseek2.cpp: V2-Lite and others are told by this alone
@@ -73,9 +81,9 @@ def command(order: Order, outfile: Path, pre_tokenizer: str | None) -> Command:
         program=(order.python, os.path.abspath(converter_worker.__file__), root),
         flags=(
             Flag(("convert", said), why, "conversion/base.py"),
-            Flag((os.path.abspath(order.folder),), "the folder, of which no Python is run", FILES[0]),
-            Flag(("--outfile", os.path.abspath(outfile)), "the file", FILES[0]),
-            Flag(("--outtype", order.outtype), "of the matrices; vectors and the router stay in float32", FILES[0]),
+            Flag((os.path.abspath(order.folder),), "the folder, of which no Python is run", SCRIPT),
+            Flag(("--outfile", os.path.abspath(outfile)), "the file", SCRIPT),
+            Flag(("--outtype", order.outtype), "of the matrices; vectors and the router stay in float32", SCRIPT),
         ),
     )
 
@@ -114,10 +122,18 @@ def _folder(folder: Path, served: Served) -> Iterator[str]:
         if not (folder / name).is_file():
             yield f"{folder / name}: not found, and the converter reads it; copy it from where the weights came from"
     if not served.wrong and served.cfg is None:
-        yield f"{folder}: not a DeepSeek-V2 or V3; for other models start {FILES[0]} yourself"
+        yield f"{folder}: not a DeepSeek-V2 or V3; for other models start {SCRIPT} yourself"
+    if served.cfg and not _named(config := folder / "config.json"):
+        yield f"{config}: lacks architectures, by which the converter knows a model; copy it from the weights' origin"
     if served.stored and not served.blocks:
         what = served.stored.words
         yield f"{folder}: stored as {what}; whether the converter reads that is not known here: give it BF16 or FP8"
+
+
+def _named(config: Path) -> bool:
+    """Whether a config names its architecture."""
+    names = small_json(config).get("architectures")
+    return isinstance(names, list) and names != [] and isinstance(names[0], str)
 
 
 def of_shape(cfg: ModelConfig) -> Iterator[str]:
@@ -151,12 +167,24 @@ def _target(order: Order, cfg: ModelConfig | None) -> Iterator[str]:
         yield f"--outfile {file}: the name of a part of a split file; one file is made: leave the numbers out"
     if os.path.lexists(file):
         yield f"--outfile {file}: is there; move it away or give another name"
+    if os.path.lexists(part := part_of(file)):
+        yield taken(part)
     if not os.path.isdir(file.parent):
         yield f"{file.parent}: no such folder"
     elif not can_write(file.parent):
         yield f"{file.parent}: cannot be written to"
     elif cfg and (wanted := nbytes(order, cfg)) > (free := free_bytes(file.parent)):
         yield f"{file.parent}: {wanted / 1e9:,.2f} GB are needed, and {free / 1e9:,.2f} GB are free"
+
+
+def part_of(file: Path) -> Path:
+    """What ``file`` is called until it is whole: always the same, so that a rest is found by the next run."""
+    return file.with_name(f"{file.name}.part")
+
+
+def taken(part: Path) -> str:
+    """Why no run can write ``part``, and what to do."""
+    return f"{part}: is there: another run writes it still, or was killed and left it; if none does, remove it"
 
 
 def nbytes(order: Order, cfg: ModelConfig) -> int:
@@ -196,19 +224,30 @@ def asked(order: Order) -> Verdict:
     run = [order.python, script, os.path.abspath(order.llama_cpp), "ask", os.path.abspath(order.folder)]
     try:
         done = subprocess.run(run, capture_output=True, text=True, errors="replace", timeout=PATIENCE)
-        answer = json.loads(done.stdout.splitlines()[-1])
     except (OSError, subprocess.TimeoutExpired) as error:
         why = f"after {PATIENCE} s no answer" if isinstance(error, subprocess.TimeoutExpired) else error.strerror
         return Verdict(wrong=(f"--python {order.python}: {why}; name one that has torch and transformers",))
-    except (ValueError, IndexError):
-        last = printable((done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1])
-        return Verdict(wrong=(f"--python {order.python}: the converter does not start: {last}",))
-    return _understood(order, answer)
+    if answer := _answer(done.stdout):
+        return _understood(order, answer)
+    last = printable((done.stderr.strip() or f"exit code {done.returncode}, and no answer").splitlines()[-1])
+    return Verdict(wrong=(f"--python {order.python}: the converter does not start: {last}",))
+
+
+def _answer(said: str) -> dict[str, Any] | None:
+    """What ``converter_worker`` said in the last line; None: it was another program."""
+    try:
+        answer = json.loads(said.splitlines()[-1])
+    except (ValueError, IndexError, RecursionError):
+        return None
+    for kinds in ANSWERS:
+        if isinstance(answer, dict) and answer.keys() == kinds.keys():
+            return answer if all(isinstance(answer[name], kind) for name, kind in kinds.items()) else None
+    return None
 
 
 def _understood(order: Order, answer: dict[str, Any]) -> Verdict:
     """The answer of ``converter_worker``."""
-    if lost := answer.get("missing"):
+    if lost := list(map(str, answer.get("missing", ()))):
         packages = " ".join(lost).replace("yaml", "pyyaml")
         cure = f"{order.python} -m pip install {packages}, or name another with --python"
         return Verdict(

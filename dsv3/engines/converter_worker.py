@@ -39,12 +39,12 @@ def ask(folder: str) -> dict[str, Any]:
 
     with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
         name = json.load(file)["architectures"][0]
-    found: dict[str, Any] = {"architecture": None, "drops_mtp": False, "pre_tokenizer": None}
+    found: dict[str, Any] = {"architecture": None, "drops_mtp": False, "pre_tokenizer": None, "last_id": -1}
     try:
         model = conversion.get_model_class(name)
         found |= {
             "architecture": gguf.MODEL_ARCH_NAMES[model.model_arch],
-            "drops_mtp": getattr(model, "skip_mtp", False),
+            "drops_mtp": bool(getattr(model, "skip_mtp", False)),
         }
     except NotImplementedError:
         return found

@@ -3,6 +3,8 @@
 Where that is not, and the package llama-cpp-python is: its server, which keeps everything in RAM.
 """
 
+import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -10,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..checkpoint.gguf import SPLIT
+from ..cli import describe
+from ..outside import printable
 from ..sizing.machine import Machine, memory
 from .checkpoints import Served
 from .command import PYTHON, REASONING, Command, Engine, Flag, beside, on_machines
@@ -22,6 +26,7 @@ SYSTEM = 4e9  # bytes of RAM that the system and the engine's buffers want
 PACKAGE_VERSION = "0.3.36"
 SETTINGS = "llama_cpp/server/settings.py"
 PATIENCE = 60  # seconds; an interpreter on a network disk starts slowly
+SAFE = {"PYTHONSAFEPATH": "1"}  # from Python 3.11 on, what lies in the working folder is not taken for the package
 
 
 def build(serve: Serve) -> Command:
@@ -35,8 +40,9 @@ def build(serve: Serve) -> Command:
     )
 
 
+NO_MTP = "The MTP layer is not in a GGUF file: the converter leaves it out."
 NOTES = (
-    "The MTP layer is not in a GGUF file: the converter leaves it out.",
+    NO_MTP,
     "dsv3 plan MODEL --gpu NAME --ram GB says how many layers' experts the card can hold beside: --n-cpu-moe.",
 )
 
@@ -127,17 +133,33 @@ def here(serve: Serve, served: Served, m: Machine) -> Iterable[str]:
 
 def found(python: str | None) -> Engine:
     """``llama-server``, where it is or where neither is; else the server of the package in ``python``'s environment."""
-    code = "import importlib.util, sys; sys.exit(not importlib.util.find_spec('llama_cpp'))"
-    return ENGINE if shutil.which(_server(python)) or _says(python, code) is None else PACKAGE
-
-
-def _says(python: str | None, code: str) -> str | None:
-    """What ``code`` prints in that Python; None: it fails, or there is no such Python."""
+    if shutil.which(_server(python)):
+        return ENGINE
+    # A folder that just has the name, in the working folder of a Python before 3.11, has no origin.
+    code = "from importlib.util import find_spec as find; print(getattr(find('llama_cpp'), 'origin', None) or '')"
     try:
-        done = subprocess.run([python or PYTHON, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+        return PACKAGE if _says(python, code).strip() else ENGINE
+    except OSError:
+        return ENGINE
+
+
+def _says(python: str | None, code: str) -> str:
+    """What ``code`` prints in that Python.
+
+    Raises:
+        OSError: it fails, takes too long, or there is no such Python; the last line of its own says why.
+    """
+    run = [python or PYTHON, "-c", code]
+    try:
+        done = subprocess.run(
+            run, env=os.environ | SAFE, capture_output=True, text=True, errors="replace", timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"no answer after {PATIENCE:g} s") from None
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise ChildProcessError(printable(last[0]))
+    return done.stdout
 
 
 def build_package(serve: Serve) -> Command:
@@ -146,12 +168,14 @@ def build_package(serve: Serve) -> Command:
         checked=f"llama-cpp-python {PACKAGE_VERSION}",
         program=(serve.python or PYTHON, "-m", "llama_cpp.server"),
         flags=tuple(_package_flags(serve)),
-        env={"HOST": serve.host, "PORT": str(serve.port or PACKAGE.port)},
+        env={"HOST": serve.host, "PORT": str(serve.port or PACKAGE.port)} | SAFE,
         key=("API_KEY", serve.api_key_env) if serve.api_key_env else None,
         notes=(
             "llama-server is not here, so the server of llama-cpp-python runs: all experts stay in RAM, and thinking "
             "comes in one piece with the answer; dsv3 ask tells them apart.",
-            NOTES[0],
+            "It listens where HOST and PORT say, which it reads before its flags, whoever set them; PYTHONSAFEPATH: a "
+            "llama_cpp in the folder where it runs is not taken for the package.",
+            NO_MTP,
         ),
     )
 
@@ -174,8 +198,6 @@ def _package_flags(serve: Serve) -> Iterator[Flag]:
         yield Flag(("--n_threads_batch", str(serve.threads)), "for the prompt", SETTINGS)
     if serve.numa > 1:
         yield Flag(("--numa", "true"), f"weights and threads spread over {serve.numa} sockets' memory", SETTINGS)
-    yield Flag(("--host", serve.host), "who can reach it", SETTINGS)
-    yield Flag(("--port", str(serve.port or PACKAGE.port)), "of the server", SETTINGS)
 
 
 def package_limits(serve: Serve, served: Served) -> Iterable[str]:
@@ -190,12 +212,19 @@ def package_limits(serve: Serve, served: Served) -> Iterable[str]:
 def package_here(serve: Serve, served: Served, m: Machine) -> Iterable[str]:
     """What is missing in the environment, or set there and would be read; and the memory."""
     code = "import llama_cpp.server.app, uvicorn; print(*llama_cpp.server.app.Settings.model_fields)"
-    names = _says(serve.python, code)
-    if names is None:
-        cure = f"{serve.python or PYTHON} -m pip install 'llama-cpp-python[server]=={PACKAGE_VERSION}'"
-        yield f"llama-cpp-python is there without what its server imports: {cure}"
+    python = serve.python or PYTHON
+    try:
+        names = _says(serve.python, code)
+    except OSError as error:
+        why = describe(error)
+        if why.startswith(ModuleNotFoundError.__name__):
+            cure = f"{shlex.quote(python)} -m pip install 'llama-cpp-python[server]=={PACKAGE_VERSION}'"
+            yield f"llama-cpp-python is there without what its server imports ({why}): {cure}"
+        else:
+            yield f"--python {python}: llama_cpp.server does not start there: {why}"
         return
-    said = {word.removeprefix("--") for flag in _package_flags(serve) for word in flag.words}
+    command = build_package(serve)
+    said = {flag.words[0].removeprefix("--") for flag in command.flags} | {name.lower() for name in command.env}
     read = {*names.split(), "config_file"} - said - ({"api_key"} if serve.api_key_env else set())
     if ambient := sorted(name for name in m.env if name.lower() in read):
         cure = f"unset {' '.join(ambient)}"
@@ -208,7 +237,7 @@ ENGINE = Engine(
     title="llama.cpp",
     package=None,
     version=VERSION,
-    known="flags in its source, as llama-cpp-python 0.3.36 brings it; not run by this command",
+    known=f"flags in its source, as llama-cpp-python {PACKAGE_VERSION} brings it; not run by this command",
     install=(
         "git clone https://github.com/ggml-org/llama.cpp",
         "cmake -S llama.cpp -B llama.cpp/build -DGGML_CUDA=ON",
@@ -225,7 +254,7 @@ ENGINE = Engine(
     split=lambda serve, machines: on_machines(serve, machines, tp=1),
     gguf=True,
     here=here,
-    splits=True,
+    tells_thinking=True,
 )
 PACKAGE = replace(
     ENGINE,
@@ -241,5 +270,5 @@ PACKAGE = replace(
     limits=package_limits,
     help=("-m", "llama_cpp.server", "--help"),
     here=package_here,
-    splits=False,
+    tells_thinking=False,
 )

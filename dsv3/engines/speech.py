@@ -237,7 +237,7 @@ def notes(engine: Engine, asked: Serve, speech: Speech) -> Iterator[str]:
     for wanted, got, tokens in zip(lost, chosen, (family.thought, family.calls), strict=True):
         if wanted and not got:
             yield f"no parser {wanted}: it looks for {' and '.join(tokens)}, which the tokenizer lacks"
-    apart = lost.reasoning or engine.splits
+    apart = lost.reasoning or engine.tells_thinking
     if serve.reasoning_parser and not apart and any(n.reasoning for n in family.engines.values()):
         ends = family.thought[1]
         yield f"{engine.title} has no reasoning parser for {serve.family}: a thought stands in the answer, up to {ends}"

@@ -5,11 +5,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..said import Said
+from ..outside import some
 
 MOST_PATTERNS = 250  # with a wildcard; NVIDIA's lists have one for each layer
 LONGEST = 300  # characters of a pattern
-SHOWN = 3  # names in a message
 # What a "re:" expression may be made of, ".*" apart: so it is matched in time that grows with the name's length alone.
 PART = re.compile(r"(?:\\[.\-_d]|\[[\w\-]+\]|[\w\-/.]|\(\?:|[()|^$]|(?<=[\]d])\+)*")
 
@@ -64,9 +63,7 @@ class Names:
     @property
     def said(self) -> str:
         """The list as it was written, or its beginning; empty for an empty one."""
-        first = ", ".join([f"{name:.60}" for name in self.written[:SHOWN]])
-        more = len(self.written) - SHOWN
-        return Said("{first} and {more} more", first=first, more=more) if more > 0 else first
+        return some([f"{name:.60}" for name in self.written])
 
 
 def _pattern(name: str) -> str:

@@ -35,7 +35,7 @@ WORDS = {
     "context": Said("context"),
     "batch": Said("sequences"),
     "published": Said("as published"),
-    "gpus only": Said("not used"),
+    "no ram": Said("not used"),
     "no gpu": Said("0 GPUs: choose how much RAM there is"),
 }
 
@@ -55,6 +55,7 @@ def planner(
 
     Raises:
         ImportError: ipywidgets is not installed.
+        ValueError: ``model``, ``gpu``, ``n`` or ``ram`` is not among the choices.
     """
     widgets, words = ipywidgets(), {key: told(word, language) for key, word in WORDS.items()}
     names = [m.name for m in models() if m.counted]
@@ -63,9 +64,13 @@ def planner(
         "precision": {"options": [(words["published"], None), *((p, p) for p in PRECISIONS)], "value": None},
         "gpu": {"options": [g.name for g in gpus()], "value": gpu},
         "n": {"options": (0, *COUNTS), "value": n},
-        "ram": {"options": [(words["gpus only"], None), *((str(gb), gb) for gb in RAMS)], "value": ram},
+        "ram": {"options": [(words["no ram"], None), *((str(gb), gb) for gb in RAMS)], "value": ram},
         "context": {"options": CONTEXTS, "value": WORKLOAD.context},
     }
+    for name, given in options.items():
+        values = [option[1] if isinstance(option, tuple) else option for option in given["options"]]
+        if given["value"] not in values:
+            raise ValueError(f"{name} = {given['value']!r:.60}: one of {', '.join(map(str, values))}")
     kinds = {"n": widgets.SelectionSlider, "context": widgets.SelectionSlider}
     choices = {k: kinds.get(k, widgets.Dropdown)(description=words[k], **given) for k, given in options.items()}
     choices["batch"] = widgets.IntSlider(value=WORKLOAD.batch, min=1, max=256, description=words["batch"])

@@ -183,7 +183,7 @@ def check_split(cfg: ModelConfig, precision: Precision, split: Split) -> None:
         )
     if split.ep < 1 or split.tp % split.ep:
         raise ValueError(f"ep = {split.ep}: must divide tp = {split.tp}")
-    if cfg.n_dense_layers == cfg.n_layers:
+    if cfg.dense:
         return
     if split.ep > cfg.n_routed_experts:
         raise ValueError(f"ep = {split.ep}: there are {cfg.n_routed_experts} experts")

@@ -168,7 +168,7 @@ def offload(name: str, cfg: ModelConfig, file: File, machine: Machine, workload:
     Raises:
         ValueError: the model has no routed experts, or the context is longer than its own.
     """
-    if cfg.n_dense_layers == cfg.n_layers:
+    if cfg.dense:
         refusal = "{name}: no routed experts, so there is nothing to keep in RAM; plan without --ram"
         raise ValueError(Said(refusal, name=name))
     check_context(name, cfg, workload)
@@ -222,9 +222,12 @@ def plans(name: str, cfg: ModelConfig, machine: Machine, workload: Workload, kin
     """Every kind of file on a machine, or the one called ``kind``, the largest first.
 
     Raises:
-        ValueError: as ``offload``.
+        ValueError: as ``offload``, or no kind is called so.
     """
-    return [offload(name, cfg, file, machine, workload) for file in files() if kind in (None, file.name)]
+    named = find_file(kind) if kind else None
+    if kind and named is None:
+        raise ValueError(f"{kind!r:.60}: no kind of GGUF file; one of {', '.join(file.name for file in files())}")
+    return [offload(name, cfg, file, machine, workload) for file in ([named] if named else files())]
 
 
 def usual(name: str, cfg: ModelConfig, workload: Workload) -> list[Offload]:
@@ -243,16 +246,21 @@ def usual(name: str, cfg: ModelConfig, workload: Workload) -> list[Offload]:
 
 
 def this_machine(m: here.Machine) -> Machine | None:
-    """RAM that this process gets, and those cards like the first that the list knows; None if nothing says how much
+    """RAM that this process gets, and the cards of the first kind that the list knows; None if nothing says how much
     RAM there is."""
     whole, limit = here.memory(m)
     ram = limit or whole
     if ram is None:
         return None
-    names, card = [gpu.name for gpu in m.gpus or ()], None
-    with suppress(ValueError):  # a card that the list does not know: counted as none
-        card = find_gpu(names[0]) if names else None
-    return Machine(gpu=card, gpus=names.count(names[0]) if card else 0, ram_gb=ram / 1e9)
+    cards = [card for gpu in m.gpus or () if (card := _known(gpu.name))]
+    return Machine(gpu=cards[0] if cards else None, gpus=cards.count(cards[0]) if cards else 0, ram_gb=ram / 1e9)
+
+
+def _known(name: str) -> GPU | None:
+    """The card called so; None: the list does not know it."""
+    with suppress(ValueError):
+        return find_gpu(name)
+    return None
 
 
 def reported(cfg: ModelConfig, kind: str | None = None) -> list[tuple[Report, float]]:
@@ -328,5 +336,4 @@ def comparison(found: list[Offload]) -> str:
     for p in found:
         bounds = "".join(f"{speed:8.1f}" for speed in p.tokens_per_s.values())
         lines.append(f"{p.machine.said:30}{p.file:12}{p.nbytes / 1e9:5,.0f}  {bounds}")
-    asked = f"dsv3 plan {found[-1].model} --gpu {CARD} --ram {found[-1].machine.ram_gb:g}"
-    return "\n".join([*lines, f"every file, the formulas, and what owners report: {asked}"])
+    return "\n".join(lines)

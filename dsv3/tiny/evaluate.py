@@ -12,6 +12,8 @@ from ..llm import LLM, load
 from ..paths import check_result, write_result
 from . import data
 
+LIMIT = 200  # tokens of an answer
+
 
 def answer(text: str) -> int | None:
     """The number in the last line of an answer."""
@@ -21,7 +23,7 @@ def answer(text: str) -> int | None:
 
 def evaluate(llm: LLM, problems: list[tuple[data.Problem, str]]) -> dict[str, float]:
     """Greedy exact match, in percent, over all problems and per operator; and how many never ended."""
-    replies = llm.generate([q for _, q in problems], temperature=0, max_new_tokens=200)
+    replies = llm.generate([q for _, q in problems], temperature=0, max_new_tokens=LIMIT)
     right = {p: answer(r.answer) == p.answer for (p, _), r in zip(problems, replies, strict=True)}
     scores = {"all": _percent(list(right.values()))}
     for op in data.OPERATORS:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from benchmarks.llamacpp import WORKER, theirs
 from dsv3.engines import checks, llamacpp
 from dsv3.engines.options import Serve
 from dsv3.sizing.machine import Machine
@@ -39,11 +40,52 @@ def test_which_of_the_two_servers_is_taken(tmp_path, monkeypatch):
     assert llamacpp.build(Serve(model="M", python=neither)).program == ("llama-server",)
 
 
+def test_a_folder_that_has_the_packages_name_is_not_the_package(tmp_path, monkeypatch):
+    """Nor is what lies in the working folder; a Python before 3.11 takes that for the package, as its server would."""
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    python = environment(tmp_path / "a")
+    (tmp_path / "a" / "llama_cpp" / "server").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a")
+    monkeypatch.setattr(llamacpp, "SAFE", {})  # as before 3.11
+    assert llamacpp.found(python) is llamacpp.ENGINE
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.chdir(tmp_path / "a")
+    (tmp_path / "a" / "llama_cpp" / "__init__.py").touch()
+    assert llamacpp.found(python) is llamacpp.ENGINE
+
+
+def lacks(python):
+    serve = Serve(model="M.gguf", cpu=True, python=str(python))
+    (found,) = llamacpp.package_here(serve, checks.look(serve.model), Machine())
+    return found
+
+
 def test_a_package_without_its_server(tmp_path):
     python = environment(tmp_path / "bare", "llama_cpp")
-    serve = Serve(model="M.gguf", cpu=True, python=python)
-    (found,) = llamacpp.package_here(serve, checks.look(serve.model), Machine())
-    assert f"without what its server imports: {python} -m pip install 'llama-cpp-python[server]==" in found
+    why = "(ModuleNotFoundError: No module named 'llama_cpp.server')"
+    cure = f"{python} -m pip install 'llama-cpp-python[server]=={llamacpp.PACKAGE_VERSION}'"
+    assert lacks(python) == f"llama-cpp-python is there without what its server imports {why}: {cure}"
+
+
+def test_a_package_that_does_not_load_says_why(tmp_path, monkeypatch):
+    python = environment(tmp_path / "broken", "llama_cpp", code="raise OSError('libgomp.so.1:\\x1b[31m ' + 'x' * 9999)")
+    found = lacks(python)
+    assert found.startswith(f"--python {python}: llama_cpp.server does not start there: OSError: libgomp.so.1:")
+    assert found.isprintable()
+    assert len(found) < 1000
+    none = tmp_path / "none"
+    assert lacks(none) == f"--python {none}: llama_cpp.server does not start there: {none}: No such file or directory"
+    slow = environment(tmp_path / "slow", "llama_cpp", code="import time; time.sleep(60)")
+    monkeypatch.setattr(llamacpp, "PATIENCE", 1)
+    assert lacks(slow) == f"--python {slow}: llama_cpp.server does not start there: no answer after 1 s"
+
+
+def test_a_worker_of_the_benchmark_that_fails_is_one_line(tmp_path):
+    with pytest.raises(ChildProcessError) as error:
+        theirs(environment(tmp_path / "a"), tmp_path / "x.gguf", ["1 + 1 = ?"], 1)
+    said = f"{tmp_path / 'a' / 'python'} {WORKER} answer ended with exit code 1: ModuleNotFoundError: No module named"
+    assert str(error.value) == f"{said} 'llama_cpp'"
 
 
 SERVER = "class Settings:\n    model_fields = {'model': 0, 'host': 0, 'seed': 0, 'api_key': 0}\n"

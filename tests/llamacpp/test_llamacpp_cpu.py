@@ -18,7 +18,7 @@ import pytest
 import torch
 from jobs import alive, dsv3, fails, until
 
-from benchmarks.llamacpp import WORKER, ours, theirs
+from benchmarks.llamacpp import WORKER, ours, program, theirs
 from dsv3.checkpoint.gguf import open_gguf
 from dsv3.engines import checks, converter, llamacpp
 from dsv3.engines.client import Client
@@ -45,7 +45,6 @@ pytestmark = pytest.mark.skipif(
 PROBLEMS = held_out_set(50)
 QUESTIONS = [question for _, question in PROBLEMS]
 CONTEXT, LIMIT = 512, 300
-FAILING = converter.FILES[0]
 
 
 @pytest.fixture(scope="module")
@@ -143,19 +142,13 @@ def test_python_of_the_folder_is_not_run(folder, tmp_path):
     settings = json.loads((own / "tokenizer_config.json").read_text(encoding="utf-8"))
     settings |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["tokenization_own.Own", None]}}
     (own / "tokenizer_config.json").write_text(json.dumps(settings))
-    gguf(own, tmp_path / "x.gguf")
-    run = [
-        sys.executable,
-        converter.converter_worker.__file__,
-        SOURCE,
-        "convert",
-        "-",
-        own,
-        "--outfile",
-        tmp_path / "y",
-    ]
-    assert subprocess.run(run, capture_output=True).returncode
-    assert not (tmp_path / "run").exists()
+    fails(gguf(own, tmp_path / "x.gguf"), "gguf", "the converter cannot read it")
+    guarded = Path(converter.converter_worker.__file__)
+    (tmp_path / "open.py").write_text(guarded.read_text().replace("    closed()\n", ""))
+    for worker in (guarded, tmp_path / "open.py"):
+        run = [sys.executable, worker, SOURCE, "convert", "-", own, "--outfile", tmp_path / "y"]
+        assert subprocess.run(run, capture_output=True).returncode
+        assert (tmp_path / "run").exists() == (worker != guarded)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -176,11 +169,13 @@ def test_stopped_midway_nothing_has_the_files_name(folder, tmp_path, how):
 
 def test_a_converter_that_fails_leaves_its_log(folder, tmp_path):
     broken = tmp_path / "llama.cpp"
-    subprocess.run(["cp", "-r", SOURCE / "conversion", SOURCE / "gguf-py", SOURCE / FAILING, tmp_path], check=True)
+    subprocess.run(
+        ["cp", "-r", SOURCE / "conversion", SOURCE / "gguf-py", SOURCE / converter.SCRIPT, tmp_path], check=True
+    )
     broken.mkdir()
-    for name in ("conversion", "gguf-py", FAILING):
+    for name in ("conversion", "gguf-py", converter.SCRIPT):
         (tmp_path / name).rename(broken / name)
-    with (broken / FAILING).open("a") as script:
+    with (broken / converter.SCRIPT).open("a") as script:
         script.write("\n\ndef main():\n    raise ValueError('no main')\n")
     done = dsv3("gguf", folder, "--llama-cpp", broken, "--outfile", tmp_path / "x.gguf")
     assert done.returncode == 1
@@ -219,8 +214,7 @@ def test_prompts_and_fifty_greedy_answers_are_those_of_generate(files, reference
 def test_four_bits_still_calculate(llm, files, tmp_path):
     for name in ("Q4_0", "Q4_K_M"):
         file = tmp_path / f"{name}.gguf"
-        run = [PYTHON, WORKER, "quantize", files["bf16"], file, name]
-        subprocess.run(run, check=True, capture_output=True)
+        program(PYTHON, WORKER, "quantize", files["bf16"], file, name)
         replies = [llm._reply(*both) for both in theirs(PYTHON, file, QUESTIONS, LIMIT)]
         right = sum(answer(r.answer) == p.answer for r, (p, _) in zip(replies, PROBLEMS, strict=True))
         assert right >= 40

@@ -1,12 +1,14 @@
 """One card and much RAM: what fits, and the bound, against sums by hand and what owners report."""
 
 import json
+import shlex
 from dataclasses import replace
 
 import pytest
 
 from dsv3.config import ModelConfig
 from dsv3.lab.machines import pretend
+from dsv3.paths import TINY_R1
 from dsv3.plan import main
 from dsv3.sizing import machine as here
 from dsv3.sizing.gpus import find_gpu
@@ -114,6 +116,11 @@ def test_this_machine(tmp_path):
     assert str(geforce) == "2 x RTX-4090, 128.8 GB of RAM"
     unknown = this_machine(here.Machine(root=tmp_path / "laptop", run=lambda _: "0, NVIDIA T4, 15360, 4, 7.5, 550.54"))
     assert str(unknown) == "no card, 17.18 GB of RAM"
+    rows = [
+        f"{i}, NVIDIA {name}, 24564, 4, 8.9, 550.54" for i, name in enumerate(("T4", *["GeForce RTX 4090"] * 2, "L20"))
+    ]
+    mixed = this_machine(here.Machine(root=tmp_path / "laptop", run=lambda _: "\n".join(rows)))
+    assert str(mixed) == "2 x RTX-4090, 17.18 GB of RAM"
 
 
 def test_the_kind_of_machine_is_one_command(capsys):
@@ -147,6 +154,53 @@ def test_machines_with_ram_stand_below_the_gpus_where_nothing_else_was_asked(cap
         assert head not in said(*other)
 
 
+# Two layers; the one with experts is larger than any GPU, and with 127 heads it is not cut.
+UNCUT = {
+    "hidden_size": 7168,
+    "intermediate_size": 18_432,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 2,
+    "first_k_dense_replace": 1,
+    "num_nextn_predict_layers": 0,
+    "num_attention_heads": 127,
+    "num_key_value_heads": 127,
+    "n_routed_experts": 8192,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_experts_per_tok": 8,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+}
+
+
+def test_where_no_number_of_gpus_fits_a_machine_with_ram_may(capsys, tmp_path):
+    """And the command that says more of it is one that does."""
+
+    def said(*argv):
+        with pytest.raises(SystemExit) as stop:
+            main(list(argv))
+        return stop.value.code, capsys.readouterr().out.splitlines()
+
+    config = json.loads((TINY_R1 / "config.json").read_text()) | UNCUT
+    (tmp_path / "my model").mkdir()
+    file = tmp_path / "my model" / "config.json"
+    file.write_text(json.dumps(config))
+    code, lines = said(str(file), "--context", "2048", "--batch", "2")
+    assert code == 0
+    assert any(line.startswith("no number up to 64 fits: RTX-3090, ") for line in lines)
+    asked = lines[-1].partition("owners report: ")[2]
+    assert asked == f"dsv3 plan '{file}' --gpu {CARD} --ram 512 --context 2048 --batch 2"
+    code, more = said(*shlex.split(asked)[2:])
+    assert (code, more[0]) == (0, "config.json on 1 x RTX-4090, 512 GB of RAM, 2 sequences of 2,048 tokens")
+    (row,) = [line.split() for line in more if line.startswith("Q8_0 ")]
+    assert row[-3:] == lines[-2].split()[-3:]
+    assert said(str(file), "--json") == (1, ["[]"])
+    assert said("DeepSeek-R1")[1][-1].endswith(f"dsv3 plan DeepSeek-R1 --gpu {CARD} --ram {RAMS[-1]}")
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -166,9 +220,15 @@ def test_a_mistake_is_one_line(flags, says, capsys):
     assert says in capsys.readouterr().err
 
 
-def test_a_model_without_experts_and_a_context_too_long_are_refused():
-    from dataclasses import replace
+def test_a_kind_of_file_is_found_as_it_is_called_or_refused():
+    machine = Machine(gpu=None, gpus=0, ram_gb=512)
+    (found,) = plans("R1", R1, machine, Workload(), "iq1_s")
+    assert found.file == "UD-IQ1_S"
+    with pytest.raises(ValueError, match="'nope': no kind of GGUF file; one of Q8_0, "):
+        plans("R1", R1, machine, Workload(), "nope")
 
+
+def test_a_model_without_experts_and_a_context_too_long_are_refused():
     with pytest.raises(ValueError, match="no routed experts"):
         planned(cfg=replace(R1, n_dense_layers=R1.n_layers))
     with pytest.raises(ValueError, match="--context 999999"):

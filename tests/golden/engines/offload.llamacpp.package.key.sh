@@ -1,4 +1,5 @@
 # llama-server is not here, so the server of llama-cpp-python runs: all experts stay in RAM, and thinking comes in one piece with the answer; dsv3 ask tells them apart.
+# It listens where HOST and PORT say, which it reads before its flags, whoever set them; PYTHONSAFEPATH: a llama_cpp in the folder where it runs is not taken for the package.
 # The MTP layer is not in a GGUF file: the converter leaves it out.
 # Flags as in llama-cpp-python 0.3.36:
 #   --model '/data/it'"'"'s R1-00001-of-00009.gguf': what to serve, a split file's first part [llama_cpp/server/settings.py]
@@ -6,13 +7,9 @@
 #   --logits_all false: by itself it keeps a row of logits, as long as the vocabulary, for each token of the context [llama_cpp/server/settings.py]
 #   --last_n_tokens_size 0: no penalty on what was said already, which by itself is 1.1 and spoils sums (server/types.py) [llama_cpp/server/settings.py]
 #   --interrupt_requests false: a request waits, and does not cut off the answer before it [llama_cpp/server/settings.py]
-#   --host 0.0.0.0: who can reach it [llama_cpp/server/settings.py]
-#   --port 8000: of the server [llama_cpp/server/settings.py]
-HOST=0.0.0.0 PORT=8000 API_KEY="$DSV3_API_KEY" python3 -m llama_cpp.server \
+HOST=0.0.0.0 PORT=8000 PYTHONSAFEPATH=1 API_KEY="$DSV3_API_KEY" python3 -m llama_cpp.server \
     --model '/data/it'"'"'s R1-00001-of-00009.gguf' \
     --n_ctx 0 \
     --logits_all false \
     --last_n_tokens_size 0 \
-    --interrupt_requests false \
-    --host 0.0.0.0 \
-    --port 8000
+    --interrupt_requests false

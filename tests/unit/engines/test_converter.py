@@ -23,18 +23,17 @@ CFG = ModelConfig.load(TINY_R1)
 FOUND = {"architecture": "deepseek2", "drops_mtp": True, "pre_tokenizer": None, "last_id": 1023}
 
 
-@pytest.fixture
-def source(tmp_path) -> Path:
-    """The files by which llama.cpp's source is known."""
+def order_in(folder: Path) -> Order:
+    """An order with the files by which llama.cpp's source is known."""
     for name in converter.FILES:
-        (tmp_path / "llama.cpp" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "llama.cpp" / name).touch()
-    return tmp_path / "llama.cpp"
+        (folder / "llama.cpp" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "llama.cpp" / name).touch()
+    return Order(folder=TINY_R1, llama_cpp=folder / "llama.cpp", outfile=folder / "x.gguf")
 
 
 @pytest.fixture
-def order(source, tmp_path) -> Order:
-    return Order(folder=TINY_R1, llama_cpp=source, outfile=tmp_path / "x.gguf")
+def order(tmp_path) -> Order:
+    return order_in(tmp_path)
 
 
 def refused(order, **changes):
@@ -86,10 +85,24 @@ def test_folders_that_it_cannot_read(order, tmp_path):
     assert says(refused(order, folder=folder), "not a DeepSeek-V2 or V3")
 
 
+@pytest.mark.parametrize("names", [None, [], [3], "DeepseekV3ForCausalLM"])
+def test_a_config_that_does_not_name_its_architecture(order, tmp_path, names):
+    folder = tmp_path / "R1"
+    shutil.copytree(TINY_R1, folder)
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": names}
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    (line,) = refused(order, folder=folder)
+    assert line.startswith(f"{folder / 'config.json'}: lacks architectures, by which the converter knows a model; copy")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"n_routed_experts": 2048}, "n_routed_experts = 2048: llama.cpp takes 2 to 1024"),
+        (
+            {"n_expert_groups": 16, "n_limited_groups": 8, "topk_method": "group_limited_greedy"},
+            "n_group = 16: llama.cpp wants fewer groups than the 16 experts",
+        ),
         ({"n_limited_groups": 4}, "topk_group = 4: llama.cpp wants less than n_group = 4"),
         ({"n_layers": 27}, "num_hidden_layers = 27: llama.cpp takes such a model for one without q_lora_rank"),
         ({"n_layers": 48, "vocab_size": 128256}, "num_hidden_layers = 48"),
@@ -112,6 +125,11 @@ def test_targets_that_cannot_be_written(order, tmp_path, monkeypatch):
     assert says(refused(order, outfile=tmp_path / "x.bin"), "must end in .gguf")
     assert says(refused(order, outfile=tmp_path / "x-00001-of-00002.gguf"), "part of a split file")
     assert says(refused(order, outfile=tmp_path / "none" / "x.gguf"), "none: no such folder")
+    converter.part_of(tmp_path / "w.gguf").touch()
+    assert refused(order, outfile=tmp_path / "w.gguf") == [
+        f"{tmp_path / 'w.gguf.part'}: is there: another run writes it still, or was killed and left it; "
+        "if none does, remove it"
+    ]
     monkeypatch.setattr(converter, "free_bytes", lambda folder: 10**6)
     assert says(refused(order, outfile=tmp_path / "y.gguf"), "0.02 GB are needed, and 0.00 GB are free")
 

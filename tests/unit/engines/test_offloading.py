@@ -1,6 +1,8 @@
 """The engines that keep experts in RAM: commands, what is refused, and how a GGUF file talks."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from dsv3.paths import TINY_R1
 from tests.unit.checkpoint.test_gguf import STRING, made, text
 from tests.unit.engines.test_checks import machine, says
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "engines"
+ROOT = Path(__file__).parents[3]
+GOLDEN = ROOT / "tests" / "golden" / "engines"
 FILE = Serve(model="/data/it's R1-00002-of-00009.gguf", family="r1", context=16384)
 CASES = {
     "offload.llamacpp.one": (llamacpp.build, replace(FILE, cpu_moe=57, threads=32, numa=2)),
@@ -61,7 +64,7 @@ def test_the_key_stands_in_no_command_and_the_server_is_not_open(engine):
     built = engine.build(Serve(model="M", host="0.0.0.0", api_key_env="K", threads=2))
     assert built.environment({"K": "secret"})[built.key[0]] == "secret"
     assert "secret" not in built.text()
-    assert "127.0.0.1" in engine.build(Serve(model="M", threads=2)).argv
+    assert "127.0.0.1" in engine.build(Serve(model="M", threads=2)).line()
 
 
 def test_the_packages_server_listens_where_it_was_told_to():
@@ -89,7 +92,15 @@ def test_a_file_is_for_llama_cpp_and_a_folder_is_not(file):
     assert refused("llamacpp", file) == []
     for engine in (*ENGINES, ktransformers.ENGINE):
         assert says(refused(engine.name, file, threads=2), "reads Hugging Face folders; --engine llamacpp")
-    assert says(refused("llamacpp", TINY_R1), f"dsv3 gguf {TINY_R1} --llama-cpp DIR --outfile FILE.gguf")
+
+
+def test_a_folder_is_told_in_one_line_how_it_becomes_a_file(tmp_path):
+    folder = tmp_path / "my model"
+    shutil.copytree(TINY_R1, folder)
+    (line,) = refused("llamacpp", folder)
+    assert line.endswith(f"dsv3 gguf '{folder}' --llama-cpp DIR --outfile FILE.gguf")
+    (line,) = refused("llamacpp", "moonshotai/Kimi-K2-Thinking")
+    assert "which llama.cpp does not read; --engine: " in line
 
 
 def test_a_file_that_is_not_whole_or_no_model(file, tmp_path):
@@ -153,10 +164,18 @@ def test_how_a_file_talks_is_told_by_its_template(file, tmp_path):
     assert speech.of(str(tmp_path / "plain.gguf")).why == "the file has no chat template"
 
 
+def test_one_version_of_the_package_is_built_installed_and_checked():
+    version = re.escape(llamacpp.PACKAGE_VERSION)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.findall(r"^LLAMACPP_VERSION := (.*)$", makefile, re.M) == [llamacpp.PACKAGE_VERSION]
+    assert len(re.findall(version, makefile)) == 1
+    for page in ("ENGINES.md", "ENGINES.zh.md"):
+        assert f"{llamacpp.PACKAGE.install[1]}\n" in (ROOT / page).read_text(encoding="utf-8")
+
+
 def test_the_page_has_what_was_measured():
-    root = GOLDEN.parents[2]
-    receipt = json.loads((root / "benchmarks" / "results" / "llamacpp.json").read_text())
-    page = (root / "ENGINES.md").read_text(encoding="utf-8")
+    receipt = json.loads((ROOT / "benchmarks" / "results" / "llamacpp.json").read_text())
+    page = (ROOT / "ENGINES.md").read_text(encoding="utf-8")
     assert f"llama-cpp-python {receipt['llama_cpp_python']}, {receipt['cores']} cores, {receipt['date']}" in page
     for row in receipt["rows"]:
         tensors = ", ".join(f"{n} {kind}" for kind, n in sorted(row.get("tensors", {}).items(), key=lambda t: -t[1]))

@@ -47,6 +47,21 @@ def test_what_cannot_be_says_why():
     assert picture.layout.display is None
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"ram": 100}, "ram = 100: one of None, 64, 128, 192"),
+        ({"n": 3}, "n = 3: one of 0, 1, 2, 4"),
+        ({"gpu": "TPU"}, "gpu = 'TPU': one of RTX-3090, "),
+        ({"model": "R2"}, "model = 'R2': one of tiny-r1, DeepSeek-R1, "),
+    ],
+)
+def test_a_start_that_is_no_choice_is_refused(given, says):
+    with pytest.raises(ValueError, match=says) as refusal:
+        planner(**given)
+    assert type(refusal.value) is ValueError
+
+
 def said(capsys, *argv):
     with pytest.raises(SystemExit):
         main(list(argv))
