@@ -103,7 +103,7 @@ test: lint
 	$(call part,unit,$(PYTEST) $(TWO) tests/unit)
 	$(call part,jobs,$(PYTEST) $(TWO) tests/jobs $(ALONE:%=--ignore=%))
 	$(call part,jobs one at a time,$(PYTEST) $(ALONE))
-	$(call part,browser and lessons as text,$(PYTEST) tests/browser tests/lessons/test_lessons.py tests/gpu)
+	$(call part,browser and lessons as text,$(PYTEST) tests/browser tests/lessons/test_lessons.py tests/lessons/test_zh.py tests/gpu)
 	$(call part,parts of lessons and lessons with stubs solved,$(PYTEST) -n 2 tests/lessons/test_parts.py tests/lessons/test_built.py)
 	$(call fresh,$(RUN),RUN)
 	@cp -r notebooks/. $(RUN)
