@@ -43,7 +43,7 @@ help:
 	@echo "make test-vllm  install vLLM's CPU build in an environment of its own (3.6 GB), and test that it serves tiny-r1"
 	@echo "make test-llamacpp  build llama-cpp-python in an environment of its own (5 to 15 minutes), and test that it serves tiny-r1"
 	@echo "make lint   ruff, check and format; mypy"
-	@echo "make lessons  run all lessons from clean kernels and keep their outputs"
+	@echo "make lessons  run all lessons, of both editions, from clean kernels and keep their outputs"
 	@echo "make pages  the lessons as web pages and as slides, into build/"
 	@echo "make lab    JupyterLab with the kernel Python (dv3)"
 	@echo "make gpu    on a machine with a GPU, torch and Triton: check the kernels, then time them and whole models (6 minutes)"
@@ -139,6 +139,8 @@ test-llamacpp: $(VENV)/dev.done $(LLAMACPP)/llamacpp.done
 
 lessons: $(VENV)/dev.done
 	$(BIN)/python -m tools.lessons run
+	$(BIN)/python -m tools.lessons zh write
+	$(BIN)/python -m tools.lessons zh run
 
 pages: $(VENV)/dev.done
 	@$(call ours,$(BUILD),BUILD) && mkdir -p $(BUILD) && touch $(BUILD)/$(MARK)
