@@ -25,9 +25,10 @@ PLAIN = {"BF16", "F16", "F32"}
 TOKENIZERS = ("tokenizer.json", "tiktoken.model", "tokenizer.model", "vocab.json")
 # Who reads which quantisation, of the checkpoint's own. Sources: layers/quantization/__init__.py of vLLM 0.33.0 and
 # SGLang 0.5.23; pytorch/config.py and supported_models.md of LMDeploy 0.18.0; TensorRT-LLM's page of the model;
-# vllm_ascend/quantization/. A method that is not here, and what is in doubt, is left to the engine.
+# vllm_ascend/quantization/; KTransformers' guide. A method that is not here, and what is in doubt, is left to the
+# engine.
 READERS: dict[str, tuple[str, ...]] = {
-    "fp8": ("sglang", "vllm", "lmdeploy", "trtllm"),
+    "fp8": ("sglang", "vllm", "lmdeploy", "trtllm", "ktransformers"),
     "awq": ("sglang", "vllm", "ascend"),  # LMDeploy, too, but not for this model
     "gptq": ("sglang", "vllm", "ascend"),
     "auto-round": ("sglang", "vllm"),

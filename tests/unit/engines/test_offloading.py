@@ -103,6 +103,26 @@ def test_a_folder_is_told_in_one_line_how_it_becomes_a_file(tmp_path):
     assert "which llama.cpp does not read; --engine: " in line
 
 
+def test_ktransformers_takes_fp8_and_one_line_says_what_it_does_not_take(tmp_path):
+    assert refused("ktransformers", TINY_R1, threads=4) == []
+    folder = tmp_path / "awq"
+    shutil.copytree(TINY_R1, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    for file in folder.glob("model*"):
+        file.unlink()
+    (line,) = refused("ktransformers", folder, threads=4)
+    assert line == "awq is stored as AWQ, which KTransformers does not read; --engine: sglang, vllm, ascend"
+
+
+def test_ktransformers_has_the_parsers_of_sglang():
+    serve = Serve(model="deepseek-ai/DeepSeek-R1", threads=60)
+    heard = speech.of(serve.model)
+    assert not says(list(speech.notes(ktransformers.ENGINE, serve, heard)), "has no reasoning parser")
+    assert "--reasoning-parser deepseek-r1" in ktransformers.build(speech.told(serve, heard)).text()
+
+
 def test_a_file_that_is_not_whole_or_no_model(file, tmp_path):
     file.rename(tmp_path / "it-00001-of-00002.gguf")
     assert says(refused("llamacpp", tmp_path / "it-00001-of-00002.gguf"), "1 are not there: it-00002-of-00002.gguf")
