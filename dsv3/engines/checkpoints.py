@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import quantized
 from ..checkpoint import read
-from ..checkpoint.gguf import Gguf, open_gguf
+from ..checkpoint.gguf import Gguf, is_meant, open_gguf
 from ..checkpoint.stored import open_model
 from ..cli import describe
 from ..config import BLOCK, ModelConfig
@@ -81,7 +81,7 @@ def look(model: str) -> Served:
     folder = Path(model)
     if folder.is_dir():
         return _folder(folder)
-    if folder.suffix == ".gguf":
+    if is_meant(folder):
         return _gguf(folder)
     known = find_model(model) if is_id(model) else None
     if known is None:

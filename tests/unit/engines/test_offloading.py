@@ -99,8 +99,18 @@ def test_a_folder_is_told_in_one_line_how_it_becomes_a_file(tmp_path):
     shutil.copytree(TINY_R1, folder)
     (line,) = refused("llamacpp", folder)
     assert line.endswith(f"dsv3 gguf '{folder}' --llama-cpp DIR --outfile FILE.gguf")
-    (line,) = refused("llamacpp", "moonshotai/Kimi-K2-Thinking")
-    assert "which llama.cpp does not read; --engine: " in line
+
+
+def test_what_is_no_file_or_no_gguf_file(file, tmp_path):
+    for model in ("moonshotai/Kimi-K2-Thinking", "deepseek-ai/DeepSeek-R1", "R1-Q4_K_M"):
+        (line,) = refused("llamacpp", model)
+        assert line.startswith(f"{model}: no file here, and llama.cpp reads GGUF files: fetch one, and give its path")
+    (tmp_path / "README.md").write_text("# R1")
+    for engine in ("llamacpp", "vllm"):
+        assert refused(engine, tmp_path / "README.md") == [f"{tmp_path / 'README.md'}: not a GGUF file"]
+    blob = file.rename(tmp_path / "sha256-0")
+    assert refused("llamacpp", blob) == []
+    assert speech.of(str(blob)).family == "r1"
 
 
 def test_ktransformers_takes_fp8_and_one_line_says_what_it_does_not_take(tmp_path):
@@ -130,7 +140,7 @@ def test_a_file_that_is_not_whole_or_no_model(file, tmp_path):
     assert says(refused("llamacpp", tmp_path / "vision.gguf"), "no language model (clip, model)")
     (tmp_path / "cut.gguf").write_bytes((tmp_path / "it-00001-of-00002.gguf").read_bytes()[:-1])
     assert says(refused("llamacpp", tmp_path / "cut.gguf"), "its tensors need")
-    assert says(refused("llamacpp", tmp_path / "none.gguf"), "none.gguf")
+    assert refused("llamacpp", tmp_path / "none.gguf") == [f"{tmp_path / 'none.gguf'}: no such file"]
 
 
 @pytest.mark.parametrize(
