@@ -62,6 +62,11 @@ class Gguf(NamedTuple):
     def architecture(self) -> str:
         return str(self.values.get("general.architecture", ""))
 
+    def number(self, name: str) -> int:
+        """One of the architecture's numbers, such as ``context_length``; 0 where the file does not say."""
+        value = self.values.get(f"{self.architecture}.{name}")
+        return value if isinstance(value, int) and value > 0 else 0
+
 
 def is_meant(path: Path) -> bool:
     """Whether a GGUF file is meant: its name says so, or it is a file at all."""

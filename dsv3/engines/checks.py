@@ -196,7 +196,10 @@ def installed(engine: Engine, serve: Serve, command: Command) -> tuple[str | Non
     where = "environment of its own (engines pin different versions of torch): " + " && ".join(engine.install)
     path = shutil.which(command.program[0])
     if path is None:
-        return None, [f"{engine.title} is not installed here ({command.program[0]} not found); in an {where}"]
+        lost = f"{command.program[0]} not found"
+        if serve.python and shutil.which(serve.python) is None:
+            lost = f"--python {serve.python}: no such program"
+        return None, [f"{engine.title} is not installed here ({lost}); in an {where}"]
     if engine.package is None:
         return None, []
     python = serve.python or Path(path).with_name(PYTHON)

@@ -12,7 +12,7 @@ from dsv3.engines import checks, ktransformers, llamacpp, speech
 from dsv3.engines.options import Serve
 from dsv3.engines.table import ENGINES, OFFLOADING, find
 from dsv3.paths import TINY_R1
-from tests.unit.checkpoint.test_gguf import STRING, made, text
+from tests.unit.checkpoint.test_gguf import STRING, UINT32, made, text
 from tests.unit.engines.test_checks import machine, says
 
 ROOT = Path(__file__).parents[3]
@@ -147,6 +147,7 @@ def test_a_file_that_is_not_whole_or_no_model(file, tmp_path):
     ("engine", "fields", "words"),
     [
         ("llamacpp", {"tp": 2}, "takes all cards that it sees"),
+        ("llamacpp", {"tp": 2, "cpu": True}, "with --cpu there is no card to share out over"),
         ("llamacpp", {"mtp": 1}, "the MTP layer is not in a GGUF file"),
         ("llamacpp", {"fp8_kv_cache": True}, "no FP8 cache"),
         ("llamacpp", {"quantization": "awq"}, "another one is another file"),
@@ -183,6 +184,58 @@ def test_a_machine_without_room_or_instructions(file, tmp_path):
     assert says(found, "of RAM: weights would be read from the disk for every token")
     assert says(list(ktransformers.here(serve, big, machine(tmp_path / "amd", flags="avx2"))), "AVX512, which this CPU")
     assert not list(ktransformers.here(serve, big, machine(tmp_path / "xeon", flags="avx512f")))
+
+
+def uint32(name, value):
+    return (f"deepseek2.{name}", UINT32, value.to_bytes(4, "little"))
+
+
+R1_CACHE = {
+    "context_length": 163840,
+    "block_count": 61,
+    "attention.key_length_mla": 192,
+    "attention.kv_lora_rank": 512,
+    "rope.dimension_count": 64,
+    "attention.head_count_kv": 1,
+    "attention.key_length": 576,
+    "attention.value_length": 512,
+}
+
+
+def test_the_context_that_a_file_has_and_the_memory_that_it_takes(file, tmp_path):
+    values = [("general.architecture", STRING, text("deepseek2")), *(uint32(*item) for item in R1_CACHE.items())]
+    file.write_bytes(made(values, WEIGHTS, 288 + 1152))
+    serve = Serve(model=str(file), cpu=True)
+    assert refused("llamacpp", file, cpu=True, context=163840) == []
+    (line,) = refused("llamacpp", file, cpu=True, context=163841)
+    assert line == "--context 163841: it.gguf has 163840 (deepseek2.context_length)"
+    found = checks.look(str(file)).gguf
+    assert llamacpp.token_bytes(found) == 70_272  # 61 layers of 512 + 64 numbers of 2 bytes
+    old = found._replace(values={**found.values, "deepseek2.attention.head_count_kv": 128})
+    del old.values["deepseek2.attention.key_length_mla"]
+    assert llamacpp.token_bytes(old) == 61 * 128 * (576 + 512) * 2
+    assert llamacpp.token_bytes(found._replace(values={"general.architecture": "llama"})) == 0
+    m = machine(tmp_path)
+    (tmp_path / "proc" / "meminfo").write_text(f"MemTotal: {8_000_000} kB\n")  # 8.192 GB
+    (line,) = llamacpp.here(serve, checks.look(serve.model), m)
+    assert "it.gguf has 11.5 GB with the cache of 163840 tokens, 11.5 GB, and this machine 8 GB of RAM" in line
+    most = int(line.split("--context ")[1].split()[0])
+    assert most == (8_192_000_000 - 4_000_000_000 - found.nbytes) // 70_272
+    assert list(llamacpp.here(replace(serve, context=most), checks.look(serve.model), m)) == []
+    assert list(llamacpp.here(replace(serve, context=most + 1), checks.look(serve.model), m)) != []
+
+
+def test_the_cache_is_on_the_card(file, tmp_path):
+    values = [("general.architecture", STRING, text("deepseek2")), *(uint32(*item) for item in R1_CACHE.items())]
+    file.write_bytes(made(values, WEIGHTS, 288 + 1152))
+    m = machine(tmp_path, [("NVIDIA T1, 8192", "7.5")])
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 64000000 kB\n")
+    served = checks.look(str(file))
+    (line,) = llamacpp.here(Serve(model=str(file)), served, m)
+    assert line.startswith("11.5 GB beside the routed experts with the cache of 163840 tokens, 11.5 GB, and the cards")
+    most = int(line.split("--context ")[1].split()[0])
+    assert list(llamacpp.here(Serve(model=str(file), context=most), served, m)) == []
+    assert list(llamacpp.here(Serve(model=str(file), context=most + 1), served, m)) != []
 
 
 def test_how_a_file_talks_is_told_by_its_template(file, tmp_path):
