@@ -52,6 +52,7 @@ class Served:
 
     Attributes:
         cfg: None where nothing here says: an id that the catalogue lacks, or another architecture.
+        unread: why a folder's config.json gives no ``cfg``; empty where it does.
         precision: of the weights; None likewise, or for one that the planner does not know.
         stored: how the folder says that its weights are quantised; None: not at all, or not known.
         lacks_mtp: the config names an MTP layer, and the weights have none, or not the whole of it.
@@ -62,6 +63,7 @@ class Served:
 
     name: str
     cfg: ModelConfig | None = None
+    unread: str = ""
     precision: Precision | None = None
     stored: Quantized | None = None
     lacks_mtp: bool = False
@@ -127,10 +129,11 @@ def _folder(folder: Path) -> Served:
     except (ValueError, OSError) as error:
         return Served(name=name, wrong=(*_tokenizer(folder), describe(error)))
     as_config = stored is None or stored.in_blocks_of(BLOCK)
+    cfg, unread = None, ""
     try:
         cfg = ModelConfig.from_hf({k: v for k, v in values.items() if as_config or k != "quantization_config"})
-    except (ValueError, KeyError, TypeError, AttributeError):
-        cfg = None  # another architecture, which engines may well run
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # another one, which engines may well run
+        unread = f"lacks {error}" if isinstance(error, KeyError) else describe(error)
     wrong = [*_tokenizer(folder), *_types(config, entries, stored), *_lost_fields(config, cfg, values)]
     lacks_mtp, notes = False, tuple[str, ...]()
     if cfg and as_config and entries and not wrong:
@@ -142,6 +145,7 @@ def _folder(folder: Path) -> Served:
     return Served(
         name=name,
         cfg=cfg,
+        unread=unread,
         precision=_precision(stored.kind if stored else "bf16"),
         stored=stored,
         lacks_mtp=lacks_mtp,
