@@ -14,6 +14,7 @@ from .engines.command import comment
 from .engines.converter import OUTTYPES, Order
 from .engines.process import Process
 from .outside import printable, word
+from .paths import expand
 from .serve import refuse
 
 
@@ -49,7 +50,7 @@ def _convert(order: Order, part: Path, pre_tokenizer: str | None) -> str:
         said = f"{command.checked}'s converter runs and writes {part}; log in {process.log}"
         print(printable(said), file=sys.stderr, flush=True)
         if process.wait():
-            raise process.failed()
+            raise process.failed(last=True)
         found = converter.read_back(part, order)
     except ChildProcessError:
         raise
@@ -98,13 +99,15 @@ def main(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     for name, given in (("FOLDER", args.folder), ("--llama-cpp", args.llama_cpp), ("--outfile", args.outfile)):
         word(name, str(given))
-    word("--python", args.python)
+    if not word("--python", args.python).strip():
+        raise ValueError("--python: is empty (is a variable unset?); name one that has torch and transformers")
+    python = str(expand(args.python, "--python")) if os.sep in args.python else args.python
     order = Order(
-        folder=args.folder,
-        llama_cpp=args.llama_cpp,
-        outfile=args.outfile,
+        folder=expand(str(args.folder), "FOLDER"),
+        llama_cpp=expand(str(args.llama_cpp), "--llama-cpp"),
+        outfile=expand(str(args.outfile), "--outfile"),
         outtype=args.outtype,
-        python=os.path.abspath(args.python) if os.sep in args.python else args.python,
+        python=os.path.abspath(python) if os.sep in python else python,
     )
     refuse("gguf", list(converter.refusals(order)))
     said = converter.asked(order)

@@ -43,6 +43,16 @@ def told(text: str, language: Language) -> str:
     return template.format(**values) if values else template
 
 
+def capital(text: str) -> str:
+    """A sentence that begins with a capital in English; in Chinese, where it may begin with code, it stays as it is."""
+    large = text[:1].upper() + text[1:]
+    if not isinstance(text, Said):
+        return large
+    sentence = str.__new__(Said, large)
+    sentence.template, sentence.values = text.template, text.values
+    return sentence
+
+
 def say(language: Language, template: str, /, **values: Any) -> str:
     """A sentence, at once in a language."""
     return told(Said(template, **values), language)

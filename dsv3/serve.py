@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
     if args.cpu and not engine.gguf:
         engine = vllm.CPU_ENGINE
     if engine is llamacpp.ENGINE:
-        engine = llamacpp.found(args.python)
+        engine = llamacpp.found(args.python, args.cpu)
     wanted = replace(
         asked(args, _id_of(args.model)),
         python=args.python,

@@ -62,16 +62,31 @@ class Gguf(NamedTuple):
     def architecture(self) -> str:
         return str(self.values.get("general.architecture", ""))
 
+    def number(self, name: str) -> int:
+        """One of the architecture's numbers, such as ``context_length``; 0 where the file does not say."""
+        value = self.values.get(f"{self.architecture}.{name}")
+        return value if isinstance(value, int) and value > 0 else 0
+
+
+def is_meant(path: Path) -> bool:
+    """Whether a GGUF file is meant: its name says so, or it is a file at all."""
+    return path.suffix == ".gguf" or os.path.isfile(path)
+
 
 def open_gguf(file: Path) -> Gguf:
     """A GGUF file, with the other files of a split one, whichever of them is named.
 
     Raises:
         FileNotFoundError: it, or a file of the split, is not there.
-        ValueError: not a GGUF file, one that is truncated, or one that claims what no such file has.
+        ValueError: not a file, not a GGUF file, one that is truncated, or one that claims what no such file has.
     """
     files = _all_of(file)
-    if missing := [each.name for each in files if not each.is_file()]:
+    missing = [each.name for each in files if not each.is_file()]
+    if missing and len(files) == 1:
+        if os.path.lexists(file):
+            raise ValueError(f"{file}: not a file, nor a link that leads to one")
+        raise FileNotFoundError(f"{file}: no such file")
+    if missing:
         raise FileNotFoundError(
             f"{file}: one of {len(files)} files, and {len(missing)} are not there: {', '.join(missing[:3])}"
             f"{', ...' if len(missing) > 3 else ''}; fetch them into the same folder"

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import quantized
 from ..checkpoint import read
-from ..checkpoint.gguf import Gguf, open_gguf
+from ..checkpoint.gguf import Gguf, is_meant, open_gguf
 from ..checkpoint.stored import open_model
 from ..cli import describe
 from ..config import BLOCK, ModelConfig
@@ -25,9 +25,10 @@ PLAIN = {"BF16", "F16", "F32"}
 TOKENIZERS = ("tokenizer.json", "tiktoken.model", "tokenizer.model", "vocab.json")
 # Who reads which quantisation, of the checkpoint's own. Sources: layers/quantization/__init__.py of vLLM 0.33.0 and
 # SGLang 0.5.23; pytorch/config.py and supported_models.md of LMDeploy 0.18.0; TensorRT-LLM's page of the model;
-# vllm_ascend/quantization/. A method that is not here, and what is in doubt, is left to the engine.
+# vllm_ascend/quantization/; KTransformers' guide. A method that is not here, and what is in doubt, is left to the
+# engine.
 READERS: dict[str, tuple[str, ...]] = {
-    "fp8": ("sglang", "vllm", "lmdeploy", "trtllm"),
+    "fp8": ("sglang", "vllm", "lmdeploy", "trtllm", "ktransformers"),
     "awq": ("sglang", "vllm", "ascend"),  # LMDeploy, too, but not for this model
     "gptq": ("sglang", "vllm", "ascend"),
     "auto-round": ("sglang", "vllm"),
@@ -51,6 +52,7 @@ class Served:
 
     Attributes:
         cfg: None where nothing here says: an id that the catalogue lacks, or another architecture.
+        unread: why a folder's config.json gives no ``cfg``; empty where it does.
         precision: of the weights; None likewise, or for one that the planner does not know.
         stored: how the folder says that its weights are quantised; None: not at all, or not known.
         lacks_mtp: the config names an MTP layer, and the weights have none, or not the whole of it.
@@ -61,6 +63,7 @@ class Served:
 
     name: str
     cfg: ModelConfig | None = None
+    unread: str = ""
     precision: Precision | None = None
     stored: Quantized | None = None
     lacks_mtp: bool = False
@@ -80,7 +83,7 @@ def look(model: str) -> Served:
     folder = Path(model)
     if folder.is_dir():
         return _folder(folder)
-    if folder.suffix == ".gguf":
+    if is_meant(folder):
         return _gguf(folder)
     known = find_model(model) if is_id(model) else None
     if known is None:
@@ -126,10 +129,11 @@ def _folder(folder: Path) -> Served:
     except (ValueError, OSError) as error:
         return Served(name=name, wrong=(*_tokenizer(folder), describe(error)))
     as_config = stored is None or stored.in_blocks_of(BLOCK)
+    cfg, unread = None, ""
     try:
         cfg = ModelConfig.from_hf({k: v for k, v in values.items() if as_config or k != "quantization_config"})
-    except (ValueError, KeyError, TypeError, AttributeError):
-        cfg = None  # another architecture, which engines may well run
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # another one, which engines may well run
+        unread = f"lacks {error}" if isinstance(error, KeyError) else describe(error)
     wrong = [*_tokenizer(folder), *_types(config, entries, stored), *_lost_fields(config, cfg, values)]
     lacks_mtp, notes = False, tuple[str, ...]()
     if cfg and as_config and entries and not wrong:
@@ -141,6 +145,7 @@ def _folder(folder: Path) -> Served:
     return Served(
         name=name,
         cfg=cfg,
+        unread=unread,
         precision=_precision(stored.kind if stored else "bf16"),
         stored=stored,
         lacks_mtp=lacks_mtp,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ..checkpoint.gguf import is_meant
 from ..config import ModelConfig
 from ..hubs.catalogue import find_model
 from ..outside import printable
@@ -40,18 +41,19 @@ def _kind(engine: Engine, serve: Serve, served: Served) -> Iterator[str]:
     """A GGUF file for an engine of folders, or the other way round; options that are other engines'."""
     if served.gguf and not engine.gguf:
         yield f"{served.name}: a GGUF file, and {engine.title} reads Hugging Face folders; --engine llamacpp"
-    if _to_convert(engine, serve):
+    path = Path(serve.model)
+    if engine.gguf and path.is_dir():
         yield (
             f"{serve.model}: a folder, and {engine.title} reads GGUF files; its own converter makes one: "
             f"dsv3 gguf {shlex.quote(serve.model)} --llama-cpp DIR --outfile FILE.gguf"
         )
+    elif engine.gguf and not is_meant(path):
+        yield (
+            f"{serve.model}: no file here, and {engine.title} reads GGUF files: fetch one, and give its path; "
+            "dsv3 plan MODEL --ram GB says what kinds there are, and how large"
+        )
     if engine.here is None and (serve.threads or serve.numa > 1 or serve.cpu_moe is not None):
         yield f"--threads, --numa, --n-cpu-moe: for experts in RAM, which {engine.title} does not keep there"
-
-
-def _to_convert(engine: Engine, serve: Serve) -> bool:
-    """Whether it is a folder, of which the engine wants a GGUF file first."""
-    return engine.gguf and Path(serve.model).is_dir()
 
 
 def _shape(serve: Serve, served: Served, cfg: ModelConfig) -> Iterator[str]:
@@ -73,7 +75,7 @@ def _shape(serve: Serve, served: Served, cfg: ModelConfig) -> Iterator[str]:
 def _quantization(engine: Engine, serve: Serve, served: Served) -> Iterator[str]:
     wanted, stored = serve.quantization, served.stored
     readers = READERS.get(stored.method, ()) if stored else ()
-    if stored and readers and engine.name not in readers and not _to_convert(engine, serve):
+    if stored and readers and engine.name not in readers and not engine.gguf:
         others = ", ".join(readers)
         yield f"{served.name} is stored as {stored.words}, which {engine.title} does not read; --engine: {others}"
     if wanted == "fp8" and served.precision == "fp8":
@@ -194,7 +196,10 @@ def installed(engine: Engine, serve: Serve, command: Command) -> tuple[str | Non
     where = "environment of its own (engines pin different versions of torch): " + " && ".join(engine.install)
     path = shutil.which(command.program[0])
     if path is None:
-        return None, [f"{engine.title} is not installed here ({command.program[0]} not found); in an {where}"]
+        lost = f"{command.program[0]} not found"
+        if serve.python and shutil.which(serve.python) is None:
+            lost = f"--python {serve.python}: no such program"
+        return None, [f"{engine.title} is not installed here ({lost}); in an {where}"]
     if engine.package is None:
         return None, []
     python = serve.python or Path(path).with_name(PYTHON)

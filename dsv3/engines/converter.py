@@ -35,6 +35,7 @@ ANSWERS: tuple[dict[str, tuple[type, ...]], ...] = (
     {"architecture": (str, NoneType), "drops_mtp": (bool,), "pre_tokenizer": (str, NoneType), "last_id": (int,)},
 )
 PATIENCE = 300  # seconds; torch and transformers are imported, from a network disk slowly
+MOST_NAME = 240  # bytes of the file's; file systems take 255, and ".part" or "-2.log" come behind it
 MOST_EXPERTS = 1024  # LLAMA_MAX_EXPERTS, src/llama-hparams.h
 LITE_LAYERS = (26, 27)  # src/models/deepseek2.cpp: V2-Lite and others are told by this alone
 LITE_48 = 128_256  # and by this vocabulary, with 48 layers
@@ -119,21 +120,25 @@ def _folder(folder: Path, served: Served) -> Iterator[str]:
     if not any(folder.glob("model*.safetensors")):
         yield f"{folder}: no model*.safetensors; of other weights the converter unpickles, which is not done here"
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        if not (folder / name).is_file():
+        if not (folder / name).is_file() and not any(name in line for line in served.wrong):
             yield f"{folder / name}: not found, and the converter reads it; copy it from where the weights came from"
     if not served.wrong and served.cfg is None:
-        yield f"{folder}: not a DeepSeek-V2 or V3; for other models start {SCRIPT} yourself"
-    if served.cfg and not _named(config := folder / "config.json"):
-        yield f"{config}: lacks architectures, by which the converter knows a model; copy it from the weights' origin"
+        what = f"not a DeepSeek-V2 or V3 as it is known here: {served.unread}"
+        yield f"{folder / 'config.json'}: {what}; for other models start {SCRIPT} yourself"
+    if served.cfg:
+        yield from _named(folder / "config.json")
     if served.stored and not served.blocks:
         what = served.stored.words
         yield f"{folder}: stored as {what}; whether the converter reads that is not known here: give it BF16 or FP8"
 
 
-def _named(config: Path) -> bool:
+def _named(config: Path) -> Iterator[str]:
     """Whether a config names its architecture."""
     names = small_json(config).get("architectures")
-    return isinstance(names, list) and names != [] and isinstance(names[0], str)
+    if isinstance(names, str):
+        yield f"{config}: architectures is a text, and the converter reads a list: [{json.dumps(names[:60])}]"
+    elif not isinstance(names, list) or not names or not isinstance(names[0], str):
+        yield f"{config}: lacks architectures, by which the converter knows a model; copy it from the weights' origin"
 
 
 def of_shape(cfg: ModelConfig) -> Iterator[str]:
@@ -169,6 +174,8 @@ def _target(order: Order, cfg: ModelConfig | None) -> Iterator[str]:
         yield f"--outfile {file}: is there; move it away or give another name"
     if os.path.lexists(part := part_of(file)):
         yield taken(part)
+    if len(os.fsencode(file.name)) > MOST_NAME:
+        yield f"--outfile {file}: its name is longer than {MOST_NAME} bytes, and more is put behind it; shorten it"
     if not os.path.isdir(file.parent):
         yield f"{file.parent}: no such folder"
     elif not can_write(file.parent):

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 NEEDS = ("torch", "transformers", "numpy", "yaml", "tqdm")
@@ -37,6 +38,10 @@ def ask(folder: str) -> dict[str, Any]:
     import gguf
     from transformers import AutoTokenizer
 
+    try:
+        gguf.Metadata.load_model_card(Path(folder))
+    except Exception as error:
+        return {"error": f"README.md, in the lines between its two ---: {error}; correct it or move it away"}
     with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
         name = json.load(file)["architectures"][0]
     found: dict[str, Any] = {"architecture": None, "drops_mtp": False, "pre_tokenizer": None, "last_id": -1}

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ..sizing.machine import Machine
 from . import sglang
-from .checkpoints import Served, look
+from .checkpoints import READERS, Served, look
 from .command import PYTHON, Command, Engine, Flag, on_machines
 from .options import Serve
 
@@ -46,7 +46,8 @@ def limits(serve: Serve, served: Served) -> Iterable[str]:
         yield "--pp, --dp, --nnodes: KTransformers was looked up for one machine; --tp shares out over its cards"
     if serve.mtp:
         yield "--mtp: not looked up for this model in KTransformers"
-    if served.precision not in (None, *METHODS):
+    said = served.stored and served.stored.method in READERS  # checks says who reads it
+    if served.precision not in (None, *METHODS) and not said:
         stored = served.stored.words if served.stored else served.precision
         yield f"{served.name} is stored as {stored}; KTransformers takes DeepSeek's own FP8, or BF16 ({GUIDE})"
     if serve.cpu_moe is not None:

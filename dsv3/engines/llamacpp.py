@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..checkpoint.gguf import SPLIT
+from ..checkpoint.gguf import SPLIT, Gguf
 from ..cli import describe
 from ..outside import printable
 from ..sizing.machine import Machine, memory
@@ -22,6 +22,7 @@ from .parsers import FAMILIES
 
 VERSION = "0c1e570"
 ARG = "common/arg.cpp"
+CACHED = 2  # bytes of a number in the cache, F16
 SYSTEM = 4e9  # bytes of RAM that the system and the engine's buffers want
 PACKAGE_VERSION = "0.3.36"
 SETTINGS = "llama_cpp/server/settings.py"
@@ -92,7 +93,8 @@ def _thinks(family: str) -> bool:
 def limits(serve: Serve, served: Served) -> Iterable[str]:
     """What llama.cpp does in another way, or cannot."""
     if serve.gpus > 1 or serve.nnodes > 1:
-        yield "--tp, --pp, --dp, --nnodes: llama-server takes all cards that it sees; CUDA_VISIBLE_DEVICES chooses them"
+        cards = "llama-server takes all cards that it sees; CUDA_VISIBLE_DEVICES chooses them"
+        yield f"--tp, --pp, --dp, --nnodes: {'with --cpu there is no card to share out over' if serve.cpu else cards}"
     if serve.mtp:
         yield "--mtp: the MTP layer is not in a GGUF file; llama.cpp's converter leaves it out (conversion/deepseek.py)"
     if serve.fp8_kv_cache:
@@ -103,6 +105,8 @@ def limits(serve: Serve, served: Served) -> Iterable[str]:
         yield "--trust-remote-code: llama.cpp runs no Python of a repository"
     if serve.cpu and serve.cpu_moe is not None:
         yield "--n-cpu-moe: with --cpu everything is in RAM"
+    if served.gguf and serve.context and (longest := served.gguf.number("context_length")) < serve.context and longest:
+        yield f"--context {serve.context}: {served.name} has {longest} ({served.gguf.architecture}.context_length)"
 
 
 def here(serve: Serve, served: Served, m: Machine) -> Iterable[str]:
@@ -114,33 +118,62 @@ def here(serve: Serve, served: Served, m: Machine) -> Iterable[str]:
         return
     cards = 0 if serve.cpu else sum((gpu.memory_mib or 0) << 20 for gpu in m.gpus or ())
     routed = sum(weight.nbytes or 0 for weight in found.weights if weight.routed)
+    context, row = serve.context or found.number("context_length"), token_bytes(found)
+    beside, cache = found.nbytes - routed, context * row
+    counted = f" with the cache of {context} tokens, {cache / 1e9:.1f} GB" if cache else ""
+
+    def cure(room: float, other: str) -> str:
+        most = min(context, int(room // row)) if row else 0
+        return f"--context {most} or less" if most > 0 else other
+
     if not serve.cpu and not cards:
         yield "no NVIDIA GPU here (nvidia-smi lists none): --cpu keeps everything in RAM"
-    elif not serve.cpu and found.nbytes - routed > cards:
-        rest = (found.nbytes - routed) / 1e9
-        yield f"{rest:.1f} GB beside the routed experts, and the cards have {cards / 1e9:.1f}: --cpu, or another file"
-    wanted = found.nbytes + SYSTEM
-    if wanted > ram + cards:
+    elif not serve.cpu and beside + cache > cards:
+        what = f"{(beside + cache) / 1e9:.1f} GB beside the routed experts{counted}"
+        yield f"{what}, and the cards have {cards / 1e9:.1f}: {cure(cards - beside, '--cpu, or another file')}"
+    room = ram + cards - found.nbytes - SYSTEM
+    if cache > room:
         have = f"{ram / 1e9:.0f} GB of RAM" + (f" and {cards / 1e9:.0f} GB on cards" if cards else "")
         yield (
-            f"{served.name} has {found.nbytes / 1e9:.1f} GB, and this machine {have}: weights would be read from the "
-            "disk for every token; dsv3 plan MODEL --ram GB shows smaller files"
+            f"{served.name} has {(found.nbytes + cache) / 1e9:.1f} GB{counted}, and this machine {have}: weights would "
+            f"be read from the disk for every token; {cure(room, 'dsv3 plan MODEL --ram GB shows smaller files')}"
         )
+
+
+def token_bytes(found: Gguf) -> int:
+    """Bytes of the cache for each token, in all layers; 0 where they are not known here: another architecture.
+
+    Of a file with MLA's sizes the latent and the rotated key alone are kept, of older ones keys and values of all heads
+    (src/llama-kv-cache.cpp).
+    """
+    if found.architecture != "deepseek2":
+        return 0
+    if found.number("attention.key_length_mla"):
+        width = found.number("attention.kv_lora_rank") + found.number("rope.dimension_count")
+    else:
+        lengths = found.number("attention.key_length") + found.number("attention.value_length")
+        width = found.number("attention.head_count_kv") * lengths
+    return found.number("block_count") * width * CACHED
 
 
 # ------------------------------------------------------------------------------------------ the package's server
 
 
-def found(python: str | None) -> Engine:
-    """``llama-server``, where it is or where neither is; else the server of the package in ``python``'s environment."""
+def found(python: str | None, cpu: bool = False) -> Engine:
+    """``llama-server``, where it is or where neither is; else the server of the package in ``python``'s environment.
+
+    With ``cpu`` both are ways to install it.
+    """
     if shutil.which(_server(python)):
         return ENGINE
     # A folder that just has the name, in the working folder of a Python before 3.11, has no origin.
     code = "from importlib.util import find_spec as find; print(getattr(find('llama_cpp'), 'origin', None) or '')"
     try:
-        return PACKAGE if _says(python, code).strip() else ENGINE
+        if _says(python, code).strip():
+            return PACKAGE
     except OSError:
-        return ENGINE
+        pass  # said where it is looked at what is installed
+    return WITHOUT_CARD if cpu else ENGINE
 
 
 def _says(python: str | None, code: str) -> str:
@@ -271,4 +304,8 @@ PACKAGE = replace(
     help=("-m", "llama_cpp.server", "--help"),
     here=package_here,
     tells_thinking=False,
+)
+BUILD = " && ".join(ENGINE.install).replace(" -DGGML_CUDA=ON", "")
+WITHOUT_CARD = replace(
+    ENGINE, install=(*PACKAGE.install[:-1], f"{PACKAGE.install[-1]}, and --python llama/bin/python; or {BUILD}")
 )

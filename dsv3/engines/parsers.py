@@ -202,11 +202,19 @@ FAMILIES: dict[str, Family] = {
 }
 NOT_IN_ASCEND = ("v4.1", "kimi-k3")  # newer than vLLM 0.23.0, which it stands on
 # Where the engines' repositories keep the chat templates with tools.
-TEMPLATES = {"sglang": "examples/chat_template/", "vllm": "examples/", "ascend": "examples/"}
+SGLANG_TEMPLATES = "examples/chat_template/"
+TEMPLATES = {
+    "sglang": SGLANG_TEMPLATES,
+    "ktransformers": SGLANG_TEMPLATES,
+    "vllm": "examples/",
+    "ascend": "examples/",
+}
 
 
 def listed(engine: str, family: str) -> Names:
-    """``engine``'s names for ``family``."""
+    """``engine``'s names for ``family``; KTransformers runs SGLang's server."""
+    if engine == "ktransformers":
+        return listed("sglang", family)
     if engine == "ascend":
         return NONE if family in NOT_IN_ASCEND else listed("vllm", family)
     return FAMILIES[family].engines.get(engine, NONE)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..explain import LONGEST, explain
+from ..outside import printable
 from . import guard
 
 GRACE = 20.0  # seconds from the polite signal to the one that cannot be refused
+SAID = 200  # characters of a log's line in an error
 TAIL = 25  # lines of a log that are shown when a program fails
 
 
@@ -73,21 +75,28 @@ class Process:
             self._guard.terminate()
             self._guard.wait()
 
-    def failed(self) -> ChildProcessError:
+    def failed(self, last: bool = False) -> ChildProcessError:
         """The error that says how it ended, and why; the end of the log goes to standard error."""
         print("\n".join(self._end_of_log().splitlines()[-TAIL:]), file=sys.stderr)
-        return ChildProcessError(self.why())
+        return ChildProcessError(self.why(last))
 
-    def why(self) -> str:
-        """How it ended, in one line, with the cause and its cure if it is a known one."""
+    def why(self, last: bool = False) -> str:
+        """How it ended, in one line, with the cause and its cure if it is a known one.
+
+        ``last``: else what the log says last, as a program does that ends with a traceback and starts no others.
+        """
         code = self._guard.poll()
         ended = "does not answer" if code is None else f"ended with exit code {code}"
         if code is not None and code > 128 and code - 128 in set(signal.Signals):
             ended = f"was ended by {signal.Signals(code - 128).name}"
             if code - 128 == signal.SIGKILL:
                 ended += " (the kernel does that when memory runs out)"
-        known = explain(self._end_of_log())
+        log = self._end_of_log()
+        known = explain(log)
         cause = f": {known.text()} Try: {known.command}" if known and known.sort != "harmless" else ""
+        said = [line for line in log.splitlines() if line.strip() and not line[0].isspace()]
+        if last and code and not cause and said:
+            cause = f": {printable(said[-1], SAID)}"
         return f"{self.what} {ended}{cause}; log: {self.log}"
 
     def _end_of_log(self) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.gguf import open_gguf
+from ..checkpoint.gguf import is_meant, open_gguf
 from ..cli import describe
 from ..hubs.catalogue import find_model
 from ..inference import texts
@@ -75,7 +75,7 @@ def of(model: str) -> Speech:
             return _of_folder(folder)
         except (ValueError, OSError) as error:
             return Speech(why=describe(error))
-    if folder.suffix == ".gguf":
+    if is_meant(folder):
         return _of_gguf(folder)
     known = find_model(model) if is_id(model) else None
     if known is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..paths import TINY_R1, expand, home, short
-from ..said import Language, Said, pad, say, told
+from ..said import Language, Said, capital, pad, say, told
 from ..sizing.machine import Machine, cores, memory
 from . import mine
 from .judge import judge
@@ -98,9 +98,8 @@ class Parts:
             print(self.told(found), end=" ")
         elif verdict == "wrong":
             self.state[name], self.tried[name] = "wrong", answer
-            hint = self.told(hint)
-            hint = hint[0].upper() + hint[1:]
-            print(self.told(Said("{red}{name}: wrong. {hint}.{plain}", red=RED, name=name, hint=hint, plain=PLAIN)))
+            says = "{red}{name}: wrong. {hint}.{plain}"
+            print(self.told(Said(says, red=RED, name=name, hint=capital(hint), plain=PLAIN)))
             print(self.told(Said("The cells below use the solution.")), end=" ")
         elif self._from_file(name):
             where = short(mine.file_of(self.number, part))

@@ -107,9 +107,12 @@ def subject(name: str) -> Subject:
     """The model that ``name`` means: one of the catalogue, a folder, a config.json, or a shipped config.
 
     Raises:
-        ValueError: a model that the tensor table does not describe, with what the catalogue knows of it.
+        ValueError: no name, a GGUF file, or a model that the tensor table does not describe, with what the catalogue
+            knows of it.
         FileNotFoundError: nothing of that name.
     """
+    if not name.strip():
+        raise ValueError("a model's name is empty (is a variable unset?); dsv3 download --list has the known ones")
     model = find_model(name)
     return _of_files(name) if model is None else _of_catalogue(model)
 
@@ -133,6 +136,9 @@ def _of_catalogue(model: Model) -> Subject:
 
 def _of_files(name: str) -> Subject:
     path = Path(name)
+    if path.suffix == ".gguf":
+        cure = "name the model it was made of: dsv3 plan DeepSeek-R1 --ram GB counts such files"
+        raise ValueError(f"{name:.200}: a GGUF file; {cure}")
     try:
         stored = quantized.read(path)
         native = stored is None or stored.in_blocks_of(BLOCK)

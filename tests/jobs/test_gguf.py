@@ -138,3 +138,21 @@ def test_without_links_nothing_is_replaced_either(tmp_path, monkeypatch, there):
     else:
         gguf._give_name(part, file)
         assert (file.read_text(), part.exists()) == ("made", False)
+
+
+def test_the_error_has_the_last_line_of_the_log(run, tmp_path):
+    (tmp_path / "convert").write_text("echo Traceback; echo yaml.Error: bad; echo '    ^'; echo; exit 1")
+    log = tmp_path / "x.gguf.log"
+    said = "dsv3 gguf: error: the converter ended with exit code 1"
+    assert dsv3(*run).stderr.splitlines()[-1] == f"{said}: yaml.Error: bad; log: {log}"
+    log.unlink()
+    (tmp_path / "convert").write_text(f"echo {'x' * 1000}; exit 1")
+    assert dsv3(*run).stderr.splitlines()[-1] == f"{said}: {'x' * 98}...{'x' * 98}; log: {log}"
+
+
+def test_words_that_name_no_program_and_a_users_folder(run, tmp_path):
+    at = run.index("--python") + 1
+    fails(dsv3(*run[:at], "", *run[at + 1 :]), "gguf", "--python: is empty")
+    (tmp_path / "convert").write_text('cp whole "$7"')
+    done = dsv3(*run[:-1], "~/x.gguf", HOME=tmp_path)
+    assert (done.returncode, left(tmp_path)) == (0, ["x.gguf"]), done.stderr

@@ -8,6 +8,7 @@ import pytest
 from benchmarks.llamacpp import WORKER, theirs
 from dsv3.engines import checks, llamacpp
 from dsv3.engines.options import Serve
+from dsv3.outside import printable
 from dsv3.sizing.machine import Machine
 
 
@@ -104,3 +105,15 @@ def test_settings_in_the_environment_are_refused(tmp_path):
     keyed = Serve(model="M.gguf", cpu=True, python=python, api_key_env="K")
     (found,) = llamacpp.package_here(keyed, checks.look("M.gguf"), Machine(env=env))
     assert found.endswith("unset CONFIG_FILE Seed")
+
+
+def test_without_a_card_there_are_two_ways_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    nowhere = str(tmp_path / "none" / "python")
+    engine, serve = llamacpp.found(nowhere, cpu=True), Serve(model="R1.gguf", cpu=True, python=nowhere)
+    _, (line,) = checks.installed(engine, serve, engine.build(serve))
+    assert printable(line) == line
+    assert f"--python {nowhere}: no such program" in line
+    assert "llama/bin/pip install 'llama-cpp-python[server]==" in line
+    assert "; or git clone https://github.com/ggml-org/llama.cpp && cmake -S llama.cpp -B llama.cpp/build &&" in line
+    assert llamacpp.found(nowhere) is llamacpp.ENGINE

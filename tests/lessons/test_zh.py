@@ -14,7 +14,8 @@ import nbformat
 import pytest
 
 from dsv3.lessons import preflight
-from dsv3.said import Said, chinese, told
+from dsv3.lessons.lesson import Parts
+from dsv3.said import Said, capital, chinese, told
 from tools import lessons, zh
 
 PATHS = lessons.paths()
@@ -145,6 +146,21 @@ def test_a_sentence_in_a_sentence_is_told_too():
     assert told(outer, "zh") == "第 2 个值：形状是 [3]，应该是 [4]"
     assert told(Said("one in {braces}"), "zh") == "one in {braces}"
     assert told("times", "zh") == "times", "a name of the learner's, not a sentence"
+
+
+def test_a_hint_begins_with_a_capital_in_english_alone():
+    hint = Said("silu belongs over w1's product; yours is over w3's")
+    says = Said("{red}{name}: wrong. {hint}.{plain}", red="", name="mlp", hint=capital(hint), plain="")
+    assert told(says, "en") == "mlp: wrong. Silu belongs over w1's product; yours is over w3's."
+    assert told(says, "zh") == "mlp：不对。silu 应该套在 w1 的乘积上，你套在了 w3 的乘积上。"
+    assert (capital("times"), capital("")) == ("Times", "")
+
+
+def test_a_lesson_tells_a_hint_so(capsys):
+    for language, words in (("en", "swiglu: wrong. Silu belongs"), ("zh", "不对。silu 应该套在")):
+        lesson = Parts("06", language)
+        lesson.check(lesson.faulty("swiglu", "silu belongs over"))
+        assert words in capsys.readouterr().out
 
 
 # -------------------------------------------------------------------------------------------------------- the tool

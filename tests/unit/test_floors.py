@@ -7,8 +7,9 @@ from pathlib import Path
 DSV3 = Path(__file__).parents[2] / "dsv3"
 # From the ground up. Names on one floor do not import each other; a folder is one name, its modules may.
 FLOORS = """
-    outside paths
+    paths
     said
+    outside
     cli quantized
     cache config explain kernels
     layout

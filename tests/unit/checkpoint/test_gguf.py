@@ -1,5 +1,6 @@
 """GGUF headers: what a file says, split files, and files that lie."""
 
+import os
 import struct
 
 import pytest
@@ -47,6 +48,17 @@ def test_what_a_file_says(file):
         ("output.weight", (32, 3), "Q8_0", 102, False),
     ]
     assert found.nbytes == file.stat().st_size
+
+
+def test_what_is_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.gguf: no such file$"):
+        open_gguf(tmp_path / "none.gguf")
+    os.mkfifo(tmp_path / "pipe.gguf")
+    (tmp_path / "loop.gguf").symlink_to("loop.gguf")
+    (tmp_path / "hanging.gguf").symlink_to("none.gguf")
+    for name in ("pipe", "loop", "hanging"):
+        with pytest.raises(ValueError, match=f"{name}.gguf: not a file"):
+            open_gguf(tmp_path / f"{name}.gguf")
 
 
 def test_a_split_file_is_read_whole_whichever_part_is_named(tmp_path):

@@ -268,7 +268,7 @@ def says(found: list[str], words: str) -> bool:
 
 def test_not_installed(tmp_path):
     found = here("sglang", machine(tmp_path), python="/nowhere/bin/python")
-    assert says(found, "SGLang is not installed here (/nowhere/bin/sglang not found)")
+    assert says(found, "SGLang is not installed here (--python /nowhere/bin/python: no such program)")
     assert says(found, f"python3 -m venv sglang && sglang/bin/pip install sglang=={find('sglang').version}")
 
 

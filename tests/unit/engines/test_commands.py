@@ -13,7 +13,7 @@ from dsv3.engines.checkpoints import READERS
 from dsv3.engines.command import Command, Flag
 from dsv3.engines.options import Serve
 from dsv3.engines.parsers import FAMILIES, lines
-from dsv3.engines.table import ENGINES, find
+from dsv3.engines.table import ENGINES, SERVING, find
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "engines"
 ONE = Serve(model="/data/it's R1", family="r1", tp=8, mtp=1, fp8_kv_cache=True, context=32768)
@@ -217,7 +217,7 @@ def test_the_page_has_the_table_of_families():
 
 def test_the_page_says_who_reads_which_quantisation():
     table = rows("Quantised checkpoints")
-    titles = {e.name: e.title for e in ENGINES}
+    titles = {e.name: e.title for e in SERVING}
     assert {method.strip("`"): cells[0] for method, cells in table.items() if method.startswith("`")} == {
         method: ", ".join(titles[name] for name in readers) for method, readers in READERS.items()
     }

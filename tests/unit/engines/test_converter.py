@@ -66,7 +66,8 @@ def test_folders_that_it_cannot_read(order, tmp_path):
     shutil.copytree(TINY_R1, folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).rename(tmp_path / name)
-        assert says(refused(order, folder=folder), f"{name}: not found, and the converter reads it")
+        (line,) = refused(order, folder=folder)
+        assert f"no {name}, nor another tokenizer" in line or f"{name}: not found, and the converter reads it" in line
         (tmp_path / name).rename(folder / name)
     part = next(folder.glob("model-00002-*"))
     part.unlink()
@@ -85,7 +86,37 @@ def test_folders_that_it_cannot_read(order, tmp_path):
     assert says(refused(order, folder=folder), "not a DeepSeek-V2 or V3")
 
 
-@pytest.mark.parametrize("names", [None, [], [3], "DeepseekV3ForCausalLM"])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n_group": 16}, "num_experts_per_tok = 4: the chosen groups hold 2"),
+        ({"hidden_act": "gelu"}, "hidden_act = 'gelu': only 'silu' is supported"),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling of type 'linear': only 'yarn' is supported"),
+        ({"rope_theta": float("nan")}, "rope_theta = nan: must be a number"),
+        ({"model_type": "llama"}, "model_type is 'llama'"),
+    ],
+)
+def test_why_a_config_is_not_that_of_a_model_that_it_makes_is_said(order, tmp_path, changes, words):
+    folder = tmp_path / "R1"
+    shutil.copytree(TINY_R1, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    (line,) = refused(order, folder=folder)
+    assert line.startswith(f"{folder / 'config.json'}: not a DeepSeek-V2 or V3 as it is known here: ")
+    assert words in line
+    assert line.endswith("; for other models start convert_hf_to_gguf.py yourself")
+
+
+def test_an_architecture_that_is_no_list(order, tmp_path):
+    folder = tmp_path / "R1"
+    shutil.copytree(TINY_R1, folder)
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": "DeepseekV3ForCausalLM"}
+    (folder / "config.json").write_text(json.dumps(config))
+    why = 'architectures is a text, and the converter reads a list: ["DeepseekV3ForCausalLM"]'
+    assert refused(order, folder=folder) == [f"{folder / 'config.json'}: {why}"]
+
+
+@pytest.mark.parametrize("names", [None, [], [3]])
 def test_a_config_that_does_not_name_its_architecture(order, tmp_path, names):
     folder = tmp_path / "R1"
     shutil.copytree(TINY_R1, folder)
@@ -125,6 +156,8 @@ def test_targets_that_cannot_be_written(order, tmp_path, monkeypatch):
     assert says(refused(order, outfile=tmp_path / "x.bin"), "must end in .gguf")
     assert says(refused(order, outfile=tmp_path / "x-00001-of-00002.gguf"), "part of a split file")
     assert says(refused(order, outfile=tmp_path / "none" / "x.gguf"), "none: no such folder")
+    assert refused(order, outfile=tmp_path / f"{'x' * 235}.gguf") == []
+    assert says(refused(order, outfile=tmp_path / f"{'x' * 236}.gguf"), "its name is longer than 240 bytes")
     converter.part_of(tmp_path / "w.gguf").touch()
     assert refused(order, outfile=tmp_path / "w.gguf") == [
         f"{tmp_path / 'w.gguf.part'}: is there: another run writes it still, or was killed and left it; "

@@ -12,7 +12,7 @@ from dsv3.engines import checks, ktransformers, llamacpp, speech
 from dsv3.engines.options import Serve
 from dsv3.engines.table import ENGINES, OFFLOADING, find
 from dsv3.paths import TINY_R1
-from tests.unit.checkpoint.test_gguf import STRING, made, text
+from tests.unit.checkpoint.test_gguf import STRING, UINT32, made, text
 from tests.unit.engines.test_checks import machine, says
 
 ROOT = Path(__file__).parents[3]
@@ -99,8 +99,38 @@ def test_a_folder_is_told_in_one_line_how_it_becomes_a_file(tmp_path):
     shutil.copytree(TINY_R1, folder)
     (line,) = refused("llamacpp", folder)
     assert line.endswith(f"dsv3 gguf '{folder}' --llama-cpp DIR --outfile FILE.gguf")
-    (line,) = refused("llamacpp", "moonshotai/Kimi-K2-Thinking")
-    assert "which llama.cpp does not read; --engine: " in line
+
+
+def test_what_is_no_file_or_no_gguf_file(file, tmp_path):
+    for model in ("moonshotai/Kimi-K2-Thinking", "deepseek-ai/DeepSeek-R1", "R1-Q4_K_M"):
+        (line,) = refused("llamacpp", model)
+        assert line.startswith(f"{model}: no file here, and llama.cpp reads GGUF files: fetch one, and give its path")
+    (tmp_path / "README.md").write_text("# R1")
+    for engine in ("llamacpp", "vllm"):
+        assert refused(engine, tmp_path / "README.md") == [f"{tmp_path / 'README.md'}: not a GGUF file"]
+    blob = file.rename(tmp_path / "sha256-0")
+    assert refused("llamacpp", blob) == []
+    assert speech.of(str(blob)).family == "r1"
+
+
+def test_ktransformers_takes_fp8_and_one_line_says_what_it_does_not_take(tmp_path):
+    assert refused("ktransformers", TINY_R1, threads=4) == []
+    folder = tmp_path / "awq"
+    shutil.copytree(TINY_R1, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    for file in folder.glob("model*"):
+        file.unlink()
+    (line,) = refused("ktransformers", folder, threads=4)
+    assert line == "awq is stored as AWQ, which KTransformers does not read; --engine: sglang, vllm, ascend"
+
+
+def test_ktransformers_has_the_parsers_of_sglang():
+    serve = Serve(model="deepseek-ai/DeepSeek-R1", threads=60)
+    heard = speech.of(serve.model)
+    assert not says(list(speech.notes(ktransformers.ENGINE, serve, heard)), "has no reasoning parser")
+    assert "--reasoning-parser deepseek-r1" in ktransformers.build(speech.told(serve, heard)).text()
 
 
 def test_a_file_that_is_not_whole_or_no_model(file, tmp_path):
@@ -110,13 +140,14 @@ def test_a_file_that_is_not_whole_or_no_model(file, tmp_path):
     assert says(refused("llamacpp", tmp_path / "vision.gguf"), "no language model (clip, model)")
     (tmp_path / "cut.gguf").write_bytes((tmp_path / "it-00001-of-00002.gguf").read_bytes()[:-1])
     assert says(refused("llamacpp", tmp_path / "cut.gguf"), "its tensors need")
-    assert says(refused("llamacpp", tmp_path / "none.gguf"), "none.gguf")
+    assert refused("llamacpp", tmp_path / "none.gguf") == [f"{tmp_path / 'none.gguf'}: no such file"]
 
 
 @pytest.mark.parametrize(
     ("engine", "fields", "words"),
     [
         ("llamacpp", {"tp": 2}, "takes all cards that it sees"),
+        ("llamacpp", {"tp": 2, "cpu": True}, "with --cpu there is no card to share out over"),
         ("llamacpp", {"mtp": 1}, "the MTP layer is not in a GGUF file"),
         ("llamacpp", {"fp8_kv_cache": True}, "no FP8 cache"),
         ("llamacpp", {"quantization": "awq"}, "another one is another file"),
@@ -153,6 +184,58 @@ def test_a_machine_without_room_or_instructions(file, tmp_path):
     assert says(found, "of RAM: weights would be read from the disk for every token")
     assert says(list(ktransformers.here(serve, big, machine(tmp_path / "amd", flags="avx2"))), "AVX512, which this CPU")
     assert not list(ktransformers.here(serve, big, machine(tmp_path / "xeon", flags="avx512f")))
+
+
+def uint32(name, value):
+    return (f"deepseek2.{name}", UINT32, value.to_bytes(4, "little"))
+
+
+R1_CACHE = {
+    "context_length": 163840,
+    "block_count": 61,
+    "attention.key_length_mla": 192,
+    "attention.kv_lora_rank": 512,
+    "rope.dimension_count": 64,
+    "attention.head_count_kv": 1,
+    "attention.key_length": 576,
+    "attention.value_length": 512,
+}
+
+
+def test_the_context_that_a_file_has_and_the_memory_that_it_takes(file, tmp_path):
+    values = [("general.architecture", STRING, text("deepseek2")), *(uint32(*item) for item in R1_CACHE.items())]
+    file.write_bytes(made(values, WEIGHTS, 288 + 1152))
+    serve = Serve(model=str(file), cpu=True)
+    assert refused("llamacpp", file, cpu=True, context=163840) == []
+    (line,) = refused("llamacpp", file, cpu=True, context=163841)
+    assert line == "--context 163841: it.gguf has 163840 (deepseek2.context_length)"
+    found = checks.look(str(file)).gguf
+    assert llamacpp.token_bytes(found) == 70_272  # 61 layers of 512 + 64 numbers of 2 bytes
+    old = found._replace(values={**found.values, "deepseek2.attention.head_count_kv": 128})
+    del old.values["deepseek2.attention.key_length_mla"]
+    assert llamacpp.token_bytes(old) == 61 * 128 * (576 + 512) * 2
+    assert llamacpp.token_bytes(found._replace(values={"general.architecture": "llama"})) == 0
+    m = machine(tmp_path)
+    (tmp_path / "proc" / "meminfo").write_text(f"MemTotal: {8_000_000} kB\n")  # 8.192 GB
+    (line,) = llamacpp.here(serve, checks.look(serve.model), m)
+    assert "it.gguf has 11.5 GB with the cache of 163840 tokens, 11.5 GB, and this machine 8 GB of RAM" in line
+    most = int(line.split("--context ")[1].split()[0])
+    assert most == (8_192_000_000 - 4_000_000_000 - found.nbytes) // 70_272
+    assert list(llamacpp.here(replace(serve, context=most), checks.look(serve.model), m)) == []
+    assert list(llamacpp.here(replace(serve, context=most + 1), checks.look(serve.model), m)) != []
+
+
+def test_the_cache_is_on_the_card(file, tmp_path):
+    values = [("general.architecture", STRING, text("deepseek2")), *(uint32(*item) for item in R1_CACHE.items())]
+    file.write_bytes(made(values, WEIGHTS, 288 + 1152))
+    m = machine(tmp_path, [("NVIDIA T1, 8192", "7.5")])
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 64000000 kB\n")
+    served = checks.look(str(file))
+    (line,) = llamacpp.here(Serve(model=str(file)), served, m)
+    assert line.startswith("11.5 GB beside the routed experts with the cache of 163840 tokens, 11.5 GB, and the cards")
+    most = int(line.split("--context ")[1].split()[0])
+    assert list(llamacpp.here(Serve(model=str(file), context=most), served, m)) == []
+    assert list(llamacpp.here(Serve(model=str(file), context=most + 1), served, m)) != []
 
 
 def test_how_a_file_talks_is_told_by_its_template(file, tmp_path):

@@ -138,6 +138,8 @@ def test_the_family_of_a_model(typed, family):
         ("GLM-4.7-Flash", "'glm4_moe_lite': GLM-4.7-Flash"),
         ("GigaChat3-10B-A1.8B", "its shapes are not known here; dsv3 plan FOLDER"),
         ("DeepSeek-R1-MXFP4", "stored in how many bits is not known here"),
+        ("", r"a model's name is empty \(is a variable unset\?\); dsv3 download --list"),
+        ("tiny.gguf", "tiny.gguf: a GGUF file; name the model it was made of: dsv3 plan DeepSeek-R1 --ram GB"),
         ("R7", "R7: no such folder or config.json, and no model 'R7'; did you mean "),
     ],
 )
