@@ -1,7 +1,7 @@
 """The planner as a widget: menus and sliders over ``planner.plan`` and ``offload.plans``, the answer as text and, for
 GPUs alone, as a figure beside them.
 
-The figure's words are English in every language: matplotlib brings no Chinese font.
+The figure's words are English in every language: no Chinese font is sure to be there.
 """
 
 import re
