@@ -153,7 +153,7 @@ def step(cfg: ModelConfig, hardware: "Hardware", rows: int, context: int) -> "di
         "unfold": lambda: heads.plan_unfold(*attention(cfg, hardware, rows, context)[0], value, **quantises)[1],
         "gate_logits": lambda: experts.plan_gate_logits(meta(rows, dim), meta(routed, dim))[1],
         "route": routing,
-        "sort_slots": lambda: experts.plan_sort_slots(ids[: experts.FEW], everyone)[1],
+        "sort_slots": lambda: experts.plan_sort_slots(ids, everyone)[1],
         "experts_gemm_fp8": lambda: gathered(True),
         "experts_gemm_bf16": lambda: gathered(False),
     }

@@ -25,6 +25,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..cache import Cache
@@ -278,20 +279,21 @@ class Step:
 
         Each latent is unfolded into every head's key and value, as many sequences at a time as memory allows.
         """
-        cfg, heads = self.cfg, mla.heads
+        heads, (_, rank, _) = mla.heads, mla.widths
+        nope = self.cfg.qk_nope_head_dim
         q = q.unflatten(-1, (heads, -1)).unflatten(0, (here.batch, -1))
-        nope, pe = q.split([cfg.qk_nope_head_dim, cfg.qk_rope_head_dim], dim=-1)
         turned = torch.view_as_complex(here.turns)[here.end - q.shape[1] : here.end].unsqueeze(0)
-        q = torch.cat([nope, rotate(pe, turned)], dim=-1)
-        keys, values = mla.key.mT.flatten(0, 1), mla.value.flatten(0, 1)  # [H * N, C], [H * P, C]
+        q[..., nope:] = rotate(q[..., nope:], turned)
         mixed, some = [], max(1, UNFOLDED // here.end)
         for queries, latents in zip(q.split(some), kept.split(some), strict=True):
-            c, k_pe = latents.split(mla.widths[1:], dim=-1)
-            k_pe = k_pe.unsqueeze(2).expand(-1, -1, heads, -1)
-            k = torch.cat([F.linear(c, keys).unflatten(-1, (heads, -1)), k_pe], dim=-1)
-            v = F.linear(c, values).unflatten(-1, (heads, -1))
-            mixed.append(causal(queries, k, v, mla.scale))
-        return torch.cat(mixed).flatten(2).flatten(0, 1)
+            c, rows = latents[..., :rank].flatten(0, 1), latents.shape[:2]
+            k = c.new_empty(len(c), heads, q.shape[-1])
+            # Each head's keys go where they belong, beside the part that all heads share.
+            torch.bmm(c.expand(heads, -1, -1), mla.key, out=k[..., :nope].transpose(0, 1))
+            k[..., nope:] = latents[..., rank:].flatten(0, 1).unsqueeze(1)
+            v = F.linear(c, mla.value.flatten(0, 1)).unflatten(-1, (heads, -1))
+            mixed.append(causal(queries, k.unflatten(0, rows), v.unflatten(0, rows), mla.scale))
+        return (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).flatten(2).flatten(0, 1)
 
     def mlp(self, mlp: FastMLP, x: Tensor | Quantised) -> Tensor:
         """[M, D] -> [M, D], this rank's part."""
@@ -309,9 +311,9 @@ class Step:
         )  # fmt: skip
         ids = ids - ffn.mine.start if ffn.mine.start else ids
         slots = kernels.sort_slots(ids, len(ffn.up))
-        up = self.grouped(x if fp8 is None else fp8, ffn.up, ffn.up_scale, slots, ids, gather=True)
+        up = self.grouped(x if fp8 is None else fp8, ffn.up, ffn.up_scale, slots, gather=True)
         hidden = kernels.silu_mul(up, fp8=ffn.down_scale is not None, scale_fmt=cfg.scale_fmt)
-        rows = self.grouped(hidden, ffn.down, ffn.down_scale, slots, ids, gather=False)
+        rows = self.grouped(hidden, ffn.down, ffn.down_scale, slots, gather=False)
         if self.run.tp.size == 1 and ffn.shared is None:
             return rows, (slots.rank, weights)
         total = kernels.weighted_sum(rows, slots.rank, weights)
@@ -321,26 +323,18 @@ class Step:
         return self.sum(total), None
 
     def grouped(
-        self, x: Tensor | Quantised, weight: Tensor, scale: Tensor | None, slots: Slots, ids: Tensor, gather: bool
+        self, x: Tensor | Quantised, weight: Tensor, scale: Tensor | None, slots: Slots, gather: bool
     ) -> Tensor:
         """``experts_gemm``; for many tokens torch's own product, where it has one that does not wait."""
-        if isinstance(x, Tensor) and len(ids) >= MANY and has_grouped_mm(x, weight):
-            return grouped_mm(x, weight, slots, ids, gather)
+        if isinstance(x, Tensor) and len(slots.rank) >= MANY and has_grouped_mm(x, weight):
+            return grouped_mm(x, weight, slots, gather)
         return self.run.kernels.experts_gemm(x, weight, slots, scale, gather=gather, dtype=self.run.dtype)
 
 
-def grouped_mm(x: Tensor, weight: Tensor, slots: Slots, ids: Tensor, gather: bool) -> Tensor:
+def grouped_mm(x: Tensor, weight: Tensor, slots: Slots, gather: bool) -> Tensor:
     """``experts_gemm`` by torch (2.10 and later)."""
-    rows = x[slots.order // ids.shape[1]] if gather else x
-    return F.grouped_mm(rows, weight.mT, offs=ends(ids, len(weight)))
-
-
-def ends(ids: Tensor, experts: int) -> Tensor:
-    """[M, A] ids of experts -> [experts] int32, where each one's rows end when they are sorted; other ids come last."""
-    flat = ids.flatten()
-    local = torch.where((flat < 0) | (flat >= experts), experts, flat)
-    counts = torch.zeros(experts + 1, dtype=torch.int32, device=ids.device)
-    return counts.scatter_add_(0, local.long(), torch.ones_like(local)).cumsum(0, dtype=torch.int32)[:experts]
+    rows = x[slots.order // slots.rank.shape[1]] if gather else x
+    return F.grouped_mm(rows, weight.mT, offs=slots.ends)
 
 
 def has_grouped_mm(x: Tensor, weight: Tensor) -> bool:
@@ -353,14 +347,22 @@ def has_grouped_mm(x: Tensor, weight: Tensor) -> bool:
 def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Attention of the last S of T tokens: [B, S, H, N + R], [B, T, H, N + R] and [B, T, H, P] -> [B, S, H, P].
 
-    The kernels want keys as wide as values, and those that stand behind a prefix a mask aligned to the lower right.
+    All kernels but cuDNN's want keys as wide as values, and those that stand behind a prefix a mask aligned to the
+    lower right.
     """
     from torch.nn.attention.bias import causal_lower_right  # brings torch's compiler along: a second
 
     new, width, wide = q.shape[1], v.shape[-1], max(q.shape[-1], v.shape[-1])
     more = -new % ROUND if new == k.shape[1] else 0  # tokens behind the last one, which nobody sees
-    wanted = [(x, (0, wide - x.shape[-1], 0, 0, 0, more)) for x in (q, k, v)]
-    q, k, v = ((F.pad(x, pads) if any(pads) else x).transpose(1, 2) for x, pads in wanted)
+    q, k, v = (F.pad(x, (0, 0, 0, 0, 0, more)).transpose(1, 2) if more else x.transpose(1, 2) for x in (q, k, v))
+    if new + more != k.shape[2] or not cudnn_takes(q, k, v):
+        q, k, v = (x if x.shape[-1] == wide else F.pad(x, (0, wide - x.shape[-1])) for x in (q, k, v))
     with sdpa_kernel(ATTENTION, set_priority=True):
         y = F.scaled_dot_product_attention(q, k, v, causal_lower_right(q.shape[2], k.shape[2]), scale=scale)
     return y.transpose(1, 2)[:, :new, :, :width]
+
+
+def cudnn_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether cuDNN's attention is there and takes these, [B, H, S, ...] each, with a causal mask."""
+    params = SDPAParams(q, k, v, None, 0.0, True, False)
+    return q.device.type == "cuda" and can_use_cudnn_attention(params)

@@ -11,9 +11,10 @@ from . import gemm, reference
 from .experts import plan_gate_logits
 from .launch import run
 
-# On an H100 (2026-11-26) cuBLAS takes 0.55 to 0.76 of the Triton product's time for 512 and for 4,096 rows, on most
-# matrices of the 671B model; 1.55 on the smallest with 512. Between 64 and 512 rows: not measured.
-LEAST_ROWS = 128
+# On an H100 (2026-11-26) cuBLAS takes 0.55 to 0.85 of the Triton product's time for 128 rows and more where the result
+# has enough tiles of 128 x 128: 1.6 of it with 12 of them, 1.2 with 32, 0.64 with 56. It does not share out K.
+LEAST_ROWS, LEAST_TILES = 128, 48
+STEP = 512  # torch 2.11 takes scales of a weight only where a row of blocks has a multiple of four
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def library(device: torch.device) -> Library:
         return Library()
     # Every row and block has its own scale, and the last block is ragged, as attn.wkv_a's.
     x, w = torch.arange(LEAST_ROWS).unsqueeze(1), torch.arange(192).unsqueeze(1)
-    block = torch.arange(256) // 128
+    block = torch.arange(STEP) // 128
     a = reference.act_quant(((x + block) % 3).float().exp2(), columns=True)
     b = reference.weight_quant(((w // 128 + block) % 2).float().exp2())
     one = torch.ones(16, 256, dtype=torch.bfloat16)
@@ -77,12 +78,14 @@ def scaled_mm(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor) -> Tensor:
 def fp8_gemm(
     a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, block: int = 128, dtype: torch.dtype = torch.bfloat16
 ) -> Tensor:
-    """``gemm.fp8_gemm``, from 128 rows on by torch's library where that has it; arguments, results, errors as there.
+    """``gemm.fp8_gemm``, for many rows and columns by torch's library; arguments, results and errors as there.
 
     Which of the two it is depends on shapes and the device alone, so the same call gives the same bits.
     """
-    rows = a.numel() // max(1, a.shape[-1])
-    if rows < LEAST_ROWS or block != 128 or dtype != torch.bfloat16 or not library(a.device).block_scales:
+    rows, columns, k = a.numel() // max(1, a.shape[-1]), b.shape[0], a.shape[-1]
+    fits = block == 128 and dtype == torch.bfloat16 and not k % STEP and not columns % 16
+    pays = rows >= LEAST_ROWS and -(-rows // 128) * -(-columns // 128) >= LEAST_TILES
+    if not fits or not pays or not library(a.device).block_scales:
         return gemm.fp8_gemm(a, a_scale, b, b_scale, block, dtype)
     gemm.check_operands(a, a_scale, b, b_scale, block, "fp8_gemm")
     flat, scales = a.reshape(rows, -1), a_scale.reshape(rows, -1)

@@ -270,12 +270,14 @@ class Slots(NamedTuple):
         order: [S] int32: slot ``order[r]`` of [M, A] is at row r; its token is ``order[r] // A``.
         rank: [M, A] int32, the same backwards; -1 where the expert is another rank's.
         tiles: [1 + 3 T] int32: how many tiles there are, then each one's expert, first row and the expert's end.
+        ends: [E] int32: one past each expert's last row.
         rows: of a tile.
     """
 
     order: Tensor
     rank: Tensor
     tiles: Tensor
+    ends: Tensor
     rows: int
 
 
@@ -307,7 +309,8 @@ def sort_slots(ids: Tensor, experts: int) -> Slots:
     first = (end - count)[expert] + (tile - (upto - tiles)[expert]) * rows
     table = torch.cat([upto[-1:], torch.stack([expert, first, end[expert]], 1).flatten()])
     rank = rank.masked_fill(foreign, -1).view(ids.shape)
-    return Slots(order.to(torch.int32), rank.to(torch.int32), table.to(torch.int32), rows)
+    order, rank, table, ends = (x.to(torch.int32) for x in (order, rank, table, end))
+    return Slots(order, rank, table, ends, rows)
 
 
 def check_experts(x: Tensor | Quantised, w: Tensor, slots: Slots, w_scale: Tensor | None, gather: bool) -> None:

@@ -40,7 +40,8 @@ def test_captured_equals_launched_anew_and_repeats_its_bits(gemm, mtp, options, 
     for make in (call_again, cuda_graphs, cuda_graphs):
         llm.model = Replayed(step, make)
         said.append(llm.generate(QUESTIONS, max_new_tokens=100, **options))
-        assert (len(llm.model.rooms), llm.model.rooms[0].length) == (1, 256)
+        assert len(llm.model.rooms) == 1
+        assert llm.model.rooms[0].length > 64
     assert said[0] == said[1] == said[2]
 
 

@@ -147,7 +147,11 @@ def test_absorb(m, h, n, r, c, dtype):
 
 @pytest.mark.parametrize("dtype", [BF16, torch.float32])
 @pytest.mark.parametrize(
-    ("m", "h", "splits", "c", "p"), [(1, 3, 61, 512, 128), (18, 2, 1, 48, 40), (3, 4, 8, 64, 32), (8, 2, 5, 32, 256)]
+    ("m", "h", "splits", "c", "p"),
+    [
+        *((1, 3, 61, 512, 128), (18, 2, 1, 48, 40), (3, 4, 8, 64, 32), (8, 2, 5, 32, 256)),
+        *((1, 130, 61, 64, 128), (70, 2, 1, 48, 40), (3, 48, 8, 64, 32), (9, 16, 5, 32, 256)),
+    ],
 )
 def test_unfold(m, h, splits, c, p, dtype):
     torch.manual_seed(m)
@@ -333,7 +337,10 @@ def drawn_ids(m, a, e, foreign=0):
 
 @pytest.mark.parametrize(
     ("m", "a", "e", "foreign"),
-    [(1, 9, 257, 0), (8, 3, 5, 0), (64, 8, 64, 0), (33, 2, 3, 0), (20, 4, 6, 10), (64, 9, 12, 0)],
+    [
+        *((1, 9, 257, 0), (8, 3, 5, 0), (64, 8, 64, 0), (33, 2, 3, 0), (20, 4, 6, 10), (64, 9, 12, 0)),
+        *((65, 3, 5, 0), (700, 9, 257, 0), (200, 4, 6, 10), (300, 2, 3, 4)),
+    ],
 )
 def test_sort_slots(m, a, e, foreign):
     ids = drawn_ids(m, a, e, foreign)
@@ -344,6 +351,7 @@ def test_sort_slots(m, a, e, foreign):
         (got.order, expected.order),
         (got.rank, expected.rank),
         (got.tiles[:number], expected.tiles[:number]),
+        (got.ends, expected.ends),
     ):
         assert torch.equal(mine, theirs)
     assert got.tiles.shape == expected.tiles.shape

@@ -192,10 +192,10 @@ def test_torchs_grouped_product_is_ours(first):
     scores[:, 5] = -math.inf
     ids = scores.topk(3)[1].int() - first
     slots = reference.sort_slots(ids, len(w))
-    ours, theirs = reference.experts_gemm(x, w, slots, gather=True), s.grouped_mm(x, w, slots, ids, gather=True)
+    ours, theirs = reference.experts_gemm(x, w, slots, gather=True), s.grouped_mm(x, w, slots, gather=True)
     there = slots.rank[slots.rank >= 0].long()
     assert torch.allclose(ours[there].float(), theirs[there].float(), atol=0.05, rtol=2.0**-7)
-    again = s.grouped_mm(x[slots.order // 3], w, slots, ids, gather=False)
+    again = s.grouped_mm(x[slots.order // 3], w, slots, gather=False)
     assert torch.equal(again[there], theirs[there])
     assert not s.has_grouped_mm(x, w)  # on a CPU it is a loop
 
