@@ -278,3 +278,32 @@ def test_all_that_a_run_launches_is_compiled_beforehand(monkeypatch):
     jobs["tiny-r1, two layers"]()
     wrong = gpu_warm.one("V3x5, 1 rows, fp8_gemm", torch.device("cpu"))
     assert wrong == "" or wrong.startswith("V3x5, 1 rows, fp8_gemm: "), "what fails is told, and stops nothing"
+
+
+@pytest.mark.parametrize("edition", ["", "zh"])
+def test_the_lesson_s_times_of_attention_are_the_receipt_s(edition):
+    """A chain: ``mla_decode`` with the tile that it takes today, as the experiments call it."""
+    notebook = json.loads((ROOT / "notebooks" / edition / "08_triton_kernels.ipynb").read_text(encoding="utf-8"))
+    (text,) = ("".join(cell["source"]) for cell in notebook["cells"] if cell["id"] == "hopper-read")
+    receipt = json.loads((ROOT / "benchmarks" / "results" / "h100" / "variants.json").read_text())
+    rows = {row["shape"]: row for row in receipt["rows"] if row["family"] == "mla"}
+    chains = {
+        "1 x 4096": "old 16x64 least2",
+        "1 x 16384": "old 64x64 least1",
+        "32 x 4096": "ours",
+        "32 x 16384": "ours",
+    }
+    for shape, chain in chains.items():
+        first, last = shape.split(" x ")
+        (line,) = re.findall(rf"^\| {first} x {int(last):,} \|(.*)\|$", text, re.M)
+        row = rows[f"{shape}, 128 heads"]
+        times = [row["us"][name] for name in (chain, "ws least2")]
+        shares = [row["share_of_copy"][name] for name in (chain, "ws least2")]
+        numbers = [float(number) for number in re.findall(r"[\d.]+", line)]
+        assert numbers[:2] == pytest.approx(times, abs=0.051)
+        assert numbers[2:] == pytest.approx(shares, abs=0.0051)
+    assert f"{rows['32 x 16384, 128 heads']['tflops']['ws least2']:.0f} TFLOPS" in text
+    few = rows["32 x 4096, 16 heads"]["us"]
+    assert {f"{few['ws least2']:.1f}", f"{few['old 16x64 least2']:.1f}"} <= set(re.findall(r"\d+\.\d", text))
+    assert mla.tile_for(1, 128, 4096, 2, H100).BLOCK_H == 16
+    assert mla.tile_for(1, 128, 16384, 2, H100).BLOCK_H == mla.tile_for(32, 128, 4096, 2, H100).BLOCK_H == 64
