@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from dsv3.kernels import gemm, hardware, mla, quant, reference
+from dsv3.kernels import gemm, hardware, mla, mla_hopper, quant, reference
 from dsv3.kernels.reference import FP8, weight_quant
 
 from . import gpu_step_checks
@@ -130,5 +130,7 @@ def lacking(name: str, device: torch.device) -> str | None:
     """Why a check of ``CHECKS`` cannot run here; None if it can."""
     if name in NEED_FP8 and not hardware.hardware_of(device).fp8:
         return f"{hardware.hardware_of(device).name} has no FP8 units"
+    if name == "mla_hopper_kernel":
+        return mla_hopper.lacking(device)
     packages = [p for p in ("numpy", "tokenizers", "jinja2") if name == "tiny_r1" and find_spec(p) is None]
     return f"not installed: {', '.join(packages)}" if packages else None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsv3.kernels import experts, fused, hardware, heads, mla, reference
+from dsv3.kernels import experts, fused, hardware, heads, mla, mla_hopper, reference
 from dsv3.kernels import triton as kernels
 from dsv3.kernels.reference import weight_quant
 
@@ -136,6 +136,20 @@ def unfold(device: torch.device) -> None:
         near(y, exact.flatten(1), (exact.abs() * BF16_HALF + size * (BF16_HALF + c * FLOAT)).flatten(1))
 
 
+def attended(
+    q_c: Tensor, q_pe: Tensor, c: Tensor, k_pe: Tensor, lengths: Tensor, scale: float
+) -> tuple[Tensor, Tensor, float]:
+    """Attention in float64, the base-2 logarithms of its sums, and by how much BF16 weights and results may differ."""
+    exact, lse = torch.zeros_like(q_c, dtype=torch.float64), torch.full_like(q_c[:, :, 0], -torch.inf).double()
+    per = len(q_c) // len(c)
+    for i, n in enumerate(lengths.tolist()):
+        if n:
+            seen, keys = c[i // per, :n].double(), k_pe[i // per, :n].double()
+            scores = (q_c[i].double() @ seen.T + q_pe[i].double() @ keys.T) * scale
+            exact[i], lse[i] = scores.softmax(-1) @ seen, scores.logsumexp(-1) / math.log(2)
+    return exact, lse, 2 * BF16_HALF * c.nan_to_num().abs().max().item()
+
+
 def mla_parts(device: torch.device) -> None:
     """Several new tokens a sequence, with ragged lengths: parts and ``unfold`` are ``mla_decode`` and a product."""
     q_c, q_pe = normal(4, 16, 512, device=device), normal(4, 16, 64, device=device)
@@ -143,12 +157,64 @@ def mla_parts(device: torch.device) -> None:
     lengths = torch.tensor([1050, 1051, 3, 4], dtype=torch.int32, device=device)
     part, lse = twice(mla.plan_mla_parts, q_c, q_pe, c, k_pe, lengths, 0.04)
     mixed = (part.double() * (lse.double() * math.log(2)).softmax(-1).unsqueeze(-1)).sum(2)
-    exact = torch.zeros_like(mixed)
-    for i, n in enumerate(lengths.tolist()):
-        seen, keys = c[i // 2, :n].double(), k_pe[i // 2, :n].double()
-        scores = q_c[i].double() @ seen.T + q_pe[i].double() @ keys.T
-        exact[i] = (scores * 0.04).softmax(-1) @ seen
-    near(mixed, exact, 2 * BF16_HALF * c.abs().max().item())
+    exact, _, allowed = attended(q_c, q_pe, c, k_pe, lengths, 0.04)
+    near(mixed, exact, allowed)
+
+
+def ragged(
+    device: torch.device, heads: int, tokens: int, lengths: list[list[int]], view: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
+    """Arguments of ``mla_decode`` with NaN behind each sequence's end; ``lengths`` of each sequence's new tokens.
+
+    ``view``: the caches are views of one longer in all three dimensions, NaN around them.
+    """
+    b, n = len(lengths), torch.tensor(lengths, dtype=torch.int32)
+    rows, before = (tokens + 37, 32) if view else (tokens, 0)
+    whole = torch.full((b + view, rows, before + 576 + before), math.nan, dtype=torch.bfloat16, device=device)
+    kept = whole[:b, :tokens, before : before + 576]
+    for one, longest in zip(kept, n.amax(1).tolist(), strict=True):
+        one[:longest] = normal(longest, 576, device=device)
+    q_c, q_pe = normal(n.numel(), heads, 512, device=device), normal(n.numel(), heads, 64, device=device)
+    c, k_pe = kept.split([512, 64], dim=-1)
+    return q_c, q_pe, c, k_pe, n.flatten().to(device), 0.04
+
+
+def mla_hopper_kernel(device: torch.device) -> None:
+    """In Gluon: heads that fill no block, one part and many, an empty sequence, views; chosen, and in a CUDA graph."""
+    inputs = (
+        ragged(device, 64, 200, [[200], [1], [0]]),
+        ragged(device, 100, 4500, [[4499, 4500], [63, 64], [128, 0]], view=True),
+        ragged(device, 128, 130, [[3 * n] for n in range(40)], view=True),
+        ragged(device, 128, 16384, [[16000]]),
+        ragged(device, 64, 4096, [[4000, 4001], [7, 8]], view=True),
+    )
+    for args in inputs:
+        exact, total, allowed = attended(*args)
+        (got,) = twice(mla_hopper.plan_mla_decode, *args)
+        near(got, exact, allowed)
+        part, lse = twice(mla_hopper.plan_mla_parts, *args)
+        empty = args[4] == 0
+        same(lse[empty], torch.full_like(lse[empty], -torch.inf))
+        same(part[empty], torch.zeros_like(part[empty]))
+        near((lse.double() * math.log(2)).logsumexp(-1)[~empty] / math.log(2), total[~empty], 1e-3)
+    if not mla_hopper.works(device):
+        raise AssertionError("the first use's own check refuses the kernel")
+    same(kernels.mla_decode(*args), got)  # the last is long enough to be chosen
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = kernels.mla_decode(*args)
+    captured.fill_(math.nan)
+    graph.replay()
+    same(captured, got)
+
+
+def chosen_mla_decode(device: torch.device) -> None:
+    """By the kernel that is chosen over a long cache; twice the same bits."""
+    args = ragged(device, 64, mla_hopper.SHORTEST, [[1000, 1001]], view=True)
+    got = kernels.mla_decode(*args)
+    exact, _, allowed = attended(*args)
+    near(got, exact, allowed)
+    same(kernels.mla_decode(*args), got)
 
 
 def gate_logits(device: torch.device) -> None:
@@ -296,7 +362,7 @@ def head_logits(device: torch.device) -> None:
 
 ALL = (
     chosen_fp8_gemm, head_logits,
-    add_norm, silu_mul, latent, absorb, unfold, mla_parts, gate_logits, route, sort_slots, experts_gemm_bf16,
-    experts_gemm_fp8, fused_fp8,
+    add_norm, silu_mul, latent, absorb, unfold, mla_parts, mla_hopper_kernel, chosen_mla_decode, gate_logits, route,
+    sort_slots, experts_gemm_bf16, experts_gemm_fp8, fused_fp8,
 )  # fmt: skip
 NEED_FP8 = ("experts_gemm_fp8", "fused_fp8", "chosen_fp8_gemm")

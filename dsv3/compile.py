@@ -27,6 +27,8 @@ STEP = (  # of a decode step; those that can quantise do, where there are FP8 un
     *("add_norm", "silu_mul", "latent", "absorb", "unfold", "gate_logits", "route", "sort_slots"),
     *("experts_gemm_fp8", "experts_gemm_bf16"),
 )
+HOPPER = ("mla_hopper",)  # what one architecture alone runs: mla_decode over long contexts, in Gluon
+ALL = KERNELS + STEP + HOPPER
 
 
 def linear_shapes(cfg: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -65,13 +67,13 @@ def tokens(n: int, k: int) -> "tuple[torch.Tensor, torch.Tensor]":
 def launches(
     kernel: str, cfg: ModelConfig, hardware: "Hardware", rows: int = 64, context: int = 4096
 ) -> "list[Launch]":
-    """The launches of one kernel, of ``KERNELS`` and ``STEP``, at the model's shapes.
+    """The launches of one kernel of ``ALL``, at the model's shapes.
 
     Args:
         rows: tokens computed together. context: tokens in the cache of each.
 
     Raises:
-        ValueError: no such kernel, or hardware without FP8 units for an FP8 product.
+        ValueError: no such kernel, hardware without FP8 units for an FP8 product, or a kernel that is not for it.
     """
 
     from .kernels import gemm, quant
@@ -84,10 +86,11 @@ def launches(
         "weight_dequant": lambda: quant.plan_weight_dequant(*fp8, hardware=hardware)[1],
         "fp8_gemm": lambda: gemm.plan_fp8_gemm(*tokens(rows, k), *fp8, hardware=hardware)[1],
         "mla_decode": lambda: attention(cfg, hardware, rows, context)[1],
+        "mla_hopper": lambda: hopper(cfg, hardware, rows, context),
     }
     plans |= step(cfg, hardware, rows, context)
     if kernel not in plans:
-        raise ValueError(f"unknown kernel {kernel!r}; there are {', '.join(KERNELS + STEP)}")
+        raise ValueError(f"unknown kernel {kernel!r}; there are {', '.join(ALL)}")
     return plans[kernel]()
 
 
@@ -95,15 +98,35 @@ def attention(
     cfg: ModelConfig, hardware: "Hardware", rows: int, context: int
 ) -> "tuple[tuple[torch.Tensor, torch.Tensor], list[Launch]]":
     """``mla_decode``'s parts, and its launches."""
-    import torch
-
     from .kernels import mla
 
-    q = meta(rows, cfg.n_heads, cfg.kv_lora_rank), meta(rows, cfg.n_heads, cfg.qk_rope_head_dim)
-    cache = meta(rows, context, cfg.kv_lora_rank), meta(rows, context, cfg.qk_rope_head_dim)
-    lengths = meta(rows, dtype=torch.int32)
-    parts = mla.plan_mla_parts(*q, *cache, lengths, 1.0, hardware=hardware)[0]
-    return parts, mla.plan_mla_decode(*q, *cache, lengths, 1.0, hardware=hardware)[1]
+    given = queries_and_cache(cfg, rows, context)
+    parts = mla.plan_mla_parts(*given, 1.0, hardware=hardware)[0]
+    return parts, mla.plan_mla_decode(*given, 1.0, hardware=hardware)[1]
+
+
+def hopper(cfg: ModelConfig, hardware: "Hardware", rows: int, context: int) -> "list[Launch]":
+    """The launches of ``mla_decode`` by the kernel for Hopper."""
+    from .kernels import mla_hopper
+
+    if hardware.name != "sm_90":
+        raise ValueError(f"mla_hopper is for sm_90 alone; on {hardware.name} attention is mla_decode")
+    try:
+        return mla_hopper.plan_mla_decode(*queries_and_cache(cfg, rows, context), 1.0, hardware=hardware)[1]
+    except ImportError as error:
+        raise ValueError(f"this Triton has no Gluon, in which mla_hopper is written: {error}") from error
+
+
+def queries_and_cache(
+    cfg: ModelConfig, rows: int, context: int
+) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]":
+    """What attention reads: q_c, q_pe, c, k_pe and lengths, one new token a sequence."""
+    import torch
+
+    widths = cfg.kv_lora_rank, cfg.qk_rope_head_dim
+    q_c, q_pe = (meta(rows, cfg.n_heads, width) for width in widths)
+    c, k_pe = (meta(rows, context, width) for width in widths)
+    return q_c, q_pe, c, k_pe, meta(rows, dtype=torch.int32)
 
 
 def step(cfg: ModelConfig, hardware: "Hardware", rows: int, context: int) -> "dict[str, Callable[[], list[Launch]]]":
@@ -192,7 +215,7 @@ def machine_code(
 def main(argv: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="dsv3 compile", description=__doc__)
-    parser.add_argument("kernel", choices=KERNELS + STEP)
+    parser.add_argument("kernel", choices=ALL)
     parser.add_argument("--target", default="sm_90", help="sm_80, sm_86, sm_89, sm_90, sm_100, sm_120 or gfx942")
     parser.add_argument("--rows", type=int, default=64, help="tokens computed together")
     parser.add_argument("--context", type=int, default=4096, help="tokens in the cache of each")

@@ -17,6 +17,7 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.runtime.jit import mangle_type
 
 from .hardware import Hardware
 from .launch import Launch
@@ -110,7 +111,7 @@ def compile_for(launch: Launch, hardware: Hardware) -> Compiled:
         matrix={name: count for name, count in found.items() if count},
         assembly=assembly,
         sass=sass,
-        num_warps=launch.num_warps,
+        num_warps=made.metadata.num_warps,
         num_stages=launch.num_stages,
         **figures,
     )
@@ -121,18 +122,25 @@ def source(launch: Launch) -> ASTSource:
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(launch.kernel.params):
         value = launch.args[parameter.name]
-        if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1):
+        special = not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1 and special):
             signature[parameter.name], constants[parameter.name] = "constexpr", value
         elif isinstance(value, Tensor):
             signature[parameter.name] = f"*{_TYPES[value.dtype]}"
             attributes[(i,)] = [["tt.divisibility", 16]]
         elif isinstance(value, int):
             signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            if value % 16 == 0:
+            if value % 16 == 0 and special:
                 attributes[(i,)] = [["tt.divisibility", 16]]
-        else:
+        elif isinstance(value, float):
             signature[parameter.name] = "fp32"
-    return ASTSource(launch.kernel, signature, constants, attributes)
+        else:  # what TMA copies from
+            signature[parameter.name] = mangle_type(value)
+    if not launch.kernel.is_gluon():
+        return ASTSource(launch.kernel, signature, constants, attributes)
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    return GluonASTSource(launch.kernel, signature, constants, attributes)
 
 
 def _disassemble(cubin: bytes) -> tuple[str, str]:

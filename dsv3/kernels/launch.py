@@ -26,6 +26,7 @@ class Launch:
         args: every argument by name, compile-time constants included.
         num_warps: of 32 threads, per program.
         num_stages: how many tiles are being loaded ahead.
+        registers: of a thread at most, where the compiler is to be told.
     """
 
     kernel: Any
@@ -33,6 +34,7 @@ class Launch:
     args: dict[str, Any]
     num_warps: int = 4
     num_stages: int = 3
+    registers: int | None = None
 
     @property
     def name(self) -> str:
@@ -47,7 +49,8 @@ class Launch:
     @property
     def options(self) -> dict[str, int | bool]:
         """What the compiler is told. A fused multiply-add is said aloud: Triton 3.10 changes the default."""
-        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
+        told = {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
+        return told if self.registers is None else told | {"maxnreg": self.registers}
 
     def run(self) -> None:
         """Run it, on the device of its tensors, or in the interpreter with its faults repaired.

@@ -196,11 +196,17 @@ def plan_mla_decode(
 ) -> tuple[Tensor, list[Launch]]:
     """What ``mla_decode`` returns, still to be filled, and the launches that fill it."""
     (part, lse), launches = plan_mla_parts(q_c, q_pe, c, k_pe, lengths, softmax_scale, hardware, tile)
+    out, combine = plan_combine(part, lse, q_c)
+    return out, [*launches, combine]
+
+
+def plan_combine(part: Tensor, lse: Tensor, like: Tensor) -> tuple[Tensor, Launch]:
+    """The parts put together, [M, H, C] in ``like``'s dtype, still to be filled, and the launch that fills it."""
     m, h, splits, rank = part.shape
-    out = torch.empty_like(q_c, memory_format=torch.contiguous_format)
-    combine = {"part_ptr": part, "lse_ptr": lse, "out_ptr": out, "C": rank, "splits": splits}
-    combine["PADDED"] = triton.next_power_of_2(splits)
-    return out, [*launches, Launch(mla_combine_kernel, (m * h,), combine)]
+    out = torch.empty_like(like, memory_format=torch.contiguous_format)
+    args = {"part_ptr": part, "lse_ptr": lse, "out_ptr": out, "C": rank, "splits": splits}
+    args["PADDED"] = triton.next_power_of_2(splits)
+    return out, Launch(mla_combine_kernel, (m * h,), args)
 
 
 def mla_decode(q_c: Tensor, q_pe: Tensor, c: Tensor, k_pe: Tensor, lengths: Tensor, softmax_scale: float) -> Tensor:

@@ -4,7 +4,7 @@ from .experts import experts_gemm, gate_logits, route, sort_slots
 from .fused import add_norm, latent, silu_mul
 from .heads import absorb, unfold
 from .library import fp8_gemm, head_logits
-from .mla import mla_decode, mla_parts
+from .mla_hopper import mla_decode, mla_parts
 from .quant import act_quant, weight_dequant
 from .reference import Slots, sort_by_expert, weighted_sum
 

@@ -13,6 +13,8 @@ CPU = torch.device("cpu")
 # The last two take 6.5 GB of memory, and minutes.
 @pytest.mark.parametrize("name", [name for name in CHECKS if name not in ("beyond_32_bits", "tiny_r1")])
 def test_check_passes(name):
+    if why := gpu_checks.lacking(name, CPU):
+        pytest.skip(why)
     torch.manual_seed(0)
     CHECKS[name](CPU)
 

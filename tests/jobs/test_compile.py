@@ -71,6 +71,17 @@ def test_fp8_without_units_is_one_clear_line(kernel, target):
     assert "\n" not in str(raised.value)
 
 
+def test_attention_for_hopper_is_wgmma_and_tma_and_spills_nothing():
+    main, combine = machine_code("mla_hopper")
+    assert (main.kernel, main.uses, main.spills) == ("mla_hopper_kernel", "wgmma, 16-bit", 0)
+    assert main.num_warps == 12, "two groups of four, and the loader's, which is rounded up to a group"
+    assert main.registers * 32 * main.num_warps <= 65536
+    assert main.shared <= hardware.named("sm_90").shared
+    assert "UTMALDG" in main.sass
+    assert "setmaxnreg" in main.assembly
+    assert combine.kernel == "mla_combine_kernel"
+
+
 def test_the_compilers_own_refusal_is_one_line():
     from dsv3.kernels.inspect import compile_for
 
@@ -197,3 +208,40 @@ def test_a_compiled_kernel_cannot_be_watched_and_says_so():
     (launch,) = launches("weight_dequant", CONFIG, hardware.H100)
     with pytest.raises(ValueError, match="weight_dequant_kernel is compiled: set TRITON_INTERPRET=1 before Python"):
         run_program(launch)
+
+
+WITHOUT = """
+import sys
+for name in ("triton.experimental.gluon", "triton.experimental.gluon.language"):
+    sys.modules[name] = None  # an import of it fails
+from dsv3.compile import machine_code
+from dsv3.kernels import triton
+print(triton.mla_parts.__module__)
+try:
+    machine_code("mla_hopper")
+except ValueError as error:
+    print(error)
+"""
+INTERPRETED = """
+import torch
+from dsv3.kernels import mla_gluon, mla_hopper, reference, triton
+args = (torch.randn(2, 64, 512), torch.randn(2, 64, 64), torch.randn(1, 50, 512), torch.randn(1, 50, 64))
+lengths = torch.tensor([50, 30])
+print(torch.allclose(triton.mla_decode(*args, lengths, 0.04), reference.mla_decode(*args, lengths, 0.04), atol=1e-5))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "flags", "expected"),
+    [
+        (WITHOUT, {}, ["dsv3.kernels.mla_hopper", "this Triton has no Gluon, in which mla_hopper is written: "]),
+        (INTERPRETED, {"TRITON_INTERPRET": "1"}, ["True"]),
+    ],
+    ids=["without Gluon", "interpreted"],
+)
+def test_the_other_kernels_need_no_gluon(code, flags, expected):
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | flags, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(expected)
+    assert all(line.startswith(start) for line, start in zip(lines, expected, strict=True))
