@@ -131,10 +131,18 @@ def _wave(
     begin = [len(prompt) - 1 for prompt in prompts]  # each sequence's position of the first of them
     limits = [len(prompt) + longest(model.cfg, prompt, max_new_tokens) for prompt in prompts]
     rows = list(range(len(prompts)))  # of the prompts that are still being answered
+    ahead = model if isinstance(model, Replayed) and not drafts and chooser.on_device else None
     none = guesses = torch.empty(len(prompts), 0, dtype=torch.long, device=model.run.device)
     stats.prompt_tokens += sum(map(len, prompts))
     while True:
-        new = chooser(model.logits(h), guesses)
+        logits, following = model.logits(h), None
+        if ahead and all(start + 2 < limit for start, limit in zip(begin, limits, strict=True)):
+            # The next step is launched before anybody has read this one's tokens; a sequence that they end is dropped.
+            chosen, read = chooser.begin(logits)
+            following = ahead(chosen, [start + 1 for start in begin], cache)
+            new = read()
+        else:
+            new = chooser(logits, guesses)
         stats.drafted += guesses.numel()
         stats.accepted += sum(len(tokens) - 1 for tokens in new)
         if decoding:
@@ -142,7 +150,7 @@ def _wave(
             stats.steps += 1
         else:
             stats.prefill_seconds += time.monotonic() - began
-        going = []
+        read_at, going = time.monotonic(), []
         for row, tokens in enumerate(new):
             length = begin[row] + 1
             for token in tokens:
@@ -155,15 +163,18 @@ def _wave(
                 going.append(row)
         if not going:
             return
-        began, decoding = time.monotonic(), True
+        began, decoding = read_at if following is not None else time.monotonic(), True
         if len(going) < len(rows):
             cache.keep(going)
             chooser.keep(going)
-            h = h[going]
+            h, following = h[going], None if following is None else following[going]
             rows, begin, limits = ([column[row] for row in going] for column in (rows, begin, limits))
             new = [new[row] for row in going]
         guesses = draft(model, h, new, begin, cache, drafts) if drafts else none[: len(rows)]
         begin = [start + len(tokens) for start, tokens in zip(begin, new, strict=True)]
+        if following is not None:
+            h, guesses = following, none[: len(rows)]
+            continue
         last = torch.tensor([tokens[-1:] for tokens in new], device=model.run.device)
         h = model(torch.cat([last, guesses], dim=1), _start(model, begin), cache)
 

@@ -164,7 +164,9 @@ class Room(Cache):
             if static is not None and now is not None:
                 static[:batch].copy_(now)
                 static[batch:].zero_()
-        step.first.copy_(torch.tensor([*first, *[-new] * (rows - batch)], dtype=torch.int32))
+        cuda = self.step.run.device.type == "cuda"
+        places = torch.tensor([*first, *[-new] * (rows - batch)], dtype=torch.int32, pin_memory=cuda)
+        step.first.copy_(places, non_blocking=True)  # from pinned memory, so that nothing is waited for
         return step.replay()[:batch]
 
     def prepare(self, guesses: bool, rows: int, new: int) -> Recorded:

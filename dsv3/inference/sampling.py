@@ -6,7 +6,7 @@ Rank 0 chooses and the others are told, so ranks cannot disagree.
 import math
 import sys
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 
@@ -145,6 +145,29 @@ class Chooser:
     def keep(self, rows: list[int]) -> None:
         """Forget all sequences but ``rows``."""
         self.sequences = [self.sequences[row] for row in rows]
+
+    @property
+    def on_device(self) -> bool:
+        """Whether what is drawn is what is chosen: no other rank to ask, and no thinking to end."""
+        return self.tp.size == 1 and all(sequence.budget is None for sequence in self.sequences)
+
+    def begin(self, logits: Tensor) -> tuple[Tensor, Callable[[], list[list[int]]]]:
+        """Choose without waiting: [B, 1, V] scores -> [B, 1] tokens, where they are, and what reads them.
+
+        The reader waits for these tokens alone, not for what was launched behind them. Only where ``on_device``.
+        """
+        drawn = logits.argmax(-1) if self.temperature == 0 else self._draw(logits, [])
+        host = drawn.to("cpu", non_blocking=True)
+        if drawn.device.type != "cuda":
+            return drawn, host.tolist
+        there = torch.cuda.Event()
+        there.record()
+
+        def read() -> list[list[int]]:
+            there.synchronize()
+            return host.tolist()
+
+        return drawn, read
 
     def __call__(self, logits: Tensor, drafts: Tensor | list[list[int]]) -> list[list[int]]:
         """The next tokens of each sequence, one or more.
