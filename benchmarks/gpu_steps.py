@@ -211,21 +211,23 @@ def lines(command: list[str], seconds: float) -> tuple[list[Row], str]:
 
 
 def measure(until: float, each: float = EACH) -> list[Row]:
-    """A row for each model and work, then tiny-r1's scores; what came too late, or failed, says so."""
-    found: list[Row] = []
+    """A row for each model and work, and tiny-r1's scores; what came too late, or failed, says so."""
+    rows: dict[str, dict[str, list[Row]]] = {name: {} for name in MODELS}
+    why: dict[str, dict[str, str]] = {name: {} for name in MODELS}
 
-    def tell(made: list[Row]) -> None:
-        for row in made:
-            print(f"{row['group']:20} {row['shape']:44} {row.get('not_measured') or row['ratios']}", flush=True)
-        found.extend(made)
+    def measured(name: str, who: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.gpu_steps", name, who]
+        rows[name][who], why[name][who] = lines(command, min(each, until - time.monotonic()))
 
+    for name in MODELS:  # what is ours first: a rival that takes long takes no time from it
+        measured(name, OURS)
+    scored = scores(*lines([sys.executable, "-m", "dsv3.tiny.evaluate"], until - time.monotonic()))
     for name, model in MODELS.items():
-        rows, why = {}, {}
-        for who in model.who:
-            command = [sys.executable, "-m", "benchmarks.gpu_steps", name, who]
-            rows[who], why[who] = lines(command, min(each, until - time.monotonic()))
-        tell(merge(name, model, rows, why))
-    tell(scores(*lines([sys.executable, "-m", "dsv3.tiny.evaluate"], until - time.monotonic())))
+        for who in model.who[1:]:
+            measured(name, who)
+    found = [row for name, model in MODELS.items() for row in merge(name, model, rows[name], why[name])] + scored
+    for row in found:
+        print(f"{row['group']:20} {row['shape']:44} {row.get('not_measured') or row['ratios']}", flush=True)
     return found
 
 

@@ -22,7 +22,7 @@ from .gpu_checks import CHECKS, lacking
 from .gpu_step_cases import cases
 from .gpu_steps import MODELS, Model, ours
 
-PROCESSES = 14  # each holds half a gigabyte of the GPU for itself
+PROCESSES = 10  # each holds half a gigabyte of the GPU for itself
 SECONDS = 90.0
 NO_KERNELS = ("beyond_32_bits", "tiny_r1")  # checks that take memory or time, and no kernel of their own
 

@@ -1,9 +1,9 @@
 """MLA decoding over long contexts on Hopper: when the kernel in Gluon (mla_gluon.py) takes the place of mla.py's.
 
-On an H100 (2026-11-26, Triton 3.6; ``benchmarks/results/h100/variants.json``) the experiment that it comes from took
-88 us where mla.py's took 143, with 128 heads over 32 x 4,096 tokens; 291 and 507 over 32 x 16,384, 27.5 and 36.1 over
-1 x 16,384, and 17.1 over 1 x 4,096, where mla.py's best tile took 19.1. Gluon changes from version to version, so the
-first call tries the kernel on a small example.
+With 128 heads on an H100 (2026-11-26, Triton 3.6) it takes 13.1 us over a full cache of 1 x 4,096 tokens where mla.py's
+takes 17.5, 21.6 and 30.9 over 1 x 16,384, 16.4 and 19.8 over 8 x 1,024, 51.9 and 86.0 over 32 x 2,048: the parts
+alone, ``benchmarks/results/h100/mla-hopper.json``. The experiment that it comes from took 88 us and 143 over 32 x 4,096,
+291 and 507 over 32 x 16,384. Gluon changes from version to version, so the first call tries a small example.
 """
 
 import math
@@ -20,10 +20,10 @@ from . import mla, reference
 from .hardware import Hardware, hardware_of
 from .launch import Launch, run
 
-RUN_ON = ((3, 6),)  # the Triton versions that the experiment has been run with; with 3.7 the kernel was only compiled
+RUN_ON = ((3, 6),)  # the Triton versions that it has been run with; with 3.7 it was only compiled
 HEADS, TOKENS = 64, 64  # of a program, and of its steps
 WIDTHS = (512, 64)  # C and R; the kernel is written for DeepSeek's
-SHORTEST = 4096  # tokens; nothing was measured over shorter caches
+LEAST = 4096  # tokens in all caches together: over 1 x 2,048 it takes 11.1 us and mla.py's 9.9; between: not measured
 REGISTERS = 168  # of a thread; 12 warps have 65,536
 
 
@@ -45,7 +45,7 @@ def suits(q_c: Tensor, q_pe: Tensor, c: Tensor, k_pe: Tensor) -> bool:
         and len(q_c) > 0
         and q_c.shape[1] >= HEADS
         and (c.shape[2], k_pe.shape[2]) == WIDTHS
-        and c.shape[1] >= SHORTEST
+        and len(q_c) * c.shape[1] >= LEAST
         and rows_apart(c, k_pe) is not None
     )
 

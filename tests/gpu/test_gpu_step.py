@@ -68,6 +68,7 @@ def test_prompts_unfolded_are_near_the_absorbed_form(start):
     found = []
     for places in (start, torch.full((2,), start, device="cuda")):
         with model.room(2) as room:
+            room.fit(start + 150)
             if start:
                 model(x[:, :start], 0, room)
             found.append(model.step(x[:, start:], places, room).float())

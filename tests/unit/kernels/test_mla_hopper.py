@@ -58,7 +58,7 @@ def test_where_it_is_the_faster_one():
     [
         ((*queries(h=63), *caches()), "heads"),
         ((*queries(m=0), *caches()), "no token"),
-        ((*queries(), *caches(t=4095)), "a short cache"),
+        ((*queries(), *caches(t=2047)), "short caches"),
         ((*queries(dtype=torch.float16), *caches(dtype=torch.float16)), "another dtype"),
         ((*queries(), *caches(width=580)), "rows of 1,160 bytes, no multiple of 16"),
         ((*queries(), *caches(width=640, before=4)), "rows that begin at 8 bytes"),
