@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsv3.kernels import experts, fused, hardware, heads, mla, mla_hopper, reference
+from dsv3.kernels import experts, fused, hardware, heads, mla, mla_hopper, reference, sorting
 from dsv3.kernels import triton as kernels
 from dsv3.kernels.reference import weight_quant
 
@@ -258,7 +258,7 @@ def sort_slots(device: torch.device) -> None:
     for m, a, e in ((1, 9, 257), (8, 3, 5), (33, 2, 3), (64, 8, 64), (65, 2, 3), (2000, 9, 257)):
         ids = drawn(m, a, e, device)
         ids[0, 0] = -1
-        got, expected = twice(experts.plan_sort_slots, ids, e), reference.sort_slots(ids.cpu(), e)
+        got, expected = twice(sorting.plan_sort_slots, ids, e), reference.sort_slots(ids.cpu(), e)
         number = 1 + 3 * int(expected.tiles[0])
         for mine, theirs in zip(got, expected[:4], strict=True):
             same(mine[:number] if mine is got[2] else mine, theirs[:number] if mine is got[2] else theirs)

@@ -133,7 +133,7 @@ def step(cfg: ModelConfig, hardware: "Hardware", rows: int, context: int) -> "di
     """The plans of ``STEP``."""
     import torch
 
-    from .kernels import experts, fused, heads
+    from .kernels import experts, fused, heads, sorting
 
     dim, heads_, rank, rotary = cfg.dim, cfg.n_heads, cfg.kv_lora_rank, cfg.qk_rope_head_dim
     routed, everyone = cfg.n_routed_experts, cfg.n_routed_experts + cfg.n_shared_experts
@@ -160,7 +160,7 @@ def step(cfg: ModelConfig, hardware: "Hardware", rows: int, context: int) -> "di
         return experts.plan_route(logits, bias, cfg.n_activated_experts, shared=cfg.n_shared_experts, **rule)[1]
 
     def gathered(in_fp8: bool) -> "list[Launch]":
-        slots = experts.plan_sort_slots(ids, everyone)[0]
+        slots = sorting.plan_sort_slots(ids, everyone)[0]
         up = everyone, 2 * cfg.moe_inter_dim, dim
         w, w_scale = weight(*up) if in_fp8 else (meta(*up), None)
         x = tokens(rows, dim) if in_fp8 else meta(rows, dim)
@@ -176,7 +176,7 @@ def step(cfg: ModelConfig, hardware: "Hardware", rows: int, context: int) -> "di
         "unfold": lambda: heads.plan_unfold(*attention(cfg, hardware, rows, context)[0], value, **quantises)[1],
         "gate_logits": lambda: experts.plan_gate_logits(meta(rows, dim), meta(routed, dim))[1],
         "route": routing,
-        "sort_slots": lambda: experts.plan_sort_slots(ids, everyone)[1],
+        "sort_slots": lambda: sorting.plan_sort_slots(ids, everyone)[1],
         "experts_gemm_fp8": lambda: gathered(True),
         "experts_gemm_bf16": lambda: gathered(False),
     }

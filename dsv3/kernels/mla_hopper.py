@@ -2,8 +2,8 @@
 
 With 128 heads on an H100 (2026-11-26, Triton 3.6) it takes 13.1 us over a full cache of 1 x 4,096 tokens where mla.py's
 takes 17.5, 21.6 and 30.9 over 1 x 16,384, 16.4 and 19.8 over 8 x 1,024, 51.9 and 86.0 over 32 x 2,048: the parts
-alone, ``benchmarks/results/h100/mla-hopper.json``. The experiment that it comes from took 88 us and 143 over 32 x 4,096,
-291 and 507 over 32 x 16,384. Gluon changes from version to version, so the first call tries a small example.
+alone, ``benchmarks/results/h100/mla-hopper.json``. The experiment that it comes from took 88 us and 143 over
+32 x 4,096, 291 and 507 over 32 x 16,384. Gluon changes from version to version: the first call tries a small example.
 """
 
 import math

@@ -10,7 +10,7 @@ import random
 import pytest
 import torch
 
-from dsv3.kernels import experts, fused, heads, library, mla, quant, reference
+from dsv3.kernels import experts, fused, heads, library, mla, quant, reference, sorting
 from dsv3.kernels import triton as kernels
 from dsv3.kernels.hardware import KNOWN, named
 from dsv3.kernels.launch import run
@@ -344,7 +344,7 @@ def drawn_ids(m, a, e, foreign=0):
 )
 def test_sort_slots(m, a, e, foreign):
     ids = drawn_ids(m, a, e, foreign)
-    got, expected = filled(experts.plan_sort_slots(ids, e)), reference.sort_slots(ids, e)
+    got, expected = filled(sorting.plan_sort_slots(ids, e)), reference.sort_slots(ids, e)
     number = 1 + 3 * int(expected.tiles[0])
     assert got.rows == expected.rows
     for mine, theirs in (
@@ -452,14 +452,17 @@ def test_the_library_is_given_what_it_documents(monkeypatch):
 
     monkeypatch.setattr(torch, "_scaled_mm", block_scaled)
     monkeypatch.setattr(library, "library", lambda device: library.Library(block_scales=True))
-    b, b_scale = weight_quant(torch.randn(192, 256))
-    x = torch.randn(4, 32, 256)
+    b, b_scale = weight_quant(torch.randn(7120, 512))  # 56 tiles of 128 x 128, the last one ragged
+    x = torch.randn(4, 32, 512)
     expected = reference.fp8_gemm(*reference.act_quant(x), b, b_scale)
     for columns in (True, False):
         assert torch.equal(kernels.fp8_gemm(*reference.act_quant(x, columns=columns), b, b_scale), expected)
     assert asked == [(1, 1, 1)] * 2
-    kernels.fp8_gemm(*reference.act_quant(x[:3]), b, b_scale)  # fewer rows
-    kernels.fp8_gemm(*reference.act_quant(x), b, b_scale, dtype=torch.float32)
+    few, few_scale = b[:192], b_scale[:2]
+    kernels.fp8_gemm(*reference.act_quant(x[:3]), few, few_scale)  # fewer rows
+    kernels.fp8_gemm(*reference.act_quant(x), few, few_scale)  # fewer columns
+    kernels.fp8_gemm(*reference.act_quant(x[..., :384]), few[:, :384].contiguous(), few_scale[:, :3].contiguous())
+    kernels.fp8_gemm(*reference.act_quant(x), few, few_scale, dtype=torch.float32)
     assert len(asked) == 2
-    with pytest.raises(ValueError, match=r"a_scale is \[4, 32, 1\]; it must be \[4, 32, 2\]"):
+    with pytest.raises(ValueError, match=r"a_scale is \[4, 32, 1\]; it must be \[4, 32, 4\]"):
         kernels.fp8_gemm(reference.act_quant(x)[0], torch.ones(4, 32, 1), b, b_scale)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import statistics
 from pathlib import Path
 
 import pytest
@@ -40,9 +39,6 @@ def test_the_checkpoint_tools_figures_are_the_committed_ones(readme):
                 assert f"{row['seconds']:.1f} s, {row['times_cp']:.1f} x, {row['peak_mb']:,.0f} MB" in text
 
 
-STEPS = ("official", "transformers", "ours", "graph", "+head", "+fuse", "+rope", "+route")
-
-
 @pytest.mark.parametrize("readme", READMES)
 def test_the_gpus_figures_are_the_recorded_ones(readme):
     """Decode steps, prefill and kernels, and what they were measured with."""
@@ -53,22 +49,31 @@ def test_the_gpus_figures_are_the_recorded_ones(readme):
         assert word in text
     runs = [json.loads(line) for name in ("e2e-eager", "step")
             for line in (results / "h100" / f"{name}.jsonl").read_text().splitlines()]  # fmt: skip
-    steps = {(r["model"], r["batch"], r.get("rung", r["who"])): r.get("ms", r.get("ms_per_step"))
-             for r in runs if "batch" in r}  # fmt: skip
-    for who in STEPS:
-        digits = 1 if who in ("official", "transformers", "ours") else 2
-        columns = [(model, batch, who) for model in ("v3", "v2lite") for batch in (1, 8, 32)]
-        assert f"| {' | '.join(f'{steps[c]:.{digits}f}' if c in steps else '-' for c in columns)} |" in text, who
-    prefills = {(r["model"], r["prefill"]): r for r in runs if "prefill" in r}
-    for length in (512, 2048, 8192):
-        both = [prefills[model, length][key] for model in ("v3", "v2lite") for key in ("before_ms", "after_ms")]
-        assert f"| {' | '.join(f'{ms:.1f}' for ms in both)} |" in text, length
+    before = {(r["who"], r["model"], r["batch"]): r["ms_per_step"] for r in runs if "ms_per_step" in r}
+    columns = [(model, batch) for model in ("v3", "v2lite") for batch in (1, 8, 32)]
+    for who in ("official", "transformers", "ours"):
+        cells = (f"{before[who, *c]:.1f}" if (who, *c) in before else "-" for c in columns)
+        assert f"| {' | '.join(cells)} |" in text, who
+    rows = {(r["group"], r["shape"]): r for r in document["rows"]}
+    names = {"v3": "V3x5", "v2lite": "V2-Lite"}
+    today = (rows[f"decode, {names[model]}", f"batch {batch}"]["ms"] for model, batch in columns)
+    assert f"| {' | '.join(f'{ms:.2f}' for ms in today)} |" in text
+    prefills = {r["model"]: r["before_ms"] for r in runs if r.get("prefill") == 2048}
+    for model, name in names.items():
+        for ms in (prefills[model], rows[f"prefill, {name}", "2048 tokens"]["ms"]):
+            assert f"{ms:.1f}" in text
+    assert f"{rows['decode, tiny-r1', 'batch 1']['tokens_per_s']:,.0f}" in text
+    scores = {rows["tiny-r1's score", f"{gemm}, 2,000 sums"]["percent"] for gemm in ("bf16", "fp8")}
+    assert all(f"{percent} %" in text for percent in scores)
     for line in document["summary"]:
-        if line["group"] != "grouped experts" and line["against"] != "reference":
+        kernel = not line["group"].startswith(("decode", "prefill", "tiny-r1"))
+        if kernel and (line["group"], line["against"]) != ("mla_decode", "reference"):
             assert f"| {line['result']:.2f} | {line['worst']:.2f} |" in text, line
-    for kind in ("fp8", "bf16"):
-        loops = [r["ratios"]["loop"] for r in document["rows"] if r["shape"].startswith(f"{kind}, 8 of")]
-        assert f"| {statistics.median(loops):.2f} | {min(loops):.2f} |" in text
+    hopper = json.loads((results / "h100" / "mla-hopper.json").read_text())["rows"]
+    for row in hopper:
+        if (row["sequences"], row["tokens"]) in ((32, 2048), (1, 16384)):
+            assert f"{row['mla_py_us']:.1f}" in text
+            assert f"{row['mla_hopper_us']:.1f}" in text
 
 
 @pytest.mark.parametrize("readme", READMES)
