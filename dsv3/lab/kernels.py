@@ -1,7 +1,7 @@
 """Kernels where there may be no GPU and no Triton: written in a lesson, and what was measured of them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,13 +43,35 @@ RUN_MODELS = {"v3": "V3x5", "v2lite": "V2-Lite"}
 RUN_STEPS = {
     "official": "DeepSeek's demo",
     "transformers": "transformers",
-    "ours": "dsv3, launch by launch",
-    "graph": "the same in a CUDA graph",
+    "ours": "dsv3 before the experiments",
+    "graph": "dsv3 before, in a CUDA graph",
     "+head": "+ head in BF16",
     "+fuse": "+ sum and norm in one kernel",
     "+rope": "+ latent, RoPE, cache in one",
     "+route": "+ all experts in one",
 }
+RUN_PREFILLS = {"before": "dsv3 before", "after": "experiment"}
+
+
+def _timed(folder: Path, work: str) -> Iterator[tuple[str, tuple[str, int], float]]:
+    """Who took how many milliseconds, where: (model, batch or tokens). ``work`` is "decode" or "prefill"."""
+    for document in recorded(folder):
+        for row in document["rows"]:
+            if row["group"].startswith(f"{work}, ") and "ms" in row:
+                size = int(row["shape"].removeprefix("batch ").removesuffix(" tokens"))
+                where = row["group"].removeprefix(f"{work}, "), size
+                for who, ms in {"dsv3": row["ms"], **row["ms_of"]}.items():
+                    yield f"{who}, {document['date']}", where, ms
+
+
+def _run_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    for file in sorted(folder.glob("*.jsonl")):
+        yield from map(json.loads, file.read_text(encoding="utf-8").splitlines())
+
+
+def _in_order(where: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Each (model, size) once, V3x5 first."""
+    return sorted(set(where), key=lambda w: (w[0] != "V3x5", w[0] != "V2-Lite", *w))
 
 
 def step_table(folder: Path) -> str:
@@ -58,39 +80,44 @@ def step_table(folder: Path) -> str:
     A line each; ``-`` where something was not measured, and no line at all where nothing was.
     """
     times: dict[str, dict[tuple[str, int], float]] = {}
-    for document in recorded(folder):
-        for row in document["rows"]:
-            if row["group"].startswith("decode, ") and "ms" in row:
-                column = row["group"].removeprefix("decode, "), int(row["shape"].removeprefix("batch "))
-                for who, ms in {"dsv3": row["ms"], **row["ms_of"]}.items():
-                    times.setdefault(f"{who}, {document['date']}", {})[column] = ms
-    for file in sorted(folder.glob("*.jsonl")):
-        for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
-            who, ms = row.get("rung", row["who"]), row.get("ms", row.get("ms_per_step"))
-            if who in RUN_STEPS and ms and "batch" in row:
-                times.setdefault(RUN_STEPS[who], {})[RUN_MODELS[row["model"]], row["batch"]] = ms
-    columns = sorted({column for row in times.values() for column in row}, key=lambda c: (c[0] != "V3x5", *c))
-    if not columns:
+    for who, where, ms in _timed(folder, "decode"):
+        times.setdefault(who, {})[where] = ms
+    for row in _run_rows(folder):
+        changed, taken = row.get("rung", row["who"]), row.get("ms", row.get("ms_per_step"))
+        if changed in RUN_STEPS and taken and "batch" in row:
+            times.setdefault(RUN_STEPS[changed], {})[RUN_MODELS[row["model"]], row["batch"]] = taken
+    if not times:
         return ""
-    lines = [" " * 28 + "".join(f"{f'{model}, {batch}':>12}" for model, batch in columns)]
-    for who in times:
-        cells = (f"{times[who][column]:12.2f}" if column in times[who] else f"{'-':>12}" for column in columns)
+    columns = _in_order(column for found in times.values() for column in found)
+    models = [model for model, _ in columns]
+    named = ("" if model in models[:i] else model for i, model in enumerate(models))
+    lines = [" " * 28 + "".join(f"{name:>9}" for name in named)]
+    lines.append(f"{'batch':28}{''.join(f'{batch:9}' for _, batch in columns)}")
+    for who, found in times.items():
+        cells = (f"{found[column]:9.2f}" if column in found else f"{'-':>9}" for column in columns)
         lines.append(f"{who:28}{''.join(cells)}")
     return "\n".join(lines)
 
 
 def prefill_table(folder: Path) -> str:
-    """Milliseconds and tokens/s of prefill, before and after the experiments, from the runs in ``folder``."""
-    lines = []
-    for file in sorted(folder.glob("*.jsonl")):
-        for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
-            if "after_ms" in row:
-                cells = (f"{row[f'{w}_ms']:7.1f} ({row[f'{w}_tok_s']:6,})" for w in ("before", "after"))
-                lines.append(
-                    (f"{RUN_MODELS[row['model']]:8}", row["prefill"], "".join(f"{cell:>20}" for cell in cells))
-                )
-    table = [f"{model} {tokens:5,} tokens{cells}" for model, tokens, cells in sorted(lines, reverse=True)]
-    return "\n".join([f"{'':20}{'before':>20}{'after':>20}", *table[::-1]]) if table else ""
+    """Milliseconds and tokens/s of prefill: before the experiments and in them, from the runs in ``folder``; then
+    ``make gpu``'s documents. ``-`` where something was not measured, and no line at all where nothing was.
+    """
+    columns: dict[str, dict[tuple[str, int], str]] = {}
+    for row in _run_rows(folder):
+        for name, who in RUN_PREFILLS.items():
+            if f"{name}_ms" in row:
+                cell = f"{row[f'{name}_ms']:.1f} ({row[f'{name}_tok_s']:6,})"
+                columns.setdefault(who, {})[RUN_MODELS[row["model"]], row["prefill"]] = cell
+    for who, (model, tokens), ms in _timed(folder, "prefill"):
+        columns.setdefault(who, {})[model, tokens] = f"{ms:.1f} ({1e3 * tokens / ms:6,.0f})"
+    if not columns:
+        return ""
+    lines = [" " * 21 + "".join(f"{who:>22}" for who in columns)]
+    for where in _in_order(where for column in columns.values() for where in column):
+        cells = (f"{column.get(where, '-'):>22}" for column in columns.values())
+        lines.append(f"{where[0]:8}{where[1]:6,} tokens{''.join(cells)}")
+    return "\n".join(lines)
 
 
 def measured(document: Mapping[str, Any]) -> list[tuple[str, float, float]]:

@@ -282,13 +282,24 @@ def test_all_that_a_run_launches_is_compiled_beforehand(monkeypatch):
     assert wrong == "" or wrong.startswith("V3x5, 1 rows, fp8_gemm: "), "what fails is told, and stops nothing"
 
 
+def cell(edition: str, lesson: str, name: str) -> str:
+    """A lesson's cell as it is written."""
+    notebook = json.loads((ROOT / "notebooks" / edition / f"{lesson}.ipynb").read_text(encoding="utf-8"))
+    (text,) = ("".join(cell["source"]) for cell in notebook["cells"] if cell["id"] == name)
+    return text
+
+
+def receipt(name: str) -> dict:
+    """What an H100 was measured to do."""
+    return json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("edition", ["", "zh"])
-def test_the_lesson_s_times_of_attention_are_the_receipt_s(edition):
+def test_the_lesson_s_times_of_attention_are_the_receipts(edition):
     """A chain: ``mla_decode`` with the tile that it takes today, as the experiments call it."""
-    notebook = json.loads((ROOT / "notebooks" / edition / "08_triton_kernels.ipynb").read_text(encoding="utf-8"))
-    (text,) = ("".join(cell["source"]) for cell in notebook["cells"] if cell["id"] == "hopper-read")
-    receipt = json.loads((ROOT / "benchmarks" / "results" / "h100" / "variants.json").read_text())
-    rows = {row["shape"]: row for row in receipt["rows"] if row["family"] == "mla"}
+    text = cell(edition, "08_triton_kernels", "hopper-read")
+    experiment, package = text.split("mla-hopper.json")
+    rows = {row["shape"]: row for row in receipt("h100/variants.json")["rows"] if row["family"] == "mla"}
     chains = {
         "1 x 4096": "old 16x64 least2",
         "1 x 16384": "old 64x64 least1",
@@ -297,7 +308,7 @@ def test_the_lesson_s_times_of_attention_are_the_receipt_s(edition):
     }
     for shape, chain in chains.items():
         first, last = shape.split(" x ")
-        (line,) = re.findall(rf"^\| {first} x {int(last):,} \|(.*)\|$", text, re.M)
+        (line,) = re.findall(rf"^\| {first} x {int(last):,} \|(.*)\|$", experiment, re.M)
         row = rows[f"{shape}, 128 heads"]
         times = [row["us"][name] for name in (chain, "ws least2")]
         shares = [row["share_of_copy"][name] for name in (chain, "ws least2")]
@@ -309,3 +320,63 @@ def test_the_lesson_s_times_of_attention_are_the_receipt_s(edition):
     assert {f"{few['ws least2']:.1f}", f"{few['old 16x64 least2']:.1f}"} <= set(re.findall(r"\d+\.\d", text))
     assert mla.tile_for(1, 128, 4096, 2, H100).BLOCK_H == 16
     assert mla.tile_for(1, 128, 16384, 2, H100).BLOCK_H == mla.tile_for(32, 128, 4096, 2, H100).BLOCK_H == 64
+
+    pieces = receipt("h100/mla-hopper.json")["rows"]
+    full = [row for row in pieces if row["tokens"] == row["cache"]]
+    said = re.findall(r"^\| (\d+) x ([\d,]+) \| ([\d.]+) us \| ([\d.]+) us \|$", package, re.M)
+    told = {(int(n), int(tokens.replace(",", ""))): (float(old), float(new)) for n, tokens, old, new in said}
+    assert told == {(row["sequences"], row["cache"]): (row["mla_py_us"], row["mla_hopper_us"]) for row in full}
+    (short,) = (row for row in pieces if (row["sequences"], row["tokens"]) == (32, 100))
+    assert f"{short['mla_hopper_us']:.2f}" in package
+    assert f"{short['mla_py_us']:.2f}" in package
+    assert short["mla_hopper_us"] > short["mla_py_us"]
+    assert f"{mla_hopper.LEAST:,}" in package
+    for row in full:
+        taken = row["sequences"] * row["cache"] >= mla_hopper.LEAST
+        assert taken == (row["mla_hopper_us"] < row["mla_py_us"]), "it is taken where it was the faster one"
+
+
+@pytest.mark.parametrize("edition", ["", "zh"])
+def test_what_the_lessons_say_of_the_h100_is_what_it_was_measured_to_do(edition):
+    document = receipt("nvidia-h100-80gb-hbm3.json")
+    rows = {(row["group"], row["shape"]): row for row in document["rows"]}
+
+    def over(group: str, column: str, of: str = "") -> list[float]:
+        """The least and the most of a group's rows."""
+        found = sorted(r[column] for (g, shape), r in rows.items() if g == group and of in shape)
+        return [found[0], found[-1]]
+
+    large = rows["fp8_gemm, M >= 512", "attn.wo 4096 x 7168 x 16384"]
+    assert large["ratios"]["scaled_mm"] == pytest.approx(1, abs=0.05), "cuBLAS"
+    prefill = rows["prefill, V3x5", "2048 tokens"]["ms"]
+    scores = {row["percent"] for (group, _), row in rows.items() if group == "tiny-r1's score"}
+    memory = [r / 1e3 for r in over("weight_dequant", "gb_per_s")]
+    attention, wo = over("mla_decode", "tflops"), over("fp8_gemm, M <= 64", "gb_per_s", "attn.wo ")
+    said = {
+        ("03_fp8_casting", "sizes-read"): [
+            *(f"{r:.1f}" for r in memory),
+            f"{document['copy_gb_per_s'] / 1e3:.1f} TB/s",
+        ],
+        ("03_fp8_casting", "score-read"): [f"{score:.2f}" for score in scores],
+        ("05_attention_mla", "recorded-read"): [
+            *(f"{r / 1e3:.1f}" for r in over("mla_decode", "gb_per_s")),
+            *(f"{r:.0f}" for r in attention),
+            f"{prefill:.1f} ms",
+        ],
+        ("08_triton_kernels", "recorded-read"): [
+            *(f"{r:,.0f}" for r in [*wo, *attention, document["copy_gb_per_s"]]),
+            f"{large['tflops']:,.0f} TFLOPS",
+            f"{large['ratios']['triton']:.1f}",
+        ],
+        ("09_generation", "recorded-read"): [f"{score:.2f}" for score in scores],
+    }
+    for (lesson, name), numbers in said.items():
+        text = cell(edition, lesson, name)
+        assert [number for number in numbers if number not in text] == [], (lesson, name)
+    assert document["checks"]["mla_hopper_kernel"].startswith("not run"), "as lessons 08 and 09 say"
+    for line in (ROOT / "notebooks" / "recorded" / "step.jsonl").read_text().splitlines():
+        run = json.loads(line)
+        if run.get("rung") == "+route":
+            model = {"v3": "V3x5", "v2lite": "V2-Lite"}[run["model"]]
+            ms = rows[f"decode, {model}", f"batch {run['batch']}"]["ms"]
+            assert ms == pytest.approx(run["ms"], rel=0.06), "within 6 %"

@@ -79,34 +79,50 @@ def test_a_recorded_run_is_read_and_its_absence_is_no_error(tmp_path):
     assert kernels.measured(document) == [("fp8_gemm, M <= 64 wo 1 x 2 x 3", pytest.approx(2.0), 4.0)]
 
 
-def test_what_was_recorded_is_told_in_tables(tmp_path):
+def test_what_was_recorded_is_told_in_tables():
     folder = ROOT / "notebooks" / "recorded"
     (heading, short, long) = kernels.kernel_table(folder, "mla_decode").splitlines()
     assert heading == "NVIDIA H100 80GB HBM3, torch 2.11.0+cu130, 2026-11-26:"
-    assert short.split() == ["32", "x", "4096,", "128", "heads", "143.3", "us", "1,054", "GB/s", "254.8", "TFLOPS"]
-    assert "498.8 us" in long
-    table = kernels.step_table(folder).splitlines()
-    assert table[0].endswith("V2-Lite, 8 V2-Lite, 32")
-    assert [line.rsplit(maxsplit=6)[1:] for line in table if line.startswith("dsv3, launch by launch")] == [
-        ["13.75", "14.74", "15.31", "41.76", "41.78", "40.44"]
+    assert short.split() == ["32", "x", "4096,", "128", "heads", "141.2", "us", "1,069", "GB/s", "258.5", "TFLOPS"]
+    assert "512.8 us" in long
+    models, batches, *steps = kernels.step_table(folder).splitlines()
+    assert models.split() == ["V3x5", "V2-Lite", "tiny-r1"]
+    assert batches.split() == ["batch", "1", "8", "32", "1", "8", "32", "1"]
+    assert [models.index(name) + len(name) for name in models.split()] == [37, 64, 91], "over their first batch"
+    assert max(map(len, steps)) == 91
+    assert [line[:28].rstrip() for line in steps] == [
+        "dsv3, 2026-11-26",
+        "model.py, 2026-11-26",
+        "dsv3 before the experiments",
+        "DeepSeek's demo",
+        "transformers",
+        *list(kernels.RUN_STEPS.values())[3:],
     ]
-    assert [line.split()[-6:] for line in table if line.startswith("transformers")] == [
-        ["-", "-", "-", "49.91", "49.81", "87.93"]
-    ]
-    assert table[-1].split()[-6:] == ["2.13", "4.93", "10.72", "2.97", "7.28", "11.80"]
+    numbers = [line[28:].split() for line in steps]
+    assert numbers[0] == ["2.16", "5.06", "11.33", "2.94", "7.38", "11.83", "0.36"]
+    assert numbers[1] == ["75.95", *"------"]
+    assert numbers[2] == ["13.75", "14.74", "15.31", "41.76", "41.78", "40.44", "-"]
+    assert numbers[4] == ["-", "-", "-", "49.91", "49.81", "87.93", "-"]
+    assert numbers[-1] == ["2.13", "4.93", "10.72", "2.97", "7.28", "11.80", "-"]
     heading, *lines = kernels.prefill_table(folder).splitlines()
-    assert heading.split() == ["before", "after"]
-    assert [line[:15].split() for line in lines[::3]] == [["V2-Lite", "512"], ["V3x5", "512"]]
-    assert lines[4].split()[3:] == ["106.8", "(19,178)", "32.5", "(63,066)"]
+    assert heading.split("  ")[-1].strip() == "dsv3, 2026-11-26"
+    assert [line[:15].split() for line in lines[::3]] == [["V3x5", "512"], ["V2-Lite", "512"]]
+    assert lines[1].split()[3:] == ["106.8", "(19,178)", "32.5", "(63,066)", "33.8", "(60,628)"]
+    assert [len(line) for line in lines] == [len(heading)] * 6
+    assert [line.split()[-1] for line in lines] == ["-", "(60,628)", "-", "-", "(34,304)", "-"]
 
 
-def test_a_new_runs_decode_rows_join_the_table(tmp_path):
+def test_a_new_runs_models_join_the_tables(tmp_path):
     from benchmarks.gpu import write
 
     row = {"group": "decode, V3x5", "shape": "batch 8", "ms": 4.5, "ms_of": {"model.py": 90.0}}
     late = {"group": "decode, V3x5", "shape": "batch 32", "not_measured": "out of time"}
-    write({"device": "A test", "date": "2027-01-01", "rows": [row, late]}, tmp_path)
-    heading, ours, plain = kernels.step_table(tmp_path).splitlines()
-    assert heading.split() == ["V3x5,", "8"]
+    prompt = {"group": "prefill, V3x5", "shape": "1024 tokens", "ms": 16.0, "ms_of": {}}
+    write({"device": "A test", "date": "2027-01-01", "rows": [row, late, prompt]}, tmp_path)
+    model, batch, ours, plain = kernels.step_table(tmp_path).splitlines()
+    assert (model.split(), batch.split()) == (["V3x5"], ["batch", "8"])
     assert ours.split() == ["dsv3,", "2027-01-01", "4.50"]
     assert plain.split() == ["model.py,", "2027-01-01", "90.00"]
+    heading, line = kernels.prefill_table(tmp_path).splitlines()
+    assert heading.split() == ["dsv3,", "2027-01-01"]
+    assert line.split() == ["V3x5", "1,024", "tokens", "16.0", "(64,000)"]
