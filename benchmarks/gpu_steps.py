@@ -218,6 +218,7 @@ def measure(until: float, each: float = EACH) -> list[Row]:
     def measured(name: str, who: str) -> None:
         command = [sys.executable, "-m", "benchmarks.gpu_steps", name, who]
         rows[name][who], why[name][who] = lines(command, min(each, until - time.monotonic()))
+        print(f"{name}, {who}: {rows[name][who]} {why[name][who]}", flush=True)
 
     for name in MODELS:  # what is ours first: a rival that takes long takes no time from it
         measured(name, OURS)

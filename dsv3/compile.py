@@ -113,8 +113,8 @@ def hopper(cfg: ModelConfig, hardware: "Hardware", rows: int, context: int) -> "
         raise ValueError(f"mla_hopper is for sm_90 alone; on {hardware.name} attention is mla_decode")
     try:
         return mla_hopper.plan_mla_decode(*queries_and_cache(cfg, rows, context), 1.0, hardware=hardware)[1]
-    except ImportError as error:
-        raise ValueError(f"this Triton has no Gluon, in which mla_hopper is written: {error}") from error
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"this Triton has no Gluon, or another, in which mla_hopper is written: {error}") from error
 
 
 def queries_and_cache(

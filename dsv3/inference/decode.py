@@ -26,7 +26,8 @@ class Stats:
 
     Attributes:
         prompt_tokens, tokens: read, and generated.
-        prefill_seconds, decode_seconds: until the first token of each wave, and from there on.
+        prefill_seconds, decode_seconds: until the first token of each wave, and from there on; where steps are launched
+            ahead, on a GPU, the caller's time between two tokens is part of it.
         steps: passes through the model that decoded.
         drafted, accepted: guesses of the MTP layer, and those that were right.
     """
@@ -136,8 +137,9 @@ def _wave(
     stats.prompt_tokens += sum(map(len, prompts))
     while True:
         logits, following = model.logits(h), None
-        if ahead and all(start + 2 < limit for start, limit in zip(begin, limits, strict=True)):
-            # The next step is launched before anybody has read this one's tokens; a sequence that they end is dropped.
+        if ahead and decoding and all(start + 2 < limit for start, limit in zip(begin, limits, strict=True)):
+            # The next step is launched before anybody has read this one's tokens. A sequence that they end is dropped
+            # from it, and all of it where they end all: nobody counts it. The first token waits for no step's capture.
             chosen, read = chooser.begin(logits)
             following = ahead(chosen, [start + 1 for start in begin], cache)
             new = read()
@@ -163,6 +165,7 @@ def _wave(
                 going.append(row)
         if not going:
             return
+        # A step that was launched ahead ran meanwhile: what the caller did with the tokens is part of its time.
         began, decoding = read_at if following is not None else time.monotonic(), True
         if len(going) < len(rows):
             cache.keep(going)
@@ -173,7 +176,7 @@ def _wave(
         guesses = draft(model, h, new, begin, cache, drafts) if drafts else none[: len(rows)]
         begin = [start + len(tokens) for start, tokens in zip(begin, new, strict=True)]
         if following is not None:
-            h, guesses = following, none[: len(rows)]
+            h = following
             continue
         last = torch.tensor([tokens[-1:] for tokens in new], device=model.run.device)
         h = model(torch.cat([last, guesses], dim=1), _start(model, begin), cache)

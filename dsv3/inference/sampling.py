@@ -161,7 +161,7 @@ class Chooser:
         if drawn.device.type != "cuda":
             return drawn, host.tolist
         there = torch.cuda.Event()
-        there.record()
+        there.record(torch.cuda.current_stream(drawn.device))
 
         def read() -> list[list[int]]:
             there.synchronize()

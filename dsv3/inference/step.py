@@ -352,17 +352,19 @@ def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """
     from torch.nn.attention.bias import causal_lower_right  # brings torch's compiler along: a second
 
-    new, width, wide = q.shape[1], v.shape[-1], max(q.shape[-1], v.shape[-1])
+    new, width = q.shape[1], v.shape[-1]
     more = -new % ROUND if new == k.shape[1] else 0  # tokens behind the last one, which nobody sees
-    q, k, v = (F.pad(x, (0, 0, 0, 0, 0, more)).transpose(1, 2) if more else x.transpose(1, 2) for x in (q, k, v))
-    if new + more != k.shape[2] or not cudnn_takes(q, k, v):
-        q, k, v = (x if x.shape[-1] == wide else F.pad(x, (0, wide - x.shape[-1])) for x in (q, k, v))
+    wide = width if new == k.shape[1] and cudnn_takes(q, k, v) else max(q.shape[-1], width)
+    wanted = [(x, (0, max(0, wide - x.shape[-1]), 0, 0, 0, more)) for x in (q, k, v)]
+    q, k, v = ((F.pad(x, pads) if any(pads) else x).transpose(1, 2) for x, pads in wanted)
     with sdpa_kernel(ATTENTION, set_priority=True):
         y = F.scaled_dot_product_attention(q, k, v, causal_lower_right(q.shape[2], k.shape[2]), scale=scale)
     return y.transpose(1, 2)[:, :new, :, :width]
 
 
 def cudnn_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether cuDNN's attention is there and takes these, [B, H, S, ...] each, with a causal mask."""
-    params = SDPAParams(q, k, v, None, 0.0, True, False)
-    return q.device.type == "cuda" and can_use_cudnn_attention(params)
+    """Whether cuDNN's attention is there and takes these, [B, S, H, ...] each, with a causal mask."""
+    if q.device.type != "cuda":
+        return False
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return can_use_cudnn_attention(SDPAParams(q, k, v, None, 0.0, True, False))

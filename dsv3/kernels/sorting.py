@@ -133,10 +133,7 @@ def plan_sort_slots(ids: Tensor, experts: int) -> tuple[Slots, list[Launch]]:
 
 
 def sort_slots(ids: Tensor, experts: int) -> Slots:
-    """``reference.sort_slots`` in one launch for up to 64 tokens, in three for more.
-
-    The ids of a token differ, as ``route`` gives them.
-    """
+    """``reference.sort_slots`` in one launch for up to 64 tokens, in three for more."""
     if not len(ids):
         return reference_step.sort_slots(ids, experts)
     out, launches = plan_sort_slots(ids, experts)

@@ -458,11 +458,11 @@ def test_the_library_is_given_what_it_documents(monkeypatch):
     for columns in (True, False):
         assert torch.equal(kernels.fp8_gemm(*reference.act_quant(x, columns=columns), b, b_scale), expected)
     assert asked == [(1, 1, 1)] * 2
-    few, few_scale = b[:192], b_scale[:2]
-    kernels.fp8_gemm(*reference.act_quant(x[:3]), few, few_scale)  # fewer rows
-    kernels.fp8_gemm(*reference.act_quant(x), few, few_scale)  # fewer columns
-    kernels.fp8_gemm(*reference.act_quant(x[..., :384]), few[:, :384].contiguous(), few_scale[:, :3].contiguous())
-    kernels.fp8_gemm(*reference.act_quant(x), few, few_scale, dtype=torch.float32)
+    kernels.fp8_gemm(*reference.act_quant(x[:3]), b, b_scale)  # fewer rows, as many tiles
+    kernels.fp8_gemm(*reference.act_quant(x), b[:7040], b_scale[:55])  # a tile less
+    kernels.fp8_gemm(*reference.act_quant(x), b[:7119], b_scale)  # columns that are no multiple of 16
+    kernels.fp8_gemm(*reference.act_quant(x[..., :384]), b[:, :384].contiguous(), b_scale[:, :3].contiguous())
+    kernels.fp8_gemm(*reference.act_quant(x), b, b_scale, dtype=torch.float32)
     assert len(asked) == 2
     with pytest.raises(ValueError, match=r"a_scale is \[4, 32, 1\]; it must be \[4, 32, 4\]"):
         kernels.fp8_gemm(reference.act_quant(x)[0], torch.ones(4, 32, 1), b, b_scale)

@@ -12,6 +12,7 @@ from dsv3.inference import graph
 from dsv3.inference.decode import generate
 from dsv3.inference.fast import Fast
 from dsv3.inference.graph import Replayed, Room, recorded, size
+from dsv3.inference.sampling import Chooser
 from dsv3.inference.step import Step
 from dsv3.kernels import reference
 from dsv3.lab.threads import on_ranks
@@ -41,6 +42,31 @@ def test_the_same_tokens_in_any_batch_with_guesses_and_when_sampling(mtp, batch,
     for count in ("steps", "tokens", "drafted", "accepted"):
         assert getattr(rooms.stats, count) == getattr(fast.stats, count)
     assert len(rooms.model.rooms) == 1
+
+
+@pytest.mark.parametrize("budget", [0, 3, 20])
+def test_a_budget_of_thinking_holds_in_rooms(budget):
+    fast, rooms = pair()
+    options = {"think_budget": budget, "max_new_tokens": 40}
+    assert rooms.generate(QUESTIONS, **options) == fast.generate(QUESTIONS, **options)
+    assert vars(rooms.stats)["tokens"] == vars(fast.stats)["tokens"]
+
+
+@pytest.mark.parametrize(("options", "ahead"), [({}, True), ({"mtp": 1}, False), ({"think_budget": 5}, False)], ids=str)
+def test_the_next_step_is_launched_before_the_last_ones_tokens_are_read(options, ahead, monkeypatch):
+    """But for the first token, which waits for no capture, and the last, which the limit ends."""
+    llm = pair(mtp=options.get("mtp", 0))[1]
+    done, advance, give = [], Room.advance, Chooser.begin
+
+    def begin(chooser, logits):
+        chosen, read = give(chooser, logits)
+        return chosen, lambda: done.append("read") or read()
+
+    monkeypatch.setattr(Room, "advance", lambda *args: done.append("step") or advance(*args))
+    monkeypatch.setattr(Chooser, "begin", begin)
+    budget = {"think_budget": options["think_budget"]} if "think_budget" in options else {}
+    llm.generate(QUESTIONS[:1], max_new_tokens=5, **budget)
+    assert done == ["step", *["step", "read"] * 3] if ahead else "read" not in done
 
 
 @pytest.mark.parametrize("gemm", ["bf16", "fp8"])
