@@ -9,6 +9,10 @@
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
+#if defined(__AVX512BF16__) && defined(__AVX512VBMI__) && defined(__AVX512BW__)
+#define BF16_PRODUCTS
+#include <immintrin.h>
+#endif
 
 #define BLOCK 128 /* rows and columns that share one FP8 scale */
 #define TILE 32   /* rows that a thread takes at a time; divides BLOCK */
@@ -38,6 +42,112 @@ static float dot_bf16(const uint16_t *w, const float *x, long k) {
     return sum;
 }
 
+static inline long least(long a, long b) { return a < b ? a : b; }
+
+/* A matrix, row-major; BF16 without scales, FP8 with one for each block of 128 x 128. */
+struct matrix {
+    const void *w;
+    const float *scale;
+};
+
+#ifdef BF16_PRODUCTS
+
+/* A row's products with BF16 vectors, by the processor's own: a pair of exact products to each of 16 float32 sums. They
+ * count what is below 2^-126 as 0.
+ *
+ * An FP8 number is looked up, its magnitude among 128: a table has the upper bytes of the BF16 numbers, one the lower. */
+typedef uint16_t laid;
+#define TOGETHER 4 /* vectors at most, for which a weight is read once */
+
+static inline laid to_laid(uint16_t b) { return b; }
+
+/* Numbers that a vector [k] takes when laid: whole steps, zeros behind. */
+static inline long room(long k) { return (k + 63) / 64 * 64; }
+
+/* The upper and lower bytes of 64 FP8 numbers are brought together 8 of every 16 at a time, so those of the vector come
+ * first, too. */
+static inline long place(long i, long k) { return (i & ~63L) | (i & 8) << 2 | (i & 48) >> 1 | (i & 7); }
+
+static void lay(const uint16_t *x, long k, int fp8, laid *out) {
+    memset(out + k / 64 * 64, 0, (room(k) - k / 64 * 64) * sizeof *out);
+    if (!fp8) memcpy(out, x, k * sizeof *out);
+    for (long i = 0; fp8 && i < k; i++) out[place(i, k)] = x[i];
+}
+
+#define BY_16 0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240
+static const uint8_t UPPER[128] = {
+    [1 ... 3] = 0x3B,   [4 ... 15] = 0x3C,  [16 ... 31] = 0x3D,   [32 ... 47] = 0x3E,    [48 ... 63] = 0x3F,
+    [64 ... 79] = 0x40, [80 ... 95] = 0x41, [96 ... 111] = 0x42, [112 ... 126] = 0x43, [127] = 0x7F /* NaN */};
+static const uint8_t LOWER[128] = {0, 0,     128,   192,   0,     32,    64,   96, /* subnormal */
+                                   128, 144, 160, 176, 192, 208, 224, 240, BY_16, BY_16, BY_16, BY_16, BY_16, BY_16, BY_16};
+
+static inline __m512i look_up(const uint8_t *table, __m512i index) {
+    return _mm512_permutex2var_epi8(_mm512_loadu_si512(table), index, _mm512_loadu_si512(table + 64));
+}
+
+/* out[t][r] for n rows of w [.., k] and m vectors x; inlined, so that fp8, n and m are constants. A block's sums are its
+ * own, so that it need not wait for the block before; in FP8 they are multiplied by its scale. Rows come one behind the
+ * other, as memory is read fastest, and are asked for a page ahead; several, for several vectors, all at once. */
+static inline __attribute__((always_inline)) void products(const char *w, const float *scale, const laid *x, long k,
+                                                           int fp8, int n, int m, float out[][TILE]) {
+    long line = fp8 ? k : 2 * k;
+    __m512 sums[2][TOGETHER] = {{{0}}};
+    for (long i = 0; n > 1 && i < n * line; i += 64) __builtin_prefetch(w + n * line + i);
+    for (long begin = 0; begin < k; begin += BLOCK) {
+        __m512 block[2][TOGETHER] = {{{0}}};
+        for (long i = begin; i < least(begin + BLOCK, k); i += 64)
+            for (int r = 0; r < n; r++) {
+                const char *at = w + r * line + (fp8 ? i : 2 * i);
+                __mmask64 there = k - i < 64 ? (1ull << (k - i)) - 1 : ~0ull;
+                __m512i a, b;
+                if (n == 1) __builtin_prefetch(at + 4096);
+                if (fp8) {
+                    __m512i c = _mm512_maskz_loadu_epi8(there, at);
+                    __m512i lower = look_up(LOWER, c), sign = _mm512_and_si512(c, _mm512_set1_epi8(-128));
+                    __m512i upper = _mm512_or_si512(look_up(UPPER, c), sign);
+                    a = _mm512_unpacklo_epi8(lower, upper);
+                    b = _mm512_unpackhi_epi8(lower, upper);
+                } else {
+                    if (n == 1) __builtin_prefetch(at + 4096 + 64);
+                    a = _mm512_maskz_loadu_epi16((__mmask32)there, at);
+                    b = _mm512_maskz_loadu_epi16((__mmask32)(there >> 32), at + 64);
+                }
+                for (int t = 0; t < m; t++) {
+                    const laid *v = x + t * room(k) + i;
+                    block[r][t] = _mm512_dpbf16_ps(block[r][t], (__m512bh)a, (__m512bh)_mm512_loadu_si512(v));
+                    block[r][t] = _mm512_dpbf16_ps(block[r][t], (__m512bh)b, (__m512bh)_mm512_loadu_si512(v + 32));
+                }
+            }
+        __m512 factor = _mm512_set1_ps(fp8 ? scale[begin / BLOCK] : 1);
+        for (int r = 0; r < n; r++)
+            for (int t = 0; t < m; t++) sums[r][t] = _mm512_fmadd_ps(block[r][t], factor, sums[r][t]);
+    }
+    for (int r = 0; r < n; r++)
+        for (int t = 0; t < m; t++) out[t][r] = _mm512_reduce_add_ps(sums[r][t]);
+}
+
+/* out[m][TILE] = rows first .. first + count of a [.., k] times each of x [m, k], laid; m is at most TOGETHER, the rows
+ * of one block. */
+static void dots(struct matrix a, long first, long count, long k, const laid *x, long m, float out[][TILE]) {
+    const float *scale = a.scale ? a.scale + first / BLOCK * ((k + BLOCK - 1) / BLOCK) : 0;
+    const char *w = (const char *)a.w + first * k * (scale ? 1 : 2);
+    long r = 0;
+#define ROWS(n, m)                                                                                \
+    for (; r + n <= count; r += n) {                                                              \
+        if (scale) products(w + r * k, scale, x, k, 1, n, m, (float (*)[TILE]) & out[0][r]);      \
+        else products(w + r * k * 2, scale, x, k, 0, n, m, (float (*)[TILE]) & out[0][r]);        \
+    }
+    switch (m) {
+    case 1: ROWS(1, 1) break;
+    case 2: ROWS(2, 2) ROWS(1, 2) break;
+    case 3: ROWS(2, 3) ROWS(1, 3) break;
+    case 4: ROWS(2, 4) ROWS(1, 4) break;
+    }
+#undef ROWS
+}
+
+#else
+
 static void two_dots_bf16(const uint16_t *w, const float *x, const float *y, long k, float *out_x, float *out_y) {
     float a = 0, b = 0;
 #pragma omp simd reduction(+ : a, b)
@@ -57,7 +167,14 @@ static inline uint32_t word(const int8_t *w, long i) {
     return v;
 }
 
-static inline long place(long i, long words) { return i < 4 * words ? i % 4 * words + i / 4 : i; }
+static inline long place(long i, long k) { return i < k / 4 * 4 ? i % 4 * (k / 4) + i / 4 : i; }
+
+typedef float laid;
+#define TOGETHER 2
+
+static inline laid to_laid(uint16_t b) { return from_bf16(b); }
+
+static inline long room(long k) { return k; }
 
 /* Each part has a sum of its own, since every addition to one waits for the addition before. */
 static void dot_fp8(const int8_t *w, const float *x, long words, float *out) {
@@ -112,14 +229,6 @@ static void two_dots_fp8(const int8_t *w, const float *x, const float *y, long w
     *out_y = c + d;
 }
 
-static inline long least(long a, long b) { return a < b ? a : b; }
-
-/* A matrix, row-major; BF16 without scales, FP8 with one for each block of 128 x 128. */
-struct matrix {
-    const void *w;
-    const float *scale;
-};
-
 /* A vector [k] as ``dots`` takes it: in float32, in four parts for FP8. */
 static void lay(const uint16_t *x, long k, int fp8, float *out) {
     long words = fp8 ? k / 4 : 0;
@@ -171,6 +280,8 @@ static void dots(struct matrix a, long first, long count, long k, const float *x
         }
 }
 
+#endif
+
 /* out [m, groups, rows], BF16 or, if wide, float32 = x [m, groups, k] @ w [groups, rows, k].T. FP8 only with
  * groups == 1. */
 void linear(const uint16_t *x, const void *w, const float *scale, void *out, long m, long groups, long rows, long k,
@@ -178,19 +289,20 @@ void linear(const uint16_t *x, const void *w, const float *scale, void *out, lon
     long tiles = (rows + TILE - 1) / TILE;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        float laid[m * k]; /* the tokens' vectors for one group */
+        laid own[m * room(k)]; /* the tokens' vectors for one group */
         long of = -1;
 #pragma omp for
         for (long tile = 0; tile < groups * tiles; tile++) {
             long group = tile / tiles, first = tile % tiles * TILE, count = least(TILE, rows - first);
             struct matrix a = {(const uint16_t *)w + group * rows * k, 0};
             if (scale) a = (struct matrix){w, scale};
-            for (long t = 0; t < m && of != group; t++) lay(x + (t * groups + group) * k, k, scale != 0, laid + t * k);
+            for (long t = 0; t < m && of != group; t++)
+                lay(x + (t * groups + group) * k, k, scale != 0, own + t * room(k));
             of = group;
-            for (long t = 0; t < m; t += 2) {
-                long some = least(2, m - t);
-                float sums[2][TILE];
-                dots(a, first, count, k, laid + t * k, some, sums);
+            for (long t = 0; t < m; t += TOGETHER) {
+                long some = least(TOGETHER, m - t);
+                float sums[TOGETHER][TILE];
+                dots(a, first, count, k, own + t * room(k), some, sums);
                 for (long u = 0; u < some; u++)
                     for (long r = 0; r < count; r++) {
                         long at = ((t + u) * groups + group) * rows + first + r;
@@ -241,25 +353,27 @@ void mlp(const uint16_t *x, const struct mlp *table, const int64_t *chosen, cons
     long wide = (width + TILE - 1) / TILE, high = (dim + TILE - 1) / TILE;
     for (long t = 0; t < m; t++) {
         const int64_t *ids = chosen + t * n;
-        float hidden[n * width]; /* laid as each layer's down wants it */
+        long kept = room(width);
+        laid hidden[n * kept]; /* as each layer's down wants it */
+        memset(hidden, 0, sizeof hidden);
 #pragma omp parallel num_threads(threads) if (threads > 1)
         {
-            float laid[dim];
+            laid own[room(dim)];
             int form = -1;
 #pragma omp for
             for (long tile = 0; tile < n * wide; tile++) {
                 long e = tile / wide, first = tile % wide * TILE, count = least(TILE, width - first);
                 struct matrix up = table[ids[e]].up, down = table[ids[e]].down;
                 if (!up.w) continue;
-                if (form != (up.scale != 0)) lay(x + t * dim, dim, form = up.scale != 0, laid);
+                if (form != (up.scale != 0)) lay(x + t * dim, dim, form = up.scale != 0, own);
                 float gate[1][TILE], value[1][TILE];
-                dots(up, first, count, dim, laid, 1, gate);
-                dots(up, width + first, count, dim, laid, 1, value);
+                dots(up, first, count, dim, own, 1, gate);
+                dots(up, width + first, count, dim, own, 1, value);
                 for (long r = 0; r < count; r++) {
                     float g = from_bf16(to_bf16(gate[0][r])), v = from_bf16(to_bf16(value[0][r]));
                     g = from_bf16(to_bf16(g / (1 + expf(-g))));
-                    long at = down.scale ? place(first + r, width / 4) : first + r;
-                    hidden[e * width + at] = from_bf16(to_bf16(g * v));
+                    long at = down.scale ? place(first + r, width) : first + r;
+                    hidden[e * kept + at] = to_laid(to_bf16(g * v));
                 }
             }
 #pragma omp for
@@ -269,7 +383,7 @@ void mlp(const uint16_t *x, const struct mlp *table, const int64_t *chosen, cons
                     struct matrix down = table[ids[e]].down;
                     if (!down.w) continue;
                     float sums[1][TILE];
-                    dots(down, first, count, width, hidden + e * width, 1, sums);
+                    dots(down, first, count, width, hidden + e * kept, 1, sums);
                     for (long r = 0; r < count; r++)
                         y[t * dim + first + r] += weights[t * n + e] * from_bf16(to_bf16(sums[0][r]));
                 }
