@@ -56,7 +56,8 @@ struct matrix {
 /* A row's products with BF16 vectors, by the processor's own: a pair of exact products to each of 16 float32 sums. They
  * count what is below 2^-126 as 0.
  *
- * An FP8 number is looked up, its magnitude among 128: a table has the upper bytes of the BF16 numbers, one the lower. */
+ * An FP8 number is looked up, its magnitude among 128: one table has the upper bytes of the BF16 numbers, one the lower.
+ */
 typedef uint16_t laid;
 #define TOGETHER 4 /* vectors at most, for which a weight is read once */
 
@@ -80,17 +81,18 @@ static const uint8_t UPPER[128] = {
     [1 ... 3] = 0x3B,   [4 ... 15] = 0x3C,  [16 ... 31] = 0x3D,   [32 ... 47] = 0x3E,    [48 ... 63] = 0x3F,
     [64 ... 79] = 0x40, [80 ... 95] = 0x41, [96 ... 111] = 0x42, [112 ... 126] = 0x43, [127] = 0x7F /* NaN */};
 static const uint8_t LOWER[128] = {0, 0,     128,   192,   0,     32,    64,   96, /* subnormal */
-                                   128, 144, 160, 176, 192, 208, 224, 240, BY_16, BY_16, BY_16, BY_16, BY_16, BY_16, BY_16};
+                                   128, 144, 160, 176, 192, 208, 224, 240,
+                                   BY_16, BY_16, BY_16, BY_16, BY_16, BY_16, BY_16};
 
 static inline __m512i look_up(const uint8_t *table, __m512i index) {
     return _mm512_permutex2var_epi8(_mm512_loadu_si512(table), index, _mm512_loadu_si512(table + 64));
 }
 
-/* out[t][r] for n rows of w [.., k] and m vectors x; inlined, so that fp8, n and m are constants. A block's sums are its
- * own, so that it need not wait for the block before; in FP8 they are multiplied by its scale. Rows come one behind the
- * other, as memory is read fastest, and are asked for a page ahead; several, for several vectors, all at once. */
+/* out[t * TILE + r] for n rows of w [.., k] and m vectors x; inlined, so that fp8, n and m are constants. A block's sums
+ * are its own, so that it need not wait for the block before; in FP8 they are multiplied by its scale. For one vector rows
+ * come one behind the other, as memory is read fastest, and are asked for a page ahead; for several two by two. */
 static inline __attribute__((always_inline)) void products(const char *w, const float *scale, const laid *x, long k,
-                                                           int fp8, int n, int m, float out[][TILE]) {
+                                                           int fp8, int n, int m, float *out) {
     long line = fp8 ? k : 2 * k;
     __m512 sums[2][TOGETHER] = {{{0}}};
     for (long i = 0; n > 1 && i < n * line; i += 64) __builtin_prefetch(w + n * line + i);
@@ -124,7 +126,7 @@ static inline __attribute__((always_inline)) void products(const char *w, const 
             for (int t = 0; t < m; t++) sums[r][t] = _mm512_fmadd_ps(block[r][t], factor, sums[r][t]);
     }
     for (int r = 0; r < n; r++)
-        for (int t = 0; t < m; t++) out[t][r] = _mm512_reduce_add_ps(sums[r][t]);
+        for (int t = 0; t < m; t++) out[t * TILE + r] = _mm512_reduce_add_ps(sums[r][t]);
 }
 
 /* out[m][TILE] = rows first .. first + count of a [.., k] times each of x [m, k], laid; m is at most TOGETHER, the rows
@@ -133,10 +135,10 @@ static void dots(struct matrix a, long first, long count, long k, const laid *x,
     const float *scale = a.scale ? a.scale + first / BLOCK * ((k + BLOCK - 1) / BLOCK) : 0;
     const char *w = (const char *)a.w + first * k * (scale ? 1 : 2);
     long r = 0;
-#define ROWS(n, m)                                                                                \
-    for (; r + n <= count; r += n) {                                                              \
-        if (scale) products(w + r * k, scale, x, k, 1, n, m, (float (*)[TILE]) & out[0][r]);      \
-        else products(w + r * k * 2, scale, x, k, 0, n, m, (float (*)[TILE]) & out[0][r]);        \
+#define ROWS(n, m)                                                                  \
+    for (; r + n <= count; r += n) {                                                \
+        if (scale) products(w + r * k, scale, x, k, 1, n, m, &out[0][r]);           \
+        else products(w + r * k * 2, scale, x, k, 0, n, m, &out[0][r]);             \
     }
     switch (m) {
     case 1: ROWS(1, 1) break;
@@ -354,8 +356,8 @@ static void rotate(const uint16_t *x, const float *turns, long k, uint16_t *out)
     }
 }
 
-/* The first half of latent attention. first [q_rank + rank + rotary, dim] gives a token's compressed query, its latent and
- * its rotary key; second [heads * (nope + rotary), q_rank] the heads' queries, which first gives itself if q_rank is 0;
+/* The first half of latent attention. first [q_rank + rank + rotary, dim] gives a token's compressed query, its latent
+ * and its rotary key; second [heads * (nope + rotary), q_rank] the heads' queries, which first gives itself if q_rank is 0;
  * key [heads, rank, nope] brings their parts without position to the latent's width. */
 struct asking {
     struct matrix first, second, key;
@@ -528,7 +530,8 @@ void route(const struct router *a, uint16_t *x, int64_t *chosen, float *weights,
         chosen[0] = experts, weights[0] = 1, sum = 0;
         largest(choice, experts, a->n, taken, chosen + 1);
         for (long i = 1; i <= a->n; i++) sum += weights[i] = s[chosen[i]];
-        for (long i = 1; i <= a->n; i++) weights[i] = (a->normalise ? weights[i] / (sum + 1e-20f) : weights[i]) * a->scale;
+        float divisor = a->normalise ? sum + 1e-20f : 1;
+        for (long i = 1; i <= a->n; i++) weights[i] = weights[i] / divisor * a->scale;
     }
 }
 
