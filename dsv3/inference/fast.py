@@ -24,7 +24,7 @@ from torch import Tensor
 from ..cache import Cache
 from ..config import BLOCK, ModelConfig
 from ..kernels import native, reference
-from ..model import MLA, MLP, MTP, Block, Linear, MoE, RMSNorm, Transformer, product, rotate, turns
+from ..model import MLA, MLP, MTP, Block, Gate, Linear, MoE, RMSNorm, Transformer, product, rotate, turns
 
 Function = Callable[[Tensor], Tensor]  # [n, in] -> [n, out]; n tokens, of all sequences
 
@@ -166,19 +166,35 @@ class FastMLA:
         self.key, self.value = key.transpose(1, 2).contiguous(), value.contiguous()  # [H, C, N], [H, P, C]
         release(mla.wkv_b)
         self.wo = Matrix(mla.wo)
+        self.few = self.few_tokens()
+
+    def few_tokens(self) -> native.Asking | None:
+        """``ask`` in one call."""
+        if not (isinstance(self.first, Matrix) and self.first.native and self.kv_norm.native):
+            return None
+        first, norm = (self.first.weight, self.first.scale), self.kv_norm
+        if not self.cfg.q_lora_rank:
+            return native.Asking(self.cfg, first, None, self.key, None, norm.weight, norm.eps)
+        second = (self.wq_b.weight, self.wq_b.scale)
+        return native.Asking(self.cfg, first, second, self.key, self.q_norm.weight, norm.weight, norm.eps)
 
     def __call__(self, x: Tensor, here: Here) -> Tensor:
         """[n, D] -> [n, D], this rank's heads."""
+        few = self.few if x.shape[0] <= native.MOST_TOKENS else None
+        query, entry = few(x, here.turns) if few else self.ask(x, here)
+        mixed = self.attend(query, here.write(self.layer, entry), here)
+        return self.wo(self.heads_times(mixed, self.value).flatten(1))
+
+    def ask(self, x: Tensor, here: Here) -> tuple[Tensor, Tensor]:
+        """[n, D] -> queries of the latent's width [n, H, C + R], and [n, C + R] for the cache."""
         cfg, heads = self.cfg, self.heads
         q, c, k_pe = self.first(x).split(self.widths, dim=-1)
         if cfg.q_lora_rank:
             q = self.wq_b(self.q_norm(q))
         q_nope, q_pe = q.unflatten(-1, (heads, -1)).split([cfg.qk_nope_head_dim, cfg.qk_rope_head_dim], dim=-1)
         turned = rotate(torch.cat([q_pe, k_pe.unsqueeze(1)], dim=1).unsqueeze(0), here.turns)[0]
-        kept = here.write(self.layer, torch.cat([self.kv_norm(c), turned[:, heads]], dim=-1))
-        q_c = self.heads_times(q_nope, self.key)
-        mixed = self.attend(torch.cat([q_c, turned[:, :heads]], dim=-1), kept, here)
-        return self.wo(self.heads_times(mixed, self.value).flatten(1))
+        query = torch.cat([self.heads_times(q_nope, self.key), turned[:, :heads]], dim=-1)
+        return query, torch.cat([self.kv_norm(c), turned[:, heads]], dim=-1)
 
     def heads_times(self, x: Tensor, matrices: Tensor) -> Tensor:
         """[n, H, in], each head with its own of ``matrices`` [H, out, in] -> [n, H, out]."""
@@ -216,21 +232,14 @@ class FastMLP:
         return self.down(F.silu(up[:, : self.width]).mul_(up[:, self.width :]))
 
 
-class FewTokens:
-    """Several ``FastMLP`` of one shape, chosen by number, in one call of C instead of seven of torch for each."""
-
-    def __init__(self, layers: dict[int, FastMLP], count: int):
-        parts: dict[int, native.Stored] = {}
-        for i, mlp in layers.items():
-            if isinstance(mlp.up, Matrix) and mlp.down.native:
-                parts[i] = (mlp.up.weight, mlp.up.scale, mlp.down.weight, mlp.down.scale)
-        self.possible = len(parts) == len(layers)
-        if self.possible:
-            self.mlps = native.MLPs(parts, count)
-
-    def takes(self, x: Tensor) -> bool:
-        """Whether ``x`` [n, D] can be multiplied here: it has few tokens, and ``native`` has the weights."""
-        return self.possible and x.shape[0] <= native.MOST_TOKENS
+def few_tokens(mlps: dict[int, FastMLP], count: int) -> native.MLPs | None:
+    """Layers of one input as ``native`` chooses them by number, in one call instead of seven of torch for each."""
+    parts: dict[int, tuple[native.Stored, native.Stored]] = {}
+    for i, mlp in mlps.items():
+        if not isinstance(mlp.up, Matrix) or not mlp.down.native:
+            return None
+        parts[i] = (mlp.up.weight, mlp.up.scale), (mlp.down.weight, mlp.down.scale)
+    return native.MLPs(parts, count)
 
 
 class FastDense:
@@ -238,14 +247,36 @@ class FastDense:
 
     def __init__(self, mlp: MLP):
         self.many = FastMLP(mlp)
-        self.few = FewTokens({0: self.many}, 1)
+        self.few = few_tokens({0: self.many}, 1)
         self.first, self.ones = torch.zeros(native.MOST_TOKENS, 1, dtype=torch.long), torch.ones(native.MOST_TOKENS, 1)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if not self.few.takes(x):
-            return self.many(x)
         n = x.shape[0]
-        return self.few.mlps.add(torch.zeros(x.shape), x, self.first[:n], self.ones[:n])
+        if self.few is None or n > native.MOST_TOKENS:
+            return self.many(x)
+        return self.few(x, self.first[:n], self.ones[:n])
+
+
+class FastGate:
+    """``Gate`` with the shared experts before the others, as number E with weight 1: [n, D] -> twice [n, 1 + K].
+
+    A weight that is stored in BF16 is held once more as such: in few tokens' products that is half the bytes.
+    """
+
+    def __init__(self, gate: Gate):
+        self.gate, self.native = gate, None
+        cfg, fits = gate.cfg, gate.dtype == torch.float32 and gate.weight.device.type == "cpu"
+        pairs = not cfg.grouped or cfg.n_routed_experts >= 2 * cfg.n_expert_groups  # of experts, in each group
+        if fits and pairs and native.library() is not None:
+            weight = narrow(gate.weight.data)
+            if weight.dtype == torch.bfloat16:
+                self.native = native.Router(cfg, weight, gate.bias)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.native and x.dtype == torch.bfloat16 and x.shape[0] <= native.MOST_TOKENS:
+            return self.native(x)
+        weights, chosen = self.gate(x)
+        return F.pad(weights, (1, 0), value=1.0), F.pad(chosen, (1, 0), value=self.gate.cfg.n_routed_experts)
 
 
 class FastMoE:
@@ -256,14 +287,15 @@ class FastMoE:
         experts = cast("Mapping[str, MLP]", moe.experts)
         self.experts = {int(name): FastMLP(expert) for name, expert in experts.items()}
         self.mine = moe.run.tp.mine(moe.n_experts)
-        self.few = FewTokens(self.experts, moe.n_experts)
-        self.shared = FastDense(moe.shared_experts)
+        self.shared, self.all = FastMLP(moe.shared_experts), FastGate(moe.gate)
+        self.few = few_tokens(self.experts | {self.n_experts: self.shared}, self.n_experts + 1)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.few is not None and x.shape[0] <= native.MOST_TOKENS:
+            weights, chosen = self.all(x)
+            return self.few(x, chosen, weights.float())
         weights, chosen = self.gate(x)
         y = self.shared(x).float()
-        if self.few.takes(x):
-            return self.few.mlps.add(y, x, chosen, weights)
         order, offsets = reference.sort_by_expert(chosen, self.n_experts)
         if self.run.tp.size > 1:
             offsets = offsets[self.mine.start : self.mine.stop + 1]

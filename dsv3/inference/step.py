@@ -73,7 +73,7 @@ def lacking(fast: Fast) -> str | None:
 
 def _matrices(block: FastBlock) -> list[object]:
     attn, ffn = block.attn, block.ffn
-    mlps = [*ffn.experts.values(), ffn.shared.many] if isinstance(ffn, FastMoE) else [ffn.many]
+    mlps = [*ffn.experts.values(), ffn.shared] if isinstance(ffn, FastMoE) else [ffn.many]
     return [
         attn.first,
         attn.wo,
@@ -93,7 +93,7 @@ class Experts:
         self.mine, self.bias, self.gate = moe.mine, moe.gate.bias, narrow(moe.gate.weight.data)
         ups = [cast(Matrix, mlp.up) for mlp in moe.experts.values()]
         downs = [mlp.down for mlp in moe.experts.values()]
-        shared = moe.shared.many
+        shared = moe.shared
         up, down = cast(Matrix, shared.up), shared.down
         joins = moe.run.tp.size == 1 and up.weight.dtype == ups[0].weight.dtype
         self.n_shared = n = n_shared if joins else 0

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from .. import paths
+from ..config import ModelConfig
 from . import cpu, reference
 
 SOURCE = Path(__file__).with_name("native.c")
 BLOCK = 128  # native.c's
 # Measured on 2 cores: a step of more tokens is faster in torch, which then reads a matrix once for all of them; so is
-# attention of more heads; and a second thread pays from LARGE numbers on.
-MOST_TOKENS, MOST_HEADS, LARGE = 8, 8, 1 << 16
+# attention of more heads.
+MOST_TOKENS, MOST_HEADS = 8, 8
 POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
 
 
@@ -46,7 +47,9 @@ def library() -> ctypes.CDLL | None:
         found = _built(words, [*attempt, "-lm"])
         if found:
             found.linear.argtypes = [POINTER] * 4 + [LONG] * 4 + [INT] * 2
-            found.mlp.argtypes = [POINTER] * 5 + [LONG] * 4 + [INT]
+            found.mlp.argtypes = [POINTER] * 5 + [LONG] * 3 + [INT]
+            found.ask.argtypes = [POINTER] * 6 + [LONG, INT]
+            found.route.argtypes = [POINTER] * 4 + [LONG] * 2 + [INT]
             found.attend.argtypes = [POINTER] * 4 + [LONG] * 6 + [ctypes.c_float, INT]
             found.rms_norm.argtypes = [POINTER] * 3 + [LONG] * 2 + [ctypes.c_float]
             found.weight_dequant.argtypes = [POINTER] * 3 + [LONG] * 2
@@ -105,10 +108,6 @@ def _ours(path: Path, kind: int) -> bool:
     return all(a.st_mode & stat.S_ISVTX or not a.st_mode & 0o002 for a in above)
 
 
-def _threads(numbers: int) -> int:
-    return torch.get_num_threads() if numbers >= LARGE else 1
-
-
 def linear(x: Tensor, weight: Tensor, scale: Tensor | None = None, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """``x @ weight.T`` for at most ``MOST_TOKENS`` tokens, with float32 sums.
 
@@ -126,7 +125,7 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor | None = None, dtype: torch.
     out = torch.empty(*x.shape[:-1], rows, dtype=dtype)
     _functions().linear(
         x.data_ptr(), weight.data_ptr(), None if scale is None else scale.data_ptr(), out.data_ptr(),
-        x.shape[0], groups[0] if groups else 1, rows, k, dtype == torch.float32, _threads(weight.numel()),
+        x.shape[0], groups[0] if groups else 1, rows, k, dtype == torch.float32, torch.get_num_threads(),
     )  # fmt: skip
     return out
 
@@ -136,34 +135,135 @@ def logits(x: Tensor, weight: Tensor) -> Tensor:
     return torch.cat([linear(part, weight, dtype=torch.float32) for part in x.split(MOST_TOKENS)])
 
 
-# w1 above w3 [2 W, D], its scale or None, w2 [D, W], its scale or None.
-Stored = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
+# A matrix and its scale or None.
+Stored = tuple[Tensor, Tensor | None]
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = [("w", POINTER), ("scale", POINTER)]
+
+    @classmethod
+    def of(cls, stored: Stored) -> "_Matrix":
+        weight, scale = stored
+        return cls(weight.data_ptr(), None if scale is None else scale.data_ptr())
+
+
+class _MLP(ctypes.Structure):
+    _fields_ = [("up", _Matrix), ("down", _Matrix), ("width", LONG)]
 
 
 class MLPs:
-    """Gated feed-forward layers of one shape, chosen by number.
+    """Gated feed-forward layers of one input, chosen by number.
 
     Args:
-        layers: the layer of each number; numbers may be missing.
+        layers: the layer of each number: w1 above w3 [2 W, D], and w2 [D, W]; numbers may be missing.
         count: how many numbers there are.
     """
 
-    def __init__(self, layers: dict[int, Stored], count: int):
+    def __init__(self, layers: dict[int, tuple[Stored, Stored]], count: int):
         self.layers = layers  # keeps the tensors alive that the table points to
-        self.table = (POINTER * (4 * count))()
-        for number, parts in layers.items():
-            self.dim, self.width = parts[2].shape
-            self.table[4 * number : 4 * number + 4] = [None if t is None else t.data_ptr() for t in parts]
+        self.table = (_MLP * count)()
+        for number, (up, down) in layers.items():
+            self.table[number] = _MLP(_Matrix.of(up), _Matrix.of(down), down[0].shape[1])
 
-    def add(self, y: Tensor, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        """y [n, D] float32 plus, for each token of x [n, D] bfloat16, its ``chosen`` [n, K] layers * ``weights``."""
-        if self.layers:
-            n, k = chosen.shape
-            _functions().mlp(
-                x.data_ptr(), self.table, chosen.data_ptr(), weights.data_ptr(), y.data_ptr(),
-                n, k, self.dim, self.width, _threads(3 * k * self.dim * self.width),
-            )  # fmt: skip
+    def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """The sum of each token's ``chosen`` [n, K] layers * ``weights``: x [n, D] bfloat16 -> [n, D] float32."""
+        (n, dim), x = x.shape, x.contiguous()
+        y = torch.empty(n, dim)
+        _functions().mlp(
+            x.data_ptr(), self.table, chosen.data_ptr(), weights.data_ptr(), y.data_ptr(),
+            n, chosen.shape[1], dim, torch.get_num_threads(),
+        )  # fmt: skip
         return y
+
+
+class _Router(ctypes.Structure):
+    _fields_ = [
+        *((name, POINTER) for name in ("w", "bias")),
+        *((name, LONG) for name in ("experts", "groups", "kept", "n")),
+        *((name, INT) for name in ("softmax", "normalise")),
+        ("scale", ctypes.c_float),
+    ]
+
+
+class Router:
+    """``model.Gate`` for a few tokens.
+
+    Args:
+        weight: [E, D] bfloat16.
+        bias: [E] float32, or None.
+    """
+
+    def __init__(self, cfg: ModelConfig, weight: Tensor, bias: Tensor | None):
+        self.held = weight, bias  # what the structure points to
+        self.n = cfg.n_activated_experts
+        groups, kept = (cfg.n_expert_groups, cfg.n_limited_groups) if cfg.grouped else (1, 1)
+        self.structure = _Router(
+            weight.data_ptr(), None if bias is None else bias.data_ptr(), len(weight), groups, kept, self.n,
+            cfg.score_func == "softmax", cfg.norm_topk_prob, cfg.route_scale,
+        )  # fmt: skip
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, D] bfloat16 -> weights and numbers, both [n, 1 + K]: before the K experts, number E with weight 1."""
+        (n, dim), x = x.shape, x.contiguous()
+        chosen, weights = torch.empty(n, 1 + self.n, dtype=torch.long), torch.empty(n, 1 + self.n)
+        _functions().route(
+            ctypes.byref(self.structure), x.data_ptr(), chosen.data_ptr(), weights.data_ptr(),
+            n, dim, torch.get_num_threads(),
+        )  # fmt: skip
+        return weights, chosen
+
+
+class _Asking(ctypes.Structure):
+    _fields_ = [
+        *((name, _Matrix) for name in ("first", "second", "key")),
+        *((name, POINTER) for name in ("q_norm", "kv_norm")),
+        *((name, LONG) for name in ("dim", "q_rank", "heads", "nope", "rotary", "rank")),
+        ("eps", ctypes.c_float),
+    ]
+
+
+class Asking:
+    """The first half of ``FastMLA`` for a few tokens.
+
+    Args:
+        first: [Q + C + R, D], or without a compressed query [H * (N + R) + C + R, D].
+        second: [H * (N + R), Q], if there is one.
+        key: [H, C, N] bfloat16.
+        q_norm, kv_norm: [Q] and [C] float32.
+    """
+
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        first: Stored,
+        second: Stored | None,
+        key: Tensor,
+        q_norm: Tensor | None,
+        kv_norm: Tensor,
+        eps: float,
+    ):
+        self.held = first, second, key, q_norm, kv_norm  # what the structure points to
+        self.heads, self.kept = len(key), cfg.kv_lora_rank + cfg.qk_rope_head_dim
+        self.space = len(first[0]) + (len(second[0]) if second else 0) + cfg.q_lora_rank
+        self.structure = _Asking(
+            _Matrix.of(first), _Matrix.of(second) if second else _Matrix(), _Matrix(key.data_ptr(), None),
+            None if q_norm is None else q_norm.data_ptr(), kv_norm.data_ptr(),
+            first[0].shape[1], cfg.q_lora_rank, self.heads, cfg.qk_nope_head_dim, cfg.qk_rope_head_dim,
+            cfg.kv_lora_rank, eps,
+        )  # fmt: skip
+
+    def __call__(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+        """x [n, D] bfloat16, turns [1, n, R / 2] complex -> queries [n, H, C + R], and [n, C + R] for the cache."""
+        n, x = x.shape[0], x.contiguous()
+        turns = turns.contiguous()
+        query, entry = x.new_empty(n, self.heads, self.kept), x.new_empty(n, self.kept)
+        space = x.new_empty(n * self.space)
+        _functions().ask(
+            ctypes.byref(self.structure), x.data_ptr(), turns.data_ptr(), query.data_ptr(), entry.data_ptr(),
+            space.data_ptr(), n, torch.get_num_threads(),
+        )  # fmt: skip
+        return query, entry
 
 
 def attend(q: Tensor, kept: Tensor, lengths: Tensor, rank: int, scale: float) -> Tensor:
@@ -181,7 +281,7 @@ def attend(q: Tensor, kept: Tensor, lengths: Tensor, rank: int, scale: float) ->
     q, out = q.contiguous(), torch.empty(n, heads, rank, dtype=q.dtype)
     _functions().attend(
         q.data_ptr(), kept.data_ptr(), lengths.data_ptr(), out.data_ptr(), n, heads, width, rank,
-        kept.stride(0) // width, n // kept.shape[0], scale, _threads(n * heads * kept.shape[1] * width),
+        kept.stride(0) // width, n // kept.shape[0], scale, torch.get_num_threads(),
     )  # fmt: skip
     return out
 

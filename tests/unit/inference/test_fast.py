@@ -1,5 +1,7 @@
 """The model laid out for speed: the same function as ``model.py`` and as transformers, in every form it can take."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from oracle import CASES, FLOAT, TOLERANCE, oracle, ours, relative, tokens
@@ -72,6 +74,65 @@ def test_bf16_and_fp8_layers_stay_within_their_rounding(gemm, native_too, fp8_fo
             a, b = mine(x[0, :n], here).float(), theirs(x[:, :n], there)[0].float()
             rows = (a - b).norm(dim=-1) / b.norm(dim=-1)
             assert rows.median() < (0.03 if gemm == "fp8" else 0.01)
+
+
+PLAIN = {
+    "q_lora_rank": 0,
+    "score_func": "softmax",
+    "topk_method": "greedy",
+    "n_expert_groups": 1,
+    "n_limited_groups": 1,
+}
+GROUPED = {"q_lora_rank": 32, "score_func": "softmax", "topk_method": "group_limited_greedy", "norm_topk_prob": False}
+SHAPES = {  # of all families, small; V3 with widths that are no whole steps of the C functions
+    "V3": {"q_lora_rank": 40, "n_heads": 3, "qk_nope_head_dim": 20, "qk_rope_head_dim": 6, "kv_lora_rank": 36},
+    "V2 Lite": PLAIN,
+    "V2": GROUPED,
+}
+
+
+def random_model(family: str) -> Transformer:
+    sizes = {
+        "vocab_size": 64, "dim": 72, "inter_dim": 96, "moe_inter_dim": 24, "n_layers": 2, "n_dense_layers": 1,
+        "n_routed_experts": 12, "n_expert_groups": 3, "n_limited_groups": 2, "n_activated_experts": 4,
+        "n_shared_experts": 2, "n_heads": 2, "n_mtp_layers": 0, "dtype": "bf16",
+    }  # fmt: skip
+    cfg = replace(ModelConfig.load("config_671B.json"), **sizes | SHAPES[family])
+    model = Transformer(cfg, Runtime())
+    g = torch.Generator().manual_seed(0)
+    for p in model.parameters():
+        p.copy_((torch.randn(p.shape, generator=g) * p.shape[-1] ** -0.5).bfloat16())
+    return model
+
+
+@pytest.mark.skipif(native.library() is None, reason="no C compiler here")
+@pytest.mark.parametrize("family", SHAPES)
+@pytest.mark.parametrize("n", [1, 3, 8])
+@torch.inference_mode()
+def test_c_routes_and_asks_as_torch_does(family, n):
+    model = random_model(family)
+    gate = model.layers[1].ffn.gate
+    fast = Fast(model)
+    for seed in range(10):
+        x = torch.randn(n, model.cfg.dim, generator=torch.Generator().manual_seed(seed)).bfloat16()
+        here = fast.place(torch.zeros(1, n, dtype=torch.long), seed, Cache())
+        attn, moe = fast.layers[1].attn, fast.layers[1].ffn
+        for mine, theirs in zip(attn.few(x, here.turns), attn.ask(x, here), strict=True):
+            assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
+            assert drift(mine, theirs) < 2**-8
+        weights, chosen = moe.all.native(x)
+        their_weights, theirs = gate(x)
+        assert chosen.tolist() == [[12, *row] for row in theirs.tolist()]
+        assert torch.allclose(weights, torch.cat([torch.ones(n, 1), their_weights], dim=1), rtol=1e-5)
+
+
+@pytest.mark.skipif(native.library() is None, reason="no C compiler here")
+@torch.inference_mode()
+def test_a_router_that_sees_nan_stays_inside_its_experts():
+    fast = Fast(random_model("V3"))
+    weights, chosen = fast.layers[1].ffn.all.native(torch.full((2, 72), torch.nan).bfloat16())
+    assert all(len(set(row)) == 5 and 0 <= min(row) <= max(row) == 12 for row in chosen.tolist())
+    assert weights[:, 1:].isnan().all()
 
 
 @pytest.mark.skipif(native.library() is None, reason="no C compiler here")

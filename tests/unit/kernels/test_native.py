@@ -81,7 +81,6 @@ def test_rms_norm_is_the_models(n, k, eps):
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_threads_change_nothing(n, fp8):
     x, w = torch.randn(n, 512).to(BF16), torch.randn(1024, 512).to(BF16)
-    assert w.numel() >= native.LARGE
     scale = None
     if fp8:
         w, scale = reference.weight_quant(w)
@@ -111,17 +110,17 @@ def test_experts_are_chosen_weighted_and_added(n, dim, k, fp8):
             w, scale = reference.weight_quant(matrices[i]) if part in fp8 and i != 3 else (matrices[i], None)
             if scale is not None:
                 matrices[i] = reference.weight_dequant(w, scale, dtype=torch.float64)
-            stored += [w, scale]
+            stored.append((w, scale))
         parts[i] = tuple(stored)
-    x, y = torch.randn(n, dim).to(BF16), torch.randn(n, dim)
+    x = torch.randn(n, dim).to(BF16)
     chosen, weights = torch.stack([torch.randperm(count)[:k] for _ in range(n)]), torch.rand(n, k)
-    expected = y.double()
+    expected = torch.zeros(n, dim, dtype=torch.float64)
     for t in range(n):
         for i, weight in zip(chosen[t].tolist(), weights[t].tolist(), strict=True):
             if i in here:
                 gate, value = (ups[i].double() @ x[t].double()).to(BF16).chunk(2)
                 expected[t] += weight * (downs[i].double() @ (F.silu(gate) * value).double())
-    mine = native.MLPs(parts, count).add(y.clone(), x, chosen, weights)
+    mine = native.MLPs(parts, count)(x, chosen, weights)
     assert close(mine, expected, roundings=4)  # up, silu, its product, down
 
 
@@ -145,6 +144,20 @@ def test_every_fp8_code_is_read_exactly():
     ones = torch.ones(1, 1)
     values = [native.linear(torch.ones(1, 1, dtype=BF16), c.view(1, 1), ones).item() for c in codes]
     assert values == codes.float().tolist()
+
+
+def test_nan_stays_nan_and_what_underflows_is_nothing():
+    """The processor's BF16 products take what is below 2^-126 for 0; elsewhere it is 2^-133, as small to any sum."""
+    ones, x = torch.ones(1, 2), torch.ones(1, 200, dtype=BF16)
+    w = torch.full((40, 200), 2.0**-133, dtype=BF16)
+    assert (native.linear(x, w, dtype=torch.float32).abs() <= 200 * 2.0**-133).all()
+    x[0, 7] = torch.nan
+    assert native.linear(x, torch.ones(40, 200, dtype=BF16)).isnan().all()
+    x[0, 7] = 1
+    codes = torch.full((3, 200), 0x38, dtype=torch.uint8)
+    codes[1, 150] = 0x01  # 2^-9
+    smallest = native.linear(x, codes.view(torch.float8_e4m3fn), ones, torch.float32)
+    assert smallest.tolist() == [[200.0, 199 + 2.0**-9, 200.0]]
 
 
 def loaded(home: Path) -> str | None:
