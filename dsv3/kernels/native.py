@@ -13,13 +13,16 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .. import paths
-from ..config import ModelConfig
 from . import cpu, reference
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
 
 SOURCE = Path(__file__).with_name("native.c")
 BLOCK = 128  # native.c's
@@ -194,7 +197,7 @@ class Router:
         bias: [E] float32, or None.
     """
 
-    def __init__(self, cfg: ModelConfig, weight: Tensor, bias: Tensor | None):
+    def __init__(self, cfg: "ModelConfig", weight: Tensor, bias: Tensor | None):
         self.held = weight, bias  # what the structure points to
         self.n = cfg.n_activated_experts
         groups, kept = (cfg.n_expert_groups, cfg.n_limited_groups) if cfg.grouped else (1, 1)
@@ -235,7 +238,7 @@ class Asking:
 
     def __init__(
         self,
-        cfg: ModelConfig,
+        cfg: "ModelConfig",
         first: Stored,
         second: Stored | None,
         key: Tensor,
