@@ -39,8 +39,9 @@ def cases():
         for kernel in KERNELS + STEP:
             # An sm_86 runs what an sm_80 does.
             if h.name != "sm_86" and (h.fp8 or kernel in BF16_ONLY):
-                # One token, and a prefill: the first and the last tile of the table.
-                for rows in (1, 4096) if "gemm" in kernel else (1, 32) if kernel == "unfold" else (32,):
+                # One token, and a prefill: the first and the last tile of the table, or another kernel.
+                several = {"unfold": (1, 32), "sort_slots": (32, 4096)}
+                for rows in (1, 4096) if "gemm" in kernel else several.get(kernel, (32,)):
                     yield pytest.param(kernel, h, rows, id=f"{h.name}-{kernel}-{rows}")
 
 
@@ -57,7 +58,7 @@ def test_every_kernel_compiles(kernel, target, rows):
         assert one.spills <= (256 if kernel == "mla_decode" else 0)
     if kernel in ("fp8_gemm", "experts_gemm_fp8"):
         assert FP8_UNITS[target.name] in main.uses
-    elif kernel in MULTIPLY:
+    elif kernel in MULTIPLY and main.kernel != "unfold_few_kernel":
         assert WIDE_UNITS.get(target.name, "mma.sync, 16-bit") in main.uses
     else:
         assert main.uses == "no matrix instruction"
@@ -234,7 +235,11 @@ print(torch.allclose(triton.mla_decode(*args, lengths, 0.04), reference.mla_deco
 @pytest.mark.parametrize(
     ("code", "flags", "expected"),
     [
-        (WITHOUT, {}, ["dsv3.kernels.mla_hopper", "this Triton has no Gluon, in which mla_hopper is written: "]),
+        (
+            WITHOUT,
+            {},
+            ["dsv3.kernels.mla_hopper", "this Triton has no Gluon, or another, in which mla_hopper is written: "],
+        ),
         (INTERPRETED, {"TRITON_INTERPRET": "1"}, ["True"]),
     ],
     ids=["without Gluon", "interpreted"],
