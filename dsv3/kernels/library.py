@@ -11,8 +11,8 @@ from . import gemm, reference
 from .experts import plan_gate_logits
 from .launch import run
 
-# On an H100 (2026-11-26) cuBLAS takes 0.5 to 0.85 of the Triton product's time for 128 rows and more where the result
-# has enough tiles of 128 x 128: 1.6 of it with 12 of them, 1.06 with 48, 0.64 with 56. It does not share out K.
+# On an H100 (2026-11-26) cuBLAS takes 0.5 to 0.95 of the Triton product's time where the result has enough tiles of
+# 128 x 128: 1.2 to 1.7 of it with 32 of them or fewer, 1.06 with 48, 0.64 to 0.84 with 56 (``h100/few-rows.json``).
 LEAST_ROWS, LEAST_TILES = 128, 56
 STEP = 512  # torch 2.11 takes scales of a weight only where a row of blocks has a multiple of four
 
